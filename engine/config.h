@@ -1,0 +1,47 @@
+/*
+ * config: config.json of a model directory (the original's argument names).
+ */
+#ifndef GLM_CONFIG_H
+#define GLM_CONFIG_H
+
+#include <stdint.h>
+
+#include "error.h"
+
+#define GLM_MAX_END_TOKENS  8
+#define GLM_NO_TOKEN        (-1)
+
+typedef enum {
+    GLM_QUANT_NONE = 0,       /* fp16 linears */
+    GLM_QUANT_INT8,           /* I8 [out, in], scale F16 [out, groups] */
+    GLM_QUANT_INT4            /* I8 [out, in/2], even column high nibble */
+} glm_quant_t;
+
+typedef struct {
+    char      name[128];      /* "name", or "model" in older files */
+    int32_t   layers;         /* L, num_layers */
+    int32_t   hidden;         /* H, hidden_size */
+    int32_t   inner;          /* I, inner_hidden_size */
+    int32_t   heads;          /* A, num_attention_heads */
+    int32_t   head_dim;       /* d = H / A, even */
+    int32_t   vocab;          /* V, rows of the embedding */
+    int32_t   max_seq;        /* max_sequence_length, tokens with sop */
+    float     ln_eps;         /* layernorm_epsilon, 1e-5 */
+    glm_quant_t  quant;       /* "quantization": none, int8 or int4 */
+    int32_t   quant_group;    /* columns a scale covers; 0: the whole row */
+
+    /* "special_tokens"; GLM_NO_TOKEN where the model has none */
+    int32_t   mask, gmask, smask, eod, sop, eop, enc, dblock, eos;
+
+    int32_t   end_tokens[GLM_MAX_END_TOKENS];
+    int32_t   nend_tokens;
+} glm_config_t;
+
+/*
+ * Reads and checks <dir>/config.json (every size positive and below 2^24,
+ * heads divide hidden, head_dim even, ids inside the vocabulary).  The error
+ * names the file and the field.
+ */
+int glm_config_load(glm_config_t *cfg, const char *dir, glm_err_t *err);
+
+#endif

@@ -1,0 +1,47 @@
+/*
+ * safetensors: reader and writer of *.safetensors, with or without
+ * model.safetensors.index.json.  Format: u64 LE header length, JSON header
+ * {name: {dtype, shape, data_offsets: [begin, end]}, "__metadata__": {..}},
+ * then the values, little-endian, row-major.
+ */
+#ifndef GLM_SAFETENSORS_H
+#define GLM_SAFETENSORS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "error.h"
+
+#define GLM_ST_MAX_DIMS  4
+
+typedef enum { GLM_F32, GLM_F16, GLM_BF16, GLM_I8, GLM_U8, GLM_I32, GLM_I64 } glm_dtype_t;
+
+size_t glm_dtype_size(glm_dtype_t t);
+const char *glm_dtype_name(glm_dtype_t t);      /* "F16" */
+
+typedef struct {
+    const char   *name;         /* owned by the reader */
+    glm_dtype_t   dtype;
+    int           ndim;
+    int64_t       dim[GLM_ST_MAX_DIMS];
+    size_t        size;         /* bytes of values */
+    const void   *data;         /* mapped read-only, 8-byte aligned */
+    const char   *file;         /* path, for messages */
+    uint64_t      offset;       /* of the values, from the file's start */
+} glm_tensor_t;
+
+typedef struct glm_st_reader_s  glm_st_reader_t;
+
+/*
+ * Maps all *.safetensors of a model directory.  Every offset, shape and size
+ * is checked against the file's length before anything is returned; a
+ * truncated or lying file is named in err.
+ */
+int glm_st_open(glm_st_reader_t **out, const char *dir, glm_err_t *err);
+/* NULL when there is no tensor of that name. */
+const glm_tensor_t *glm_st_find(const glm_st_reader_t *r, const char *name);
+size_t glm_st_count(const glm_st_reader_t *r);
+const glm_tensor_t *glm_st_at(const glm_st_reader_t *r, size_t i);
+void glm_st_close(glm_st_reader_t *r);          /* NULL is fine; unmaps */
+
+#endif
