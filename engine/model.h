@@ -1,0 +1,86 @@
+/*
+ * model: weights and the forward pass over paged KV, on any number of ranks.
+ * Knows rows and pages; knows no request, queue or text.  One thread (the step
+ * thread) calls it; worker threads (ranks) are its own business.
+ *
+ * Architecture: ../shared/reference/README.md section 1 as docs/MODEL.md tells it.
+ */
+#ifndef GLM_MODEL_H
+#define GLM_MODEL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "config.h"
+#include "error.h"
+#include "sampler.h"
+
+#define GLM_KV_PAGE  16           /* tokens of a KV page */
+
+typedef struct glm_model_s  glm_model_t;
+
+typedef struct {
+    const char  *dir;             /* model directory */
+    int          dummy;           /* --load-format dummy: only config.json is
+                                     read; weights from a hash of (tensor, index) */
+    int          tp;              /* ranks; divides heads, inner, vocab */
+    int          threads;         /* over all ranks; 0: the cores we may use */
+    const char  *isa;             /* NULL: best; "plain", "avx2", "avx512" */
+    int32_t      kv_pages;        /* pages of GLM_KV_PAGE tokens */
+    int32_t      max_rows;        /* largest step, rows */
+} glm_model_opts_t;
+
+/* Nothing is allocated after this returns.  err names file, tensor, shapes. */
+int glm_model_load(glm_model_t **out, const glm_model_opts_t *opts, glm_err_t *err);
+void glm_model_free(glm_model_t *m);
+
+const glm_config_t *glm_model_config(const glm_model_t *m);
+/* Hash of weights, quantisation and kernel generation: equal fingerprints
+ * continue each other's streams bit for bit. */
+uint64_t glm_model_fingerprint(const glm_model_t *m);
+size_t glm_model_kv_page_bytes(const glm_model_t *m);
+const char *glm_model_isa(const glm_model_t *m);     /* "avx512" */
+
+/* One row of a step: one token of one sequence. */
+typedef struct {
+    int32_t              token;
+    int32_t              position;   /* position id, for the rotary table */
+    int32_t              slot;       /* its KV index in the sequence: its key
+                                        and value are written there, and it
+                                        sees slots 0 .. slot */
+    const int32_t       *pages;      /* block table: slot s is at entry s % 16
+                                        of page pages[s / 16] */
+    const glm_sample_t  *sample;     /* NULL: no logits are made for this row */
+} glm_row_t;
+
+/*
+ * One step: rows of any sequences, several of one allowed in slot order
+ * (each sees the earlier ones).  out[i] belongs to rows[i] and is written where
+ * sample is set.  The bits of a row do not depend on what else is in the step.
+ * logits, when not NULL, gets (nrows, vocab) fp32 for every row.
+ */
+int glm_model_step(glm_model_t *m, const glm_row_t *rows, int nrows,
+    glm_sampled_t *out, float *logits);
+
+/*
+ * KV of a bidirectional context: n tokens in slots 0 .. n-1 at positions
+ * 0 .. n-1, all seeing each other, in one pass.  Layers [first, last) are
+ * computed by this call; a prefill is layers 0 .. L in order, and other steps may
+ * run between its slices, but no other prefill.  logits, when not NULL, gets
+ * (n, vocab) after the last layer (tests); otherwise the last layer computes
+ * keys and values only.
+ */
+int glm_model_prefill(glm_model_t *m, const int32_t *tokens, int n, const int32_t *pages,
+    int first, int last, float *logits);
+
+/* Copies a KV page (all layers), for a fork that writes into a shared page. */
+int glm_model_copy_page(glm_model_t *m, int32_t dst, int32_t src);
+
+/*
+ * Called after each layer with its output, before the next norm: x is
+ * (nrows, hidden) fp32, good during the call.  For tests; NULL switches it off.
+ */
+typedef void (*glm_trace_pt)(void *arg, int layer, const float *x, int nrows);
+void glm_model_trace(glm_model_t *m, glm_trace_pt fn, void *arg);
+
+#endif

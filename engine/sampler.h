@@ -1,0 +1,63 @@
+/*
+ * sampler: from a row of logits to one id and its log-probabilities.  A pure
+ * function: the same logits and arguments give the same result in any slot,
+ * batch or thread.  On a GPU a kernel with these semantics takes its place.
+ */
+#ifndef GLM_SAMPLER_H
+#define GLM_SAMPLER_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define GLM_MAX_LOGPROBS  20
+
+typedef struct {
+    float            temperature;  /* 0: greedy (first of equals) */
+    int32_t          top_k;        /* 0: off; ties with the k-th stay */
+    float            top_p;        /* 0 or 1: off; the id that crosses stays */
+    float            min_p;        /* 0: off; of the largest probability */
+
+    /* Philox4x32-10: key = seed, counter = (ntokens, blank, choice, 0).
+     * One draw a token, u in [0, 1) from 53 bits of the output. */
+    uint64_t         seed;
+    uint32_t         choice;
+    uint32_t         blank;
+    uint32_t         ntokens;      /* tokens generated before this one */
+
+    int32_t          nlogprobs;    /* -1: none; 0: the chosen id only; <= 20 */
+    const uint64_t  *allow;        /* ceil(V / 64) words, bit set = may be
+                                      picked; NULL: every id may */
+} glm_sample_t;
+
+typedef struct {
+    int32_t  id;
+    float    logprob;
+} glm_logprob_t;
+
+typedef struct {
+    int32_t        id;             /* chosen; -1: nothing may be picked, or a
+                                      logit is NaN */
+    float          logprob;        /* log softmax of the raw logits at id; 0
+                                      when nlogprobs < 0 */
+    int32_t        ntop;
+    glm_logprob_t  top[GLM_MAX_LOGPROBS];   /* best first, ties: lower id */
+} glm_sampled_t;
+
+/*
+ * logits: (vocab) fp32, raw; untouched.  scratch: glm_sample_scratch(vocab)
+ * bytes, 64-byte aligned, of the calling thread.  Order of BaseStrategy
+ * (reference README, section 5): temperature, allow, top_k, top_p (min_p
+ * after it), draw.  Log-probabilities are of the raw distribution over all ids.
+ */
+void glm_sample(const float *logits, int32_t vocab, const glm_sample_t *args,
+    void *scratch, glm_sampled_t *out);
+size_t glm_sample_scratch(int32_t vocab);
+
+/* The probabilities glm_sample() draws from (0 for what was cut); for tests. */
+void glm_sample_probs(const float *logits, int32_t vocab, const glm_sample_t *args,
+    void *scratch, float *probs);
+
+/* Philox4x32-10 (Salmon et al., SC 2011). */
+void glm_philox(const uint32_t ctr[4], const uint32_t key[2], uint32_t out[4]);
+
+#endif
