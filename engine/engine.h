@@ -1,0 +1,204 @@
+/*
+ * engine: takes requests, runs them over the model by continuous batching and
+ * reports what happens to each through a sink.  Knows no wire, socket or HTTP.
+ *
+ * Threads: any thread submits, cancels, pauses and lets go; tokenizer workers
+ * turn prompts into ids and serve TOKENIZE and DETOKENIZE; one step thread runs
+ * everything else.  Sink functions are called on the step thread or a tokenizer
+ * worker, never two at once for one request.
+ */
+#ifndef GLM_ENGINE_H
+#define GLM_ENGINE_H
+
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "error.h"
+#include "model.h"
+#include "sampler.h"
+#include "tokenizer.h"
+
+typedef struct glm_engine_s  glm_engine_t;
+typedef struct glm_req_s     glm_req_t;
+
+typedef enum { GLM_OP_GENERATE, GLM_OP_TOKENIZE, GLM_OP_DETOKENIZE } glm_op_t;
+
+typedef enum {
+    GLM_SEG_TEXT,             /* text, masks recognised */
+    GLM_SEG_PLAIN,            /* text, masks are text */
+    GLM_SEG_IDS               /* int32 ids */
+} glm_seg_kind_t;
+
+/* A prompt is a list of segments; adjacent text of one kind is joined and
+ * encoded in one go. */
+typedef struct {
+    glm_seg_kind_t   kind;
+    const char      *text;    /* valid UTF-8 (the maker checks) */
+    const int32_t   *ids;
+    size_t           n;       /* bytes or ids */
+} glm_segment_t;
+
+typedef enum { GLM_BIDIRECTIONAL, GLM_UNIDIRECTIONAL } glm_mode_t;
+
+typedef struct {
+    const char  *s;           /* not empty, valid UTF-8 */
+    size_t       n;
+} glm_stop_t;
+
+typedef enum {
+    GLM_FINISH_NONE,
+    GLM_FINISH_STOP,          /* end token, stop string or stop id */
+    GLM_FINISH_LENGTH,
+    GLM_FINISH_CANCEL,        /* cancelled by its owner */
+    GLM_FINISH_ERROR
+} glm_finish_t;
+
+/* Why a request or its field is refused; class as in HTTP. */
+typedef struct {
+    int         status;       /* 400, 404, 500, 501, 503, 504 */
+    char        code[48];     /* "context_length_exceeded", "" for null */
+    char        param[48];    /* the field, "" for none */
+    char        text[512];    /* one sentence for the client */
+    int64_t     limit, value; /* 0 where there is none */
+    uint32_t    retry_after;  /* seconds; 0: none */
+} glm_refusal_t;
+
+typedef struct {
+    int32_t   prompt_tokens;  /* ids before generation, sop not counted */
+    int32_t   max_tokens;     /* largest completion a choice may have */
+    uint64_t  seed;           /* the seed used */
+    int32_t   queue_depth;    /* requests waiting before this one */
+} glm_accepted_t;
+
+/* One token of a choice, or a last piece of text without one (id -1). */
+typedef struct {
+    int32_t               choice, blank;
+    int32_t               id;          /* -1: only text */
+    const char           *text;        /* now safe to send; may be empty */
+    size_t                ntext;
+    const glm_sampled_t  *sampled;     /* log-probabilities; NULL: none asked */
+} glm_token_out_t;
+
+typedef struct {
+    int32_t       choice, blank;
+    glm_finish_t  reason;
+    int32_t       stop_id;             /* stop token id that hit, or -1 */
+    int32_t       stop_index;          /* index of the stop string, or -1 */
+    int32_t       ntokens;             /* generated, a final end token counted */
+    int32_t       nkept;               /* of them, how many belong to the answer: a
+                                          cut stop string and an end token go */
+} glm_finish_out_t;
+
+/* End of a request; times in ns of CLOCK_MONOTONIC, 0 where it never came. */
+typedef struct {
+    int32_t   prompt_tokens, completion_tokens, cached_tokens;
+    int       cancelled;
+    uint64_t  t_submit, t_admit, t_first, t_done;
+} glm_done_t;
+
+/*
+ * What the owner of a request hears.  Order: accepted; tokens and finish of each
+ * choice; then exactly one of done or error, after which the engine never
+ * touches the request again.  A refused request hears error alone.
+ * TOKENIZE: accepted is not called; ids, then done.  DETOKENIZE: text, done.
+ */
+typedef struct {
+    void (*accepted)(glm_req_t *r, const glm_accepted_t *a);
+    void (*token)(glm_req_t *r, const glm_token_out_t *t);
+    void (*finish)(glm_req_t *r, const glm_finish_out_t *f);
+    void (*ids)(glm_req_t *r, const int32_t *ids, size_t n);
+    void (*text)(glm_req_t *r, const char *s, size_t n);
+    void (*done)(glm_req_t *r, const glm_done_t *d);
+    void (*error)(glm_req_t *r, const glm_refusal_t *e);
+    void (*flush)(void *arg);          /* after each step or worker job: time to
+                                          wake whoever reads the above */
+    void  *flush_arg;
+} glm_sink_t;
+
+/*
+ * A request.  The maker fills the first part, with everything it points to
+ * staying good until done or error, and frees it after that.
+ */
+struct glm_req_s {
+    void                 *owner;       /* the maker's own */
+    const glm_sink_t     *sink;
+    glm_op_t              op;
+
+    const glm_segment_t  *seg;         /* prompt; DETOKENIZE: one of ids */
+    size_t                nseg;
+    int                   add_special; /* add mask and eos as generate.py does */
+    glm_mode_t            mode;
+
+    int32_t               n;           /* choices; 1 for now */
+    int32_t               max_tokens;  /* >= 0; -1: what the context leaves */
+    int32_t               ignore_eos;
+    glm_sample_t          sample;      /* temperature, top_k, top_p, min_p, seed,
+                                          nlogprobs; the rest is the engine's */
+    int                   has_seed;    /* 0: the engine draws one */
+    const glm_stop_t     *stop;
+    size_t                nstop;
+    int                   include_stop;
+    uint64_t              deadline;    /* ns, CLOCK_MONOTONIC: not started by then
+                                          is a 504; 0: none */
+    int                   hold;        /* accepted, then waits for glm_req_go() */
+
+    /* Shared flags: set by anyone through the functions below. */
+    atomic_int            cancel;
+    atomic_int            paused;
+    atomic_int            go;
+
+    void                 *priv;        /* the engine's; NULL at submit */
+};
+
+typedef struct {
+    const char  *model_dir;
+    const char  *served_name;          /* NULL: config's name */
+    glm_model_opts_t  model;           /* dir is taken from model_dir */
+    int32_t      max_num_seqs;         /* rows of a step, --max-num-seqs */
+    int64_t      kv_tokens;            /* --kv-tokens; 0: a default */
+    int32_t      max_queue;            /* requests accepted and waiting */
+    int          tokenizer_threads;
+} glm_engine_opts_t;
+
+/* Loads the model and starts the threads; flush is called without a request,
+ * too.  Failure: err says which file and why. */
+int glm_engine_start(glm_engine_t **out, const glm_engine_opts_t *opts, glm_err_t *err);
+
+/* Stops admission; what is accepted goes on.  New requests: 503 engine_draining. */
+void glm_engine_drain(glm_engine_t *e);
+int glm_engine_idle(const glm_engine_t *e);          /* nothing queued or running */
+
+/* Ends everything still running (error, 503), joins the threads, frees. */
+void glm_engine_stop(glm_engine_t *e);
+
+const glm_config_t *glm_engine_config(const glm_engine_t *e);
+const glm_tokenizer_t *glm_engine_tokenizer(const glm_engine_t *e);   /* or NULL */
+const char *glm_engine_name(const glm_engine_t *e);
+uint64_t glm_engine_fingerprint(const glm_engine_t *e);
+
+/* Never blocks, never fails: a refusal comes through the sink. */
+void glm_engine_submit(glm_engine_t *e, glm_req_t *r);
+
+/* Each may be called at any time between submit and done or error.
+ * Cancel: done (cancelled = 1) follows within a step. */
+void glm_req_cancel(glm_engine_t *e, glm_req_t *r);
+void glm_req_pause(glm_engine_t *e, glm_req_t *r, int on);
+void glm_req_go(glm_engine_t *e, glm_req_t *r);
+
+/* Numbers for /metrics and /health; a consistent copy.  Counters only grow. */
+typedef struct {
+    uint64_t  heartbeat;               /* ns, CLOCK_MONOTONIC: last time the step
+                                          thread finished a step or was idle */
+    uint64_t  started;                 /* ns, CLOCK_MONOTONIC */
+    uint32_t  running, waiting, paused;
+    uint32_t  kv_pages_total, kv_pages_used;
+    uint32_t  draining;
+    uint64_t  requests, accepted, refused;
+    uint64_t  finished_stop, finished_length, finished_cancel, finished_error;
+    uint64_t  prompt_tokens, generated_tokens;
+    uint64_t  steps, prefills, rows;
+} glm_engine_stats_t;
+void glm_engine_stats(const glm_engine_t *e, glm_engine_stats_t *out);
+
+#endif
