@@ -19,6 +19,9 @@ typedef struct glm_tokenizer_s  glm_tokenizer_t;
  * tokenizer_config.json: such a model takes and gives ids only.
  */
 int glm_tokenizer_load(glm_tokenizer_t **out, const char *dir, glm_err_t *err);
+/* The same from memory: the text of a tokenizer_config.json, the bytes of a model file. */
+int glm_tokenizer_load_mem(glm_tokenizer_t **out, const char *config, size_t config_len,
+    const void *model, size_t model_len, glm_err_t *err);
 void glm_tokenizer_free(glm_tokenizer_t *t);
 
 int32_t glm_tokenizer_vocab_size(const glm_tokenizer_t *t);   /* ids in use */
