@@ -77,6 +77,8 @@ typedef struct {
     int32_t               id;          /* -1: only text */
     const char           *text;        /* now safe to send; may be empty */
     size_t                ntext;
+    uint32_t              offset;      /* characters of the answer's decoded text
+                                          (held back or not) before this token */
     const glm_sampled_t  *sampled;     /* log-probabilities; NULL: none asked */
 } glm_token_out_t;
 
