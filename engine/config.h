@@ -4,6 +4,7 @@
 #ifndef GLM_CONFIG_H
 #define GLM_CONFIG_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 #include "error.h"
@@ -43,5 +44,11 @@ typedef struct {
  * names the file and the field.
  */
 int glm_config_load(glm_config_t *cfg, const char *dir, glm_err_t *err);
+
+/* The same of any file, and of text that is in memory already: where names
+   it in messages, and name stays "" when the text has none. */
+int glm_config_load_file(glm_config_t *cfg, const char *path, glm_err_t *err);
+int glm_config_parse(glm_config_t *cfg, const char *text, size_t len,
+    const char *where, glm_err_t *err);
 
 #endif

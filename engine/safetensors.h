@@ -1,6 +1,6 @@
 /*
- * safetensors: reader and writer of *.safetensors, with or without
- * model.safetensors.index.json.  Format: u64 LE header length, JSON header
+ * safetensors: reader of *.safetensors, with or without
+ * model.safetensors.index.json (glm-convert has the writer).  Format: u64 LE header length, JSON header
  * {name: {dtype, shape, data_offsets: [begin, end]}, "__metadata__": {..}},
  * then the values, little-endian, row-major.
  */
@@ -32,10 +32,15 @@ typedef struct {
 
 typedef struct glm_st_reader_s  glm_st_reader_t;
 
+#define GLM_ST_MAX_HEADER  (4u << 20)           /* bytes of a file's header */
+#define GLM_ST_INDEX       "model.safetensors.index.json"
+
 /*
- * Maps all *.safetensors of a model directory.  Every offset, shape and size
- * is checked against the file's length before anything is returned; a
- * truncated or lying file is named in err.
+ * Maps the files that the index of a model directory names, or all its
+ * *.safetensors when it has no index.  Every offset, shape and size is
+ * checked against the file's length before anything is returned; values fill
+ * each file without gap or overlap, and a name occurs once.  A truncated or
+ * lying file is named in err.  Tensors come in the order of their names.
  */
 int glm_st_open(glm_st_reader_t **out, const char *dir, glm_err_t *err);
 /* NULL when there is no tensor of that name. */
