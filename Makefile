@@ -1,5 +1,8 @@
-# Targets: all (default), run, test, check, bench, deps, clean.  See README.md.
-# A source file belongs to the program of its folder; nothing is listed twice.
+# Targets: all (default), deps, run, test, check, bench, clean.  README.md says
+# what each does.  A source file belongs to the program of its folder: adding a
+# file needs no change here.
+
+MAKEFLAGS += -j$(shell nproc)
 
 B        ?= build
 CC       ?= gcc
@@ -8,40 +11,94 @@ WARN     := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototy
 CFLAGS   := -std=gnu11 $(OPT) -g -fno-omit-frame-pointer -ffp-contract=off $(WARN) $(SAN)
 CPPFLAGS := -D_GNU_SOURCE -Iengine -Ikernels -Ingx_http_glm_module
 LDFLAGS  := -pthread $(SAN)
+LIBS     := -ljansson -lm -ldl
 
 ENGINE_SRC  := $(filter-out engine/main.c,$(wildcard engine/*.c)) $(wildcard kernels/cpu/*.c)
 CONVERT_SRC := $(filter-out tools/convert/main.c,$(wildcard tools/convert/*.c))
 CLIENT_SRC  := $(filter-out tools/glm/main.c,$(wildcard tools/glm/*.c))
+BENCH_SRC   := $(wildcard tools/bench/*.c)
+FAKE_SRC    := $(wildcard t/fake/*.c)
 UNIT_SRC    := $(wildcard t/unit/*.c)
+MODULE_SRC  := config $(wildcard ngx_http_glm_module/*)
 
-obj = $(patsubst %.c,$(B)/obj/%.o,$(1))
-ENGINE_OBJ  := $(call obj,$(ENGINE_SRC))
-CONVERT_OBJ := $(call obj,$(CONVERT_SRC))
-CLIENT_OBJ  := $(call obj,$(CLIENT_SRC))
-UNIT        := $(patsubst t/unit/%.c,$(B)/t/%,$(UNIT_SRC))
+obj  = $(patsubst %.c,$(B)/obj/%.o,$(1))
+UNIT = $(patsubst t/unit/%.c,$(B)/t/%,$(UNIT_SRC))
+PROGRAMS = $(B)/glm-engine $(B)/glm-convert $(B)/glm-bench $(B)/glm
 
-all: $(B)/glm-convert unit
-unit: $(UNIT)
+all: $(PROGRAMS) $(B)/ngx_http_glm_module.so
+tests: all $(B)/t/fake_engine $(UNIT)
+
+# ---- objects ----
 
 $(B)/obj/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(CFLAGS) $(CFLAGS_$(basename $(notdir $<))) -MMD -MP -c -o "$@" "$<"
+	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
 
 # Kernels of one instruction set carry it in their file name.
-$(B)/obj/kernels/cpu/%_avx2.o:   OPT += -O3 -mavx2 -mfma -mf16c
-$(B)/obj/kernels/cpu/%_avx512.o: OPT += -O3 -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c
+$(B)/obj/kernels/cpu/%.o:        OPT := -O3
+$(B)/obj/kernels/cpu/%_avx2.o:   OPT := -O3 -mavx2 -mfma -mf16c
+$(B)/obj/kernels/cpu/%_avx512.o: OPT := -O3 -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c
+$(B)/obj/engine/sampler.o:       OPT := -O3
 
-$(B)/libglm_engine.a: $(ENGINE_OBJ)
-	rm -f "$@"; $(AR) rcs "$@" $^
+$(B)/libglm_engine.a: $(call obj,$(ENGINE_SRC))
+	rm -f $@
+	$(AR) rcs $@ $^
 
-$(B)/glm-convert: $(B)/obj/tools/convert/main.o $(CONVERT_OBJ) $(B)/libglm_engine.a
-	$(CC) $(LDFLAGS) -o "$@" $^ -lzip -ljansson -lm
+# ---- programs ----
 
-$(B)/t/%: $(B)/obj/t/unit/%.o $(CONVERT_OBJ) $(CLIENT_OBJ) $(B)/libglm_engine.a
+$(B)/glm-engine: $(B)/obj/engine/main.o $(B)/libglm_engine.a
+	$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
+
+$(B)/glm-convert: $(B)/obj/tools/convert/main.o $(call obj,$(CONVERT_SRC)) $(B)/libglm_engine.a
+	$(CC) $(LDFLAGS) -o $@ $^ -lzip $(LIBS)
+
+$(B)/glm: $(B)/obj/tools/glm/main.o $(call obj,$(CLIENT_SRC)) $(B)/libglm_engine.a
+	$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
+
+$(B)/glm-bench: $(call obj,$(BENCH_SRC)) $(B)/libglm_engine.a
+	$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
+
+$(B)/ngx_http_glm_module.so: $(MODULE_SRC) tools/build_module.sh
+	CC="$(CC)" SAN="$(SAN)" tools/build_module.sh $(B)
+
+# ---- tests ----
+
+# The fake engine brings its own glm_engine_*; the archive gives it the rest.
+$(B)/t/fake_engine: $(call obj,$(FAKE_SRC)) $(B)/libglm_engine.a
 	@mkdir -p $(@D)
-	$(CC) $(LDFLAGS) -o "$@" $^ -lzip -ljansson -lm
+	$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
+
+$(B)/t/%: $(B)/obj/t/unit/%.o $(call obj,$(CONVERT_SRC) $(CLIENT_SRC)) $(B)/libglm_engine.a
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) -o $@ $^ -lzip $(LIBS)
+
+# ---- what people type ----
+
+deps:
+	tools/deps.sh build
+
+run: deps
+	$(MAKE) all
+	B=$(B) tools/run.sh
+
+test:
+	tools/deps.sh test
+	B=$(B) MAKE="$(MAKE)" tools/test.sh
+
+check:
+	tools/deps.sh check
+	tools/check.sh
+	$(MAKE) tests
+
+bench: deps
+	$(MAKE) $(B)/glm-bench
+	$(B)/glm-bench cpu --model models/demo
+
+clean:
+	rm -rf $(B)
 
 -include $(shell find $(B)/obj -name '*.d' 2>/dev/null)
 
-.PHONY: all unit
+.PHONY: all tests deps run test check bench clean
+.DELETE_ON_ERROR:
 .SECONDARY:
