@@ -104,6 +104,8 @@ typedef struct {
  * choice; then exactly one of done or error, after which the engine never
  * touches the request again.  A refused request hears error alone.
  * TOKENIZE: accepted is not called; ids, then done.  DETOKENIZE: text, done.
+ * GENERATE with want_ids: ids (the prompt's, as counted in prompt_tokens) once,
+ * between accepted and the first token.
  */
 typedef struct {
     void (*accepted)(glm_req_t *r, const glm_accepted_t *a);
@@ -144,6 +146,7 @@ struct glm_req_s {
     uint64_t              deadline;    /* ns, CLOCK_MONOTONIC: not started by then
                                           is a 504; 0: none */
     int                   hold;        /* accepted, then waits for glm_req_go() */
+    int                   want_ids;    /* GENERATE: report the prompt's ids */
 
     /* Shared flags: set by anyone through the functions below. */
     atomic_int            cancel;
@@ -182,8 +185,12 @@ uint64_t glm_engine_fingerprint(const glm_engine_t *e);
 /* Never blocks, never fails: a refusal comes through the sink. */
 void glm_engine_submit(glm_engine_t *e, glm_req_t *r);
 
-/* Each may be called at any time between submit and done or error.
- * Cancel: done (cancelled = 1) follows within a step. */
+/*
+ * Each may be called at any time from submit until the maker frees r, also while
+ * done or error is being reported on another thread (it then does nothing): they
+ * touch e and the shared flags of r, never priv.  Not called from a sink.
+ * Cancel: done (cancelled = 1) follows within a step.
+ */
 void glm_req_cancel(glm_engine_t *e, glm_req_t *r);
 void glm_req_pause(glm_engine_t *e, glm_req_t *r, int on);
 void glm_req_go(glm_engine_t *e, glm_req_t *r);

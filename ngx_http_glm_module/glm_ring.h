@@ -253,4 +253,73 @@ glm_ring_sleep(glm_ring_t *r)
     return 1;
 }
 
+/* ---- statistics: one writer, readers with a read-only mapping ---- */
+
+#define GLM_STATS_TRIES  1000
+
+/* n bytes of 8-byte words, each one copied whole: a reader may come between. */
+static inline void
+glm_stats_copy(void *dst, const void *src, size_t n)
+{
+    size_t  i;
+
+    for (i = 0; i < n / 8; i++) {
+        __atomic_store_n((uint64_t *) dst + i,
+            __atomic_load_n((const uint64_t *) src + i, __ATOMIC_RELAXED),
+            __ATOMIC_RELAXED);
+    }
+}
+
+/* Writer: everything after seq and size comes from src. */
+static inline void
+glm_stats_write(glm_wire_stats_t *shared, const glm_wire_stats_t *src)
+{
+    uint32_t  seq = __atomic_load_n(&shared->seq, __ATOMIC_RELAXED);
+
+    __atomic_store_n(&shared->seq, seq + 1, __ATOMIC_RELAXED);
+    __atomic_thread_fence(__ATOMIC_RELEASE);
+    __atomic_store_n(&shared->size, (uint32_t) sizeof(*src), __ATOMIC_RELAXED);
+    glm_stats_copy((uint64_t *) shared + 1, (const uint64_t *) src + 1, sizeof(*src) - 8);
+    __atomic_store_n(&shared->seq, seq + 2, __ATOMIC_RELEASE);
+}
+
+/*
+ * Reader: a consistent copy of what the writer knows; the rest of out is zero.
+ * size: of the mapping.  0, or -1 when the writer never stood still.
+ */
+static inline int
+glm_stats_read(const void *map, size_t size, glm_wire_stats_t *out)
+{
+    int                      i;
+    uint32_t                 seq, n;
+    const glm_wire_stats_t  *shared = (const glm_wire_stats_t *) map;
+
+    if (size < 8) {
+        return -1;
+    }
+    memset(out, 0, sizeof(*out));
+
+    for (i = 0; i < GLM_STATS_TRIES; i++) {
+        seq = __atomic_load_n(&shared->seq, __ATOMIC_ACQUIRE);
+        if (seq & 1) {
+            continue;
+        }
+        n = __atomic_load_n(&shared->size, __ATOMIC_RELAXED);
+        if (n < 8 || n > size) {
+            return -1;
+        }
+        if (n > sizeof(*out)) {
+            n = sizeof(*out);
+        }
+        glm_stats_copy((uint64_t *) out + 1, (const uint64_t *) shared + 1, n - 8);
+        __atomic_thread_fence(__ATOMIC_ACQUIRE);
+        if (__atomic_load_n(&shared->seq, __ATOMIC_RELAXED) == seq) {
+            out->seq = seq;
+            out->size = n;
+            return 0;
+        }
+    }
+    return -1;
+}
+
 #endif

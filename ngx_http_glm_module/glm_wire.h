@@ -359,9 +359,15 @@ typedef struct {
 
 #define GLM_STATS_BUCKETS  24
 
+/* Upper bounds (inclusive) of a histogram's buckets, us; the last has none. */
+#define GLM_STATS_BOUNDS_US                                                       \
+    { 100, 250, 500, 1000, 2500, 5000, 10000, 25000, 50000, 100000, 250000,       \
+      500000, 1000000, 2500000, 5000000, 10000000, 25000000, 50000000, 100000000, \
+      250000000, 500000000, 1000000000, 2500000000 }
+
 typedef struct {
     uint64_t  count, sum_us;
-    uint64_t  bucket[GLM_STATS_BUCKETS];   /* not cumulative; bounds in docs */
+    uint64_t  bucket[GLM_STATS_BUCKETS];   /* not cumulative */
 } glm_stats_hist_t;
 
 /* Sequence lock: seq is odd while the engine writes; read seq, copy, read seq
