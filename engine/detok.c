@@ -173,8 +173,10 @@ replace_words(const char *s, size_t n, glm_text_t *out)
 {
     int          rc = 0;
     size_t       used;
-    const char  *end = s + n, *p;
+    const char  *end, *p;
 
+    if (n == 0) return 0;       /* s may be NULL */
+    end = s + n;
     while (s < end && rc == 0) {
         p = memchr(s, '<', (size_t) (end - s));
         if (p == NULL) p = end;

@@ -196,8 +196,10 @@ glm_encode_masks(const glm_tokenizer_t *t, const char *text, size_t len, glm_ids
 {
     int         rc = 0, mask;
     size_t      first = ids->n, n;
-    const char  *s = text, *end = text + len, *open = s;
+    const char  *s = text, *end, *open = s;
 
+    if (len == 0) return 0;     /* text may be NULL */
+    end = text + len;
     while (rc == 0 && open < end && (open = memchr(open, '[', (size_t) (end - open))) != NULL) {
         mask = mask_at(open, (size_t) (end - open), &n);
         if (mask < 0) {

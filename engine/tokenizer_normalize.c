@@ -179,8 +179,10 @@ glm_normalize(const glm_tokenizer_t *t, const char *s, size_t n, glm_text_t *out
     int          blank = 1;
     size_t       start = out->n;
     step_t       step;
-    const char  *end = s + n;
+    const char  *end;
 
+    if (n == 0) return 0;       /* s may be NULL */
+    end = s + n;
     for (; s < end; s += step.used) {
         next_step(t, s, (size_t) (end - s), &step);
         if (step.len != 1 || *step.out != ' ') break;
