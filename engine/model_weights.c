@@ -1,0 +1,342 @@
+/*
+ * model_weights: one arena a rank, laid out by a pass that only counts and then
+ * by the same pass again; slices of the neutral tensors packed into it.
+ */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "cpu/half.h"
+#include "model_impl.h"
+
+#define HUGE_PAGE  ((size_t) 2 << 20)
+
+typedef struct {
+    char    *base;                /* NULL: counting */
+    size_t   used;
+} arena_t;
+
+static void *
+take(arena_t *a, size_t n, size_t size)
+{
+    void  *p = a->base == NULL ? NULL : a->base + a->used;
+
+    a->used += (n * size + 63) / 64 * 64;
+    return p;
+}
+
+static float *
+take_floats(arena_t *a, size_t n)
+{
+    return take(a, n, sizeof(float));
+}
+
+/* Fresh zeroed memory in large pages; resident when it returns. */
+static void *
+map_arena(size_t size, glm_err_t *err)
+{
+    size_t  whole = size + HUGE_PAGE;
+    char   *p, *q;
+
+    p = mmap(NULL, whole, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) {
+        (void) glm_fail(err, GLM_ENOMEM, "no memory for %zu bytes of weights and KV", size);
+        return NULL;
+    }
+    q = (char *) (((uintptr_t) p + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE);
+    if (q > p) munmap(p, (size_t) (q - p));
+    if (q + size < p + whole) {
+        size_t  end = ((size_t) (q - p) + size + 4095) / 4096 * 4096;
+
+        if (end < whole) munmap(p + end, whole - end);
+    }
+    (void) madvise(q, size, MADV_HUGEPAGE);     /* without it: slower, not wrong */
+    memset(q, 0, size);
+    return q;
+}
+
+static void
+unmap_arena(void *p, size_t size)
+{
+    if (p != NULL) munmap(p, (size + 4095) / 4096 * 4096);
+}
+
+static void
+lay_mat(arena_t *a, glm_mat_t *w, int n, int k, int bias)
+{
+    w->n = n;
+    w->k = k;
+    w->w = take(a, glm_pack_size(n, k), sizeof(uint16_t));
+    w->bias = bias ? take_floats(a, (size_t) glm_panels(n) * GLM_PANEL) : NULL;
+}
+
+static void
+lay_norm(arena_t *a, glm_norm_t *nm, const glm_config_t *cfg)
+{
+    nm->weight = take_floats(a, (size_t) cfg->hidden);
+    nm->bias = take_floats(a, (size_t) cfg->hidden);
+    nm->alpha = sqrtf(2 * (float) cfg->layers);
+    nm->eps = cfg->ln_eps;
+    nm->dim = cfg->hidden;
+}
+
+static void
+lay_layer(arena_t *a, glm_layer_t *l, const glm_model_t *m)
+{
+    const glm_config_t  *cfg = &m->cfg;
+    int                  hidden = cfg->hidden, t = m->tp;
+
+    lay_norm(a, &l->ln1, cfg);
+    lay_mat(a, &l->qkv, 3 * hidden / t, hidden, 1);
+    lay_mat(a, &l->dense, hidden, hidden / t, 0);
+    lay_norm(a, &l->ln2, cfg);
+    l->ln2.ybias = take_floats(a, (size_t) hidden);
+    lay_mat(a, &l->u1, cfg->inner / t, hidden, 1);
+    lay_mat(a, &l->u2, cfg->inner / t, hidden, 1);
+    lay_mat(a, &l->down, hidden, cfg->inner / t, 0);
+    l->down_bias = take_floats(a, (size_t) hidden);
+}
+
+static void
+lay_kv(arena_t *a, glm_kv_t *kv, const glm_model_t *m)
+{
+    kv->heads = m->cfg.heads / m->tp;
+    kv->d = m->cfg.head_dim;
+    kv->page_floats = 2 * (size_t) kv->heads * (size_t) kv->d * GLM_KV_TOKENS;
+    kv->base = take_floats(a, kv->page_floats * (size_t) m->kv_pages);
+}
+
+static void
+lay_rank(arena_t *a, glm_rank_t *r, const glm_model_t *m)
+{
+    const glm_config_t  *cfg = &m->cfg;
+    size_t               rows = (size_t) (m->max_rows > m->max_seq ? m->max_rows : m->max_seq);
+
+    r->layer = take(a, (size_t) cfg->layers, sizeof(glm_layer_t));
+    for (int i = 0; i < cfg->layers; i++) {
+        glm_layer_t  count, *l = a->base == NULL ? &count : &r->layer[i];
+
+        lay_layer(a, l, m);
+        lay_kv(a, &l->kv, m);
+    }
+    lay_norm(a, &r->final, cfg);
+    lay_mat(a, &r->embed, cfg->vocab / m->tp, cfg->hidden, 0);
+    r->a = take_floats(a, rows * m->ld_h);
+    r->y = take_floats(a, rows * m->ld_h);
+    r->pa = take_floats(a, (size_t) m->max_seq * m->ld_h);
+    r->py = take_floats(a, (size_t) m->max_seq * m->ld_h);
+    r->h = take_floats(a, rows * m->ld_h);
+    r->qkv = take_floats(a, rows * m->ld_qkv);
+    r->att = take_floats(a, rows * m->ld_att);
+    r->u1 = take_floats(a, rows * m->ld_i);
+    r->u2 = take_floats(a, rows * m->ld_i);
+}
+
+static void
+lay_shared(arena_t *a, glm_model_t *m)
+{
+    size_t  vocab = (size_t) m->cfg.vocab, max_rows = (size_t) m->max_rows;
+    size_t  rows = (size_t) (m->max_rows > m->max_seq ? m->max_rows : m->max_seq);
+    size_t  table = (size_t) m->max_seq * (size_t) m->cfg.head_dim / 2;
+
+    m->rope_cos = take_floats(a, table);
+    m->rope_sin = take_floats(a, table);
+    m->logits = take_floats(a, max_rows * vocab);
+    m->trace_x = take_floats(a, rows * (size_t) m->cfg.hidden);
+    m->at = take(a, max_rows, sizeof(glm_at_t));
+    m->prefill_at = take(a, (size_t) m->max_seq, sizeof(glm_at_t));
+    m->token = take(a, max_rows, sizeof(int32_t));
+    m->head = take(a, rows, sizeof(int32_t));
+    for (int i = 0; i < m->nthreads; i++) {
+        m->thread[i].a = take_floats(a, GLM_OWN_ROWS * m->ld_h);
+        m->thread[i].attn = take_floats(a, glm_attn_scratch(m->max_seq));
+        m->thread[i].sample = take(a, glm_sample_scratch(m->cfg.vocab), 1);
+    }
+}
+
+/* Rows start 64 bytes past a multiple of their width, or rows of a power of two
+ * would fall into the same few sets of the L1. */
+static size_t
+row_floats(int width)
+{
+    return ((size_t) width + 15) / 16 * 16 + 16;
+}
+
+int
+glm_model_alloc(glm_model_t *m, glm_err_t *err)
+{
+    arena_t  a;
+
+    m->ld_h = row_floats(m->cfg.hidden);
+    m->ld_qkv = row_floats(3 * m->cfg.hidden / m->tp);
+    m->ld_att = row_floats(m->cfg.hidden / m->tp);
+    m->ld_i = row_floats(m->cfg.inner / m->tp);
+    m->rank = calloc((size_t) m->tp, sizeof(*m->rank));
+    m->thread = calloc((size_t) m->nthreads, sizeof(*m->thread));
+    if (m->rank == NULL || m->thread == NULL) {
+        return glm_fail(err, GLM_ENOMEM, "no memory for %d ranks", m->tp);
+    }
+
+    a = (arena_t) { NULL, 0 };
+    lay_shared(&a, m);
+    m->shared_size = a.used;
+    if ((m->shared = map_arena(a.used, err)) == NULL) return GLM_ENOMEM;
+    a = (arena_t) { m->shared, 0 };
+    lay_shared(&a, m);
+
+    for (int i = 0; i < m->tp; i++) {
+        a = (arena_t) { NULL, 0 };
+        lay_rank(&a, &m->rank[i], m);
+        m->rank[i].arena_size = a.used;
+        if ((m->rank[i].arena = map_arena(a.used, err)) == NULL) return GLM_ENOMEM;
+        a = (arena_t) { m->rank[i].arena, 0 };
+        lay_rank(&a, &m->rank[i], m);
+    }
+    return 0;
+}
+
+void
+glm_model_release(glm_model_t *m)
+{
+    for (int i = 0; i < m->tp && m->rank != NULL; i++) {
+        unmap_arena(m->rank[i].arena, m->rank[i].arena_size);
+    }
+    unmap_arena(m->shared, m->shared_size);
+    free(m->rank);
+    free(m->thread);
+}
+
+/* What filling needs: a staging buffer for slices, the rank, the layer. */
+typedef struct {
+    const glm_loader_t  *loader;
+    const glm_model_t   *m;
+    uint16_t            *stage;   /* (GLM_PANEL, widest k) fp16 */
+    int                  rank;
+    char                 prefix[32];
+    glm_err_t           *err;
+} fill_t;
+
+static int
+get(fill_t *f, glm_slice_t s, const char *name)
+{
+    char  full[128];
+
+    snprintf(full, sizeof(full), "%s%s", f->prefix, name);
+    s.name = full;
+    return glm_loader_slice(f->loader, &s, f->stage, f->err);
+}
+
+/* dst[0 .. n) = elements first .. of a vector of `whole`. */
+static int
+fill_vector(fill_t *f, const char *name, int whole, int first, int n, float *dst)
+{
+    int  rc, k;
+
+    for (int i = 0; i < n; i += k) {
+        k = n - i < GLM_PANEL ? n - i : GLM_PANEL;
+        rc = get(f, (glm_slice_t) { NULL, whole, 1, first + i, k, 0, 1 }, name);
+        if (rc != 0) return rc;
+        for (int j = 0; j < k; j++) dst[i + j] = glm_half_to_float(f->stage[j]);
+    }
+    return 0;
+}
+
+/* Rows row .. of the whole (rows, cols), columns col .. col + w->k - 1. */
+static int
+fill_mat(fill_t *f, const char *name, int rows, int cols, int row, int col,
+    const glm_mat_t *w)
+{
+    int  rc, n;
+
+    for (int i = 0; i < w->n; i += n) {
+        n = w->n - i < GLM_PANEL ? w->n - i : GLM_PANEL;
+        rc = get(f, (glm_slice_t) { NULL, rows, cols, row + i, n, col, w->k }, name);
+        if (rc != 0) return rc;
+        f->m->ops->pack(w->w, i, f->stage, n, w->k);
+    }
+    return 0;
+}
+
+/* A row-sliced linear with its bias. */
+static int
+fill_linear(fill_t *f, const char *name, int rows, int cols, int row, const glm_mat_t *w)
+{
+    char  full[96];
+    int   rc;
+
+    snprintf(full, sizeof(full), "%s.weight", name);
+    if ((rc = fill_mat(f, full, rows, cols, row, 0, w)) != 0) return rc;
+    snprintf(full, sizeof(full), "%s.bias", name);
+    return fill_vector(f, full, rows, row, w->n, w->bias);
+}
+
+static int
+fill_norm(fill_t *f, const char *name, const glm_norm_t *nm)
+{
+    char  full[96];
+    int   rc;
+
+    snprintf(full, sizeof(full), "%s.weight", name);
+    if ((rc = fill_vector(f, full, nm->dim, 0, nm->dim, nm->weight)) != 0) return rc;
+    snprintf(full, sizeof(full), "%s.bias", name);
+    return fill_vector(f, full, nm->dim, 0, nm->dim, nm->bias);
+}
+
+/* The slices of section 2 of the reference: see docs/MODEL.md. */
+static int
+fill_layer(fill_t *f, const glm_layer_t *l)
+{
+    const glm_config_t  *c = &f->m->cfg;
+    int                  H = c->hidden, I = c->inner, t = f->m->tp, r = f->rank, rc;
+
+    if ((rc = fill_norm(f, "input_layernorm", &l->ln1)) != 0
+        || (rc = fill_linear(f, "attention.query_key_value", 3 * H, H, r * (3 * H / t),
+                             &l->qkv)) != 0
+        || (rc = fill_mat(f, "attention.dense.weight", H, H, 0, r * (H / t), &l->dense)) != 0
+        || (rc = fill_vector(f, "attention.dense.bias", H, 0, H, l->ln2.ybias)) != 0
+        || (rc = fill_norm(f, "post_attention_layernorm", &l->ln2)) != 0
+        || (rc = fill_linear(f, "mlp.dense_h_to_4h", 2 * I, H, r * (I / t), &l->u1)) != 0
+        || (rc = fill_linear(f, "mlp.dense_h_to_4h", 2 * I, H, I + r * (I / t), &l->u2)) != 0
+        || (rc = fill_mat(f, "mlp.dense_4h_to_h.weight", H, I, 0, r * (I / t), &l->down)) != 0)
+    {
+        return rc;
+    }
+    return fill_vector(f, "mlp.dense_4h_to_h.bias", H, 0, H, l->down_bias);
+}
+
+static int
+fill_rank(fill_t *f, glm_rank_t *r)
+{
+    const glm_config_t  *c = &f->m->cfg;
+    int                  rc;
+
+    for (int i = 0; i < c->layers; i++) {
+        glm_norm_t  *above = i + 1 < c->layers ? &r->layer[i + 1].ln1 : &r->final;
+
+        snprintf(f->prefix, sizeof(f->prefix), "layers.%d.", i);
+        if ((rc = fill_layer(f, &r->layer[i])) != 0) return rc;
+        above->ybias = r->layer[i].down_bias;
+    }
+    f->prefix[0] = '\0';
+    if ((rc = fill_norm(f, "final_layernorm", &r->final)) != 0) return rc;
+    r->v0 = f->rank * (c->vocab / f->m->tp);
+    return fill_mat(f, "word_embeddings.weight", c->vocab, c->hidden, r->v0, 0, &r->embed);
+}
+
+int
+glm_model_fill(glm_model_t *m, const glm_loader_t *l, glm_err_t *err)
+{
+    const glm_config_t  *c = &m->cfg;
+    fill_t               f = { .loader = l, .m = m, .err = err };
+    int                  rc = 0;
+
+    f.stage = malloc((size_t) (c->hidden > c->inner ? c->hidden : c->inner) * GLM_PANEL
+                     * sizeof(uint16_t));
+    if (f.stage == NULL) return glm_fail(err, GLM_ENOMEM, "no memory to load weights");
+    for (f.rank = 0; f.rank < m->tp && rc == 0; f.rank++) {
+        rc = fill_rank(&f, &m->rank[f.rank]);
+    }
+    free(f.stage);
+    return rc;
+}

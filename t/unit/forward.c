@@ -1,0 +1,218 @@
+/*
+ * forward: hidden states and logits against the original's (fp32 on the CPU),
+ * for each test model, each degree its files were cut at and each degree it is
+ * run at.  Would break: any step of the architecture.
+ */
+#include <jansson.h>
+
+#include "model_util.h"
+
+#define TOLERANCE  1e-3
+
+typedef struct {
+    json_t  *layers;              /* of the case under way */
+    int      base;                /* row number of the pass's first row */
+    int      hidden;
+    double   worst;
+    double   sum[128], abs_sum[128];    /* over rows, a layer */
+} seen_t;
+
+static void
+on_layer(void *arg, int layer, const float *x, int nrows)
+{
+    seen_t  *s = arg;
+    json_t  *samples = json_object_get(json_array_get(s->layers, (size_t) layer), "samples");
+    json_t  *e;
+    size_t   i;
+    double   d;
+    int      row;
+
+    json_array_foreach(samples, i, e) {
+        row = (int) json_integer_value(json_array_get(e, 0)) - s->base;
+        if (row < 0 || row >= nrows) continue;
+        d = fabs(x[row * s->hidden + json_integer_value(json_array_get(e, 1))]
+                 - json_number_value(json_array_get(e, 2)));
+        if (!(d <= s->worst)) s->worst = d;
+    }
+    for (int k = 0; k < nrows * s->hidden; k++) {
+        s->sum[layer] += x[k];
+        s->abs_sum[layer] += fabsf(x[k]);
+    }
+}
+
+static double
+ids_diff(json_t *pairs, const float *logits)
+{
+    double   d, worst = 0;
+    json_t  *e;
+    size_t   i;
+
+    json_array_foreach(pairs, i, e) {
+        d = fabs(logits[json_integer_value(json_array_get(e, 0))]
+                 - json_number_value(json_array_get(e, 1)));
+        if (!(d <= worst)) worst = d;
+    }
+    return worst;
+}
+
+static double
+logits_diff(json_t *rows, const float *logits, int vocab)
+{
+    double   worst = 0, d, sum;
+    json_t  *r;
+    size_t   i;
+
+    json_array_foreach(rows, i, r) {
+        const float  *l = logits + json_integer_value(json_object_get(r, "row")) * vocab;
+
+        d = ids_diff(json_object_get(r, "top20"), l);
+        if (!(d <= worst)) worst = d;
+        d = ids_diff(json_object_get(r, "at"), l);
+        if (!(d <= worst)) worst = d;
+        sum = 0;
+        for (int k = 0; k < vocab; k++) sum += l[k];
+        d = fabs(sum - json_number_value(json_object_get(r, "sum"))) / vocab;
+        if (!(d <= worst)) worst = d;
+    }
+    return worst;
+}
+
+/* Relative to the sum of magnitudes: an element that is off counts. */
+static double
+sums_diff(const seen_t *s)
+{
+    double   worst = 0, d, all;
+    json_t  *l;
+    size_t   i;
+
+    json_array_foreach(s->layers, i, l) {
+        all = json_number_value(json_object_get(l, "abs_sum"));
+        d = fabs(s->sum[i] - json_number_value(json_object_get(l, "sum"))) / all;
+        if (!(d <= worst)) worst = d;
+        d = fabs(s->abs_sum[i] - all) / all;
+        if (!(d <= worst)) worst = d;
+    }
+    return worst;
+}
+
+/* The two parts of a pass, apart so that the trace knows its rows. */
+static int
+run_parts(glm_model_t *m, pass_t p, seen_t *s, float *logits)
+{
+    pass_t  context = p;
+    int     rc;
+
+    s->base = 0;
+    context.n = p.c;
+    if ((rc = model_pass(m, &context, logits)) != 0) return rc;
+    for (int i = p.c; i < p.n; i++) {           /* rows one by one */
+        glm_row_t  row = { p.token[i], p.position[i], i, p.pages, NULL };
+
+        s->base = i;
+        rc = glm_model_step(m, &row, 1, NULL,
+            logits + (size_t) i * (size_t) glm_model_config(m)->vocab);
+        if (rc != 0) return rc;
+    }
+    return 0;
+}
+
+static int
+ints(json_t *a, int32_t *out)
+{
+    json_t  *e;
+    size_t   i;
+
+    json_array_foreach(a, i, e) out[i] = (int32_t) json_integer_value(e);
+    return (int) json_array_size(a);
+}
+
+static void
+check_case(glm_model_t *m, json_t *c, double *worst)
+{
+    static int32_t       token[1024], position[1024], pages[64];
+    const glm_config_t  *cfg = glm_model_config(m);
+    pass_t               p = { token, position, pages, 0, 0, 0, 1 };
+    seen_t               s = { .layers = json_object_get(c, "layers"),
+                               .hidden = cfg->hidden };
+    float               *logits;
+    double               dl, ds;
+    int                  rc;
+
+    p.n = ints(json_object_get(c, "tokens"), token);
+    ints(json_object_get(c, "position_ids"), position);
+    p.c = (int) json_integer_value(json_object_get(c, "context_visible"));
+    shuffle_pages(pages, 64, (uint32_t) p.n);
+    logits = calloc((size_t) p.n * (size_t) cfg->vocab, sizeof(float));
+
+    glm_model_trace(m, on_layer, &s);
+    rc = run_parts(m, p, &s, logits);
+    dl = logits_diff(json_object_get(c, "logits"), logits, cfg->vocab);
+    ds = sums_diff(&s);
+    if (!(s.worst <= worst[0])) worst[0] = s.worst;
+    if (!(dl <= worst[1])) worst[1] = dl;
+    ok(rc == 0 && s.worst < TOLERANCE && dl < TOLERANCE && ds < 1e-5,
+        "%s: hidden %.1e, logits %.1e, sums %.1e", json_string_value(json_object_get(c, "name")),
+        s.worst, dl, ds);
+    free(logits);
+}
+
+static json_t *
+goldens(const char *model)
+{
+    char     path[256];
+    json_t  *j;
+
+    snprintf(path, sizeof(path), "t/data/goldens/glm-%s-random/forward.json", model);
+    j = json_load_file(path, 0, NULL);
+    if (j == NULL) {
+        snprintf(path, sizeof(path), "../shared/reference/goldens/glm-%s-random/forward.json",
+            model);
+        j = json_load_file(path, 0, NULL);
+    }
+    return j;
+}
+
+static void
+check_model(const char *model, int cut, int tp, int threads, const char *isa)
+{
+    char          name[64];
+    const char   *dir;
+    glm_model_t  *m;
+    json_t       *cases = goldens(model), *c;
+    double        worst[2] = { 0, 0 };
+    size_t        i;
+
+    snprintf(name, sizeof(name), "%s-tp%d", model, cut);
+    dir = model_dir(name);
+    if (dir == NULL || cases == NULL) {
+        skip(dir == NULL ? "the model has not been converted (make test does)" : "no goldens");
+        json_decref(cases);
+        return;
+    }
+    m = model_open(dir, tp, threads, isa);
+    if (ok(m != NULL, "%s loads on %d ranks", name, tp)) {
+        json_array_foreach(cases, i, c) {
+            /* plain C takes a while for the long cases */
+            if (isa != NULL && strcmp(isa, "plain") == 0
+                && json_array_size(json_object_get(c, "tokens")) > 64) continue;
+            check_case(m, c, worst);
+        }
+        diag("%s, %d ranks, %s: worst hidden %.2e, worst logit %.2e", name, tp,
+            glm_model_isa(m), worst[0], worst[1]);
+    }
+    glm_model_free(m);
+    json_decref(cases);
+}
+
+int
+main(void)
+{
+    static const int  tps[] = { 1, 2, 4 };
+
+    for (int i = 0; i < 3; i++) {
+        for (int k = 0; k < 3; k++) check_model("mini", tps[i], tps[k], 2, NULL);
+        for (int k = 0; k < 3 && i < 2; k++) check_model("tiny", tps[i], tps[k], 0, NULL);
+    }
+    check_model("mini", 1, 1, 1, "plain");
+    return tap_done();
+}
