@@ -183,11 +183,7 @@ glm_normalize(const glm_tokenizer_t *t, const char *s, size_t n, glm_text_t *out
 
     if (n == 0) return 0;       /* s may be NULL */
     end = s + n;
-    for (; s < end; s += step.used) {
-        next_step(t, s, (size_t) (end - s), &step);
-        if (step.len != 1 || *step.out != ' ') break;
-    }
-    if (s == end) return 0;
+    /* The prefix counts as a blank, so that blanks at the start vanish. */
     if (glm_text_add(out, GLM_TOK_SPACE, GLM_TOK_SPACE_LEN) != 0) return GLM_ENOMEM;
     for (; s < end; s += step.used) {
         next_step(t, s, (size_t) (end - s), &step);

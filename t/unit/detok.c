@@ -53,6 +53,15 @@ check_stream(const glm_tokenizer_t *t, const json_t *c, size_t at)
 }
 
 static void
+random_goldens(const glm_tokenizer_t *t, const char *path)
+{
+    json_t  *g = load_json(path);
+
+    check_decode(t, json_object_get(g, "cases"), path);
+    json_decref(g);
+}
+
+static void
 real_goldens(const glm_tokenizer_t *t)
 {
     int      good = 1;
@@ -320,9 +329,14 @@ main(void)
 {
     glm_tokenizer_t  *demo = load_demo(), *real = load_real();
 
-    if (real == NULL) skip(NO_REAL);
-    else real_goldens(real);
+    if (real == NULL) {
+        skip(NO_REAL);
+    } else {
+        real_goldens(real);
+        random_goldens(real, REAL_RANDOM);
+    }
     demo_goldens(demo);
+    random_goldens(demo, DEMO_RANDOM);
     random_streams(demo);
     spelled_words(demo);
     cut_answer(demo);

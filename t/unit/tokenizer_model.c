@@ -7,7 +7,7 @@
 #include "tokenizer_util.h"
 #include "utf8.h"
 
-#define NPIECES  11
+#define NPIECES  17
 
 /* A small model: what differs from a good one in a test. */
 typedef struct {
@@ -103,9 +103,10 @@ put_model(glm_text_t *t, const spec_t *spec)
         float        score;
         int          type;
     } good[NPIECES] = {
-        { "<unk>", 0, 2 }, { "<s>", 0, 3 }, { "</s>", 0, 3 }, { "<pad>", 0, 3 }, { "<n>", 0, 4 },
+        { "<unk>", 0, 2 }, { "<s>", 0, 3 }, { "</s>", 0, 3 }, { "<pad>", -40, 3 }, { "<n>", 0, 4 },
         { "\xE2\x96\x81", -2, 1 }, { "y", -3, 1 }, { "yy", -4, 1 }, { "\xE2\x96\x81y", -4.5f, 1 },
-        { "yyy", -20, 1 }, { "\xC3\xA9", -5, 1 },
+        { "yyy", -20, 1 }, { "\xC3\xA9", -5, 1 }, { "a", -14, 1 }, { "ab", -1, 1 },
+        { "bc", -14, 1 }, { "d", -20, 1 }, { "de", -1, 1 }, { "ef", -20, 1 },
     };
 
     for (i = 0; i < NPIECES; i++) {
@@ -124,7 +125,7 @@ put_model(glm_text_t *t, const spec_t *spec)
 }
 
 static const char  good_config[] = "{\"type\": \"icetk\", \"model_file\": \"small.model\", "
-    "\"image_tokens\": 100, \"num_text_tokens\": 11, \"unk_id\": 100}";
+    "\"image_tokens\": 100, \"num_text_tokens\": 17, \"unk_id\": 100}";
 
 static int
 load(glm_tokenizer_t **t, const glm_text_t *model, glm_err_t *err)
@@ -162,8 +163,11 @@ good_model(void)
     ok(gives(t, "yy", (int32_t[]) { 105, 107, -1 }), "the better of two ways: two pieces");
     ok(gives(t, "X", (int32_t[]) { 105, 107, -1 }), "the normaliser replaces");
     ok(gives(t, "X\nX", (int32_t[]) { 105, 107, 104, 107, -1 }), "the newline is a piece");
-    ok(gives(t, "\u00E9z", (int32_t[]) { 105, 110, 111 + 88 + 'z', -1 }),
+    ok(gives(t, "\u00E9z", (int32_t[]) { 105, 110, 117 + 88 + 'z', -1 }),
        "a character without a piece is its bytes");
+    /* a + bc = -28, ab + unknown = -31; d + ef = -40, de + unknown = -31 */
+    ok(gives(t, "abc", (int32_t[]) { 105, 111, 113, -1 }), "pieces win where they score more");
+    ok(gives(t, "def", (int32_t[]) { 105, 115, 117 + 88 + 'f', -1 }), "the unknown, where it does");
     glm_tokenizer_free(t);
     glm_text_free(&model);
 }
@@ -207,8 +211,8 @@ bad_pieces(void)
     refused(&(spec_t) { .s = "y", .at = 6, .score = -3, .type = 2 }, "piece 6 is the unknown");
     refused(&(spec_t) { .s = "<unk>", .at = 0, .score = 0, .type = 1 }, "is not the unknown");
     refused(&(spec_t) { .s = "<n>", .at = 4, .score = 0, .type = 1 }, "no user-defined piece <n>");
-    refused(&(spec_t) { .extra = 1 }, "has 12 pieces, tokenizer_config.json says 11");
-    refused(&(spec_t) { .extra = 344 }, "piece 19 is not <|tab|>");
+    refused(&(spec_t) { .extra = 1 }, "has 18 pieces, tokenizer_config.json says 17");
+    refused(&(spec_t) { .extra = 344 }, "piece 25 is not <|tab|>");
 }
 
 static void
@@ -236,6 +240,9 @@ bad_specs(void)
     refused(&(spec_t) { .spec = "\x0A\xFF\xFF\xFF\xFF\x0F", .spec_len = 6 }, "broken message");
     refused(&(spec_t) { .spec = "\x20\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\x01",
             .spec_len = 13 }, "broken message");
+    /* a length that would step back, and around for ever */
+    refused(&(spec_t) { .spec = "\x22\xF5\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\x01",
+            .spec_len = 11 }, "broken message");
     refused(&(spec_t) { .spec = "\x2D\x00\x00", .spec_len = 3 }, "broken message");
 }
 

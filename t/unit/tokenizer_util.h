@@ -19,6 +19,8 @@
 #endif
 #define REAL_CONFIG   "t/data/tokenizer/glm-130b/tokenizer_config.json"
 #define REAL_GOLDENS  "t/data/tokenizer/icetk-goldens.json"
+#define DEMO_RANDOM   "t/data/tokenizer/demo-random.json"
+#define REAL_RANDOM   "t/data/tokenizer/glm-130b-random.json"
 #define NO_REAL       "no ice_text.model (set GLM_ICE_TEXT_MODEL)"
 
 /* A whole file, NUL-terminated; NULL if it cannot be read. */
