@@ -1,0 +1,116 @@
+/*
+ * glm-convert: options and signals.  Exit status: 0 done, 1 failed with a
+ * line that says why, 2 wrong usage.
+ */
+#include <getopt.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "convert.h"
+
+static volatile sig_atomic_t  stopped;
+
+static const char  usage[] =
+    "usage: glm-convert [options] SRC DST\n"
+    "\n"
+    "Converts a checkpoint of the original GLM-130B code (SRC/latest and\n"
+    "SRC/<iteration>/mp_rank_NN_model_states.pt, any number of ranks, fp16,\n"
+    "bf16 or fp32) to a model directory DST for glm-engine.\n"
+    "\n"
+    "  --config FILE      config.json of the model [SRC/config.json];\n"
+    "                     \"glm-130b\" is that of the published model\n"
+    "  --tokenizer DIR    take the tokenizer's files from DIR [SRC]\n"
+    "  --shard-size SIZE  largest file, with suffix K, M or G (powers of 1000)\n"
+    "                     [5G]; a single tensor may be larger\n"
+    "  -f, --force        replace the model that is in DST\n"
+    "  -n, --dry-run      check names, shapes and types, write nothing\n"
+    "  -q, --quiet        errors only\n"
+    "  -h, --help         this text\n";
+
+
+static void
+on_signal(int sig)
+{
+    (void) sig;
+    stopped = 1;
+}
+
+
+static int
+parse_size(const char *text, uint64_t *out)
+{
+    char                *end;
+    unsigned long long   n, unit = 1;
+
+    if (*text < '0' || *text > '9') return -1;
+    n = strtoull(text, &end, 10);
+    if (*end == 'K' || *end == 'k') unit = 1000;
+    if (*end == 'M' || *end == 'm') unit = 1000000;
+    if (*end == 'G' || *end == 'g') unit = 1000000000;
+    if (unit > 1) end++;
+    if (*end != '\0' || n == 0 || n > 1000000000000000ull / unit) return -1;
+    *out = n * unit;
+    return 0;
+}
+
+
+static int
+bad_usage(const char *why)
+{
+    if (why != NULL) fprintf(stderr, "glm-convert: %s\n", why);
+    fprintf(stderr, "glm-convert: --help tells how it is used\n");
+    return 2;
+}
+
+
+/* 0, the exit status of a mistake, or -1 for help. */
+static int
+parse_options(int argc, char **argv, cv_options_t *opt)
+{
+    static const struct option  longs[] = {
+        { "config", required_argument, NULL, 'c' }, { "tokenizer", required_argument, NULL, 't' },
+        { "shard-size", required_argument, NULL, 's' }, { "force", no_argument, NULL, 'f' },
+        { "dry-run", no_argument, NULL, 'n' }, { "quiet", no_argument, NULL, 'q' },
+        { "help", no_argument, NULL, 'h' }, { NULL, 0, NULL, 0 }
+    };
+    int  c;
+
+    while ((c = getopt_long(argc, argv, "fnqh", longs, NULL)) != -1) {
+        switch (c) {
+        case 'c': opt->config = optarg; break;
+        case 't': opt->tokenizer = optarg; break;
+        case 'f': opt->force = 1; break;
+        case 'n': opt->dry_run = 1; break;
+        case 'q': opt->quiet = 1; break;
+        case 'h': return -1;
+        case 's':
+            if (parse_size(optarg, &opt->shard_bytes) == 0) break;
+            return bad_usage("--shard-size is not a size such as 5G");
+        default:
+            return bad_usage(NULL);
+        }
+    }
+    if (argc - optind != 2) return bad_usage("SRC and DST are needed, and nothing else");
+    opt->src = argv[optind];
+    opt->dst = argv[optind + 1];
+    return 0;
+}
+
+
+int
+main(int argc, char **argv)
+{
+    cv_options_t      opt = { .shard_bytes = CV_SHARD_BYTES, .stop = &stopped };
+    struct sigaction  sa = { .sa_handler = on_signal };
+    glm_err_t         err = { "" };
+    int               rc = parse_options(argc, argv, &opt);
+
+    if (rc < 0) return fputs(usage, stdout) < 0;
+    if (rc > 0) return rc;
+    sigaction(SIGINT, &sa, NULL);
+    sigaction(SIGTERM, &sa, NULL);
+    sigaction(SIGHUP, &sa, NULL);
+    if (cv_convert(&opt, &err) == 0) return 0;
+    fprintf(stderr, "glm-convert: %s\n", err.text[0] ? err.text : "failed");
+    return 1;
+}

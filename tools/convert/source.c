@@ -1,0 +1,260 @@
+/*
+ * source: finds and checks the files before a byte is written, so that what
+ * can be known to fail fails in the first second and not after an hour.
+ */
+#include <dirent.h>
+#include <errno.h>
+#include <limits.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "source.h"
+
+#define CV_RANK_FILE  "mp_rank_%02d_model_states.pt"
+
+
+/* dir/latest holds the name of the iteration's folder. */
+static int
+cv_read_latest(char *name, size_t size, const char *dir, glm_err_t *err)
+{
+    char    path[PATH_MAX], text[256];
+    FILE   *f;
+    size_t  n;
+
+    snprintf(path, sizeof(path), "%s/latest", dir);
+    f = fopen(path, "re");
+    if (f == NULL) {
+        return glm_fail(err, errno == ENOENT ? GLM_ENOENT : GLM_EIO, "%s: %s (a checkpoint has this "
+                        "file, with the iteration)", path, strerror(errno));
+    }
+    n = fread(text, 1, sizeof(text) - 1, f);
+    fclose(f);
+    while (n > 0 && strchr(" \t\r\n", text[n - 1]) != NULL) n--;
+    text[n] = '\0';
+    if (n == 0 || n >= size || text[0] == '.' || strpbrk(text, "/\r\n\t ") != NULL) {
+        return glm_fail(err, GLM_EFORMAT, "%s: not the name of a folder", path);
+    }
+    memcpy(name, text, n + 1);
+    return 0;
+}
+
+
+/* How many rank files there are; a gap in their numbers is a missing file. */
+static int
+cv_count_ranks(const char *dir, int *ranks, glm_err_t *err)
+{
+    char            name[64], seen[CV_MAX_RANKS] = { 0 };
+    DIR            *d = opendir(dir);
+    struct dirent  *e;
+    int             i, n, last = -1;
+
+    if (d == NULL) {
+        return glm_fail(err, errno == ENOENT ? GLM_ENOENT : GLM_EIO, "%s: %s", dir,
+                        strerror(errno));
+    }
+    while ((e = readdir(d)) != NULL) {
+        if (sscanf(e->d_name, "mp_rank_%2d_", &n) != 1 || n < 0) continue;
+        snprintf(name, sizeof(name), CV_RANK_FILE, n);
+        if (strcmp(name, e->d_name) != 0) continue;
+        seen[n] = 1;
+        if (n > last) last = n;
+    }
+    closedir(d);
+    if (last < 0) {
+        return glm_fail(err, GLM_ENOENT, "%s: no " CV_RANK_FILE " in it", dir, 0);
+    }
+    for (i = 0; i < last; i++) {
+        if (!seen[i]) {
+            return glm_fail(err, GLM_ENOENT, "%s/" CV_RANK_FILE ": missing, but rank %d is there",
+                            dir, i, last);
+        }
+    }
+    *ranks = last + 1;
+    return 0;
+}
+
+
+static void
+cv_shape_text(char *out, size_t size, int ndim, const int64_t *dim)
+{
+    int     i;
+    size_t  n = 0;
+
+    n += (size_t) snprintf(out, size, "[");
+    for (i = 0; i < ndim && n < size; i++) {
+        n += (size_t) snprintf(out + n, size - n, "%s%lld", i ? ", " : "", (long long) dim[i]);
+    }
+    if (n < size) snprintf(out + n, size - n, "]");
+}
+
+
+/*
+ * The last ranks can be missing without a gap.  The embedding and the fused
+ * projection of rank 0 both say into how many parts the model was cut.
+ */
+static int
+cv_check_degree(const cv_source_t *s, const char *dir, const glm_config_t *cfg, glm_err_t *err)
+{
+    pt_tensor_t  *e = pt_find(s->rank[0], CV_PREFIX "word_embeddings.weight");
+    pt_tensor_t  *q = pt_find(s->rank[0], CV_PREFIX "layers.0.attention.query_key_value.weight");
+    int64_t       parts;
+
+    if (e == NULL || q == NULL || e->t->ndim != 2 || q->t->ndim != 2 || e->t->dim[0] <= 0) return 0;
+    parts = cfg->vocab / e->t->dim[0];
+    if (parts == s->ranks || parts < 1 || cfg->vocab % e->t->dim[0] != 0
+        || q->t->dim[0] * parts != 3 * (int64_t) cfg->hidden)
+    {
+        return 0;
+    }
+    if (parts > s->ranks) {
+        return glm_fail(err, GLM_ENOENT, "%s/" CV_RANK_FILE ": missing: the tensors are cut for %d "
+                        "ranks, and there are %d", dir, s->ranks, (int) parts, s->ranks);
+    }
+    return glm_fail(err, GLM_EFORMAT, "%s: the tensors are cut for %d ranks, but there are %d rank "
+                    "files", dir, (int) parts, s->ranks);
+}
+
+
+static int
+cv_check_dtype(pt_file_t *f, const pt_tensor_t *t, glm_err_t *err)
+{
+    char        scale[300];
+    pt_dtype_t  dtype = t->t->storage->dtype;
+
+    snprintf(scale, sizeof(scale), "%s_scale", t->name);
+    if (dtype == PT_CHAR || pt_find(f, scale) != NULL) {
+        return glm_fail(err, GLM_EINVAL, "%s: %s is quantised; only fp16, bf16 and fp32 checkpoints "
+                        "are converted: start from the unquantised one", pt_path(f), t->name);
+    }
+    if (dtype != PT_HALF && dtype != PT_FLOAT && dtype != PT_BFLOAT16) {
+        return glm_fail(err, GLM_EFORMAT, "%s: %s is %s; only fp16, bf16 and fp32 are converted",
+                        pt_path(f), t->name, pt_dtype_name(dtype));
+    }
+    return 0;
+}
+
+
+static int
+cv_check_tensor(const cv_source_t *s, int rank, const cv_item_t *item, glm_err_t *err)
+{
+    pt_file_t    *f = s->rank[rank];
+    pt_tensor_t  *t;
+    char          name[128], has[256], wants[64];
+    int64_t       dim[2];
+    int           rc;
+
+    snprintf(name, sizeof(name), CV_PREFIX "%s", item->name);
+    t = pt_find(f, name);
+    if (t == NULL) return glm_fail(err, GLM_ENOENT, "%s: %s is missing", pt_path(f), name);
+    t->used = 1;
+    if ((rc = cv_check_dtype(f, t, err)) != 0) return rc;
+    cv_part_dims(item, s->ranks, dim);
+    if (t->t->ndim != item->ndim || t->t->dim[0] != dim[0]
+        || (item->ndim == 2 && t->t->dim[1] != dim[1]))
+    {
+        cv_shape_text(has, sizeof(has), t->t->ndim, t->t->dim);
+        cv_shape_text(wants, sizeof(wants), item->ndim, dim);
+        return glm_fail(err, GLM_EFORMAT, "%s: %s has the shape %s, the configuration asks for %s "
+                        "(rank %d of %d)", pt_path(f), name, has, wants, rank, s->ranks);
+    }
+    return 0;
+}
+
+
+static int
+cv_open_ranks(cv_source_t *s, const char *dir, int ranks, glm_err_t *err)
+{
+    char  path[PATH_MAX];
+    int   rc;
+
+    while (s->ranks < ranks) {
+        if ((size_t) snprintf(path, sizeof(path), "%s/" CV_RANK_FILE, dir, s->ranks)
+            >= sizeof(path))
+        {
+            return glm_fail(err, GLM_EINVAL, "%.64s...: path is too long", dir);
+        }
+        if ((rc = pt_open(&s->rank[s->ranks], path, err)) != 0) return rc;
+        s->ranks++;
+    }
+    return 0;
+}
+
+
+static int
+cv_check_all(const cv_source_t *s, const glm_config_t *cfg, glm_err_t *err)
+{
+    cv_item_t  item;
+    size_t     i;
+    int        r, rc;
+
+    for (i = 0; i < cv_plan_count(cfg); i++) {
+        cv_plan_at(cfg, i, &item);
+        for (r = 0; r < s->ranks; r++) {
+            if ((rc = cv_check_tensor(s, r, &item, err)) != 0) return rc;
+        }
+    }
+    return 0;
+}
+
+
+int
+cv_source_open(cv_source_t *s, const char *dir, const glm_config_t *cfg, glm_err_t *err)
+{
+    char  iteration[64], path[PATH_MAX];
+    int   rc, ranks = 0;
+
+    memset(s, 0, sizeof(*s));
+    if (strlen(dir) + 64 >= sizeof(path) - 64) {
+        return glm_fail(err, GLM_EINVAL, "%.64s...: path is too long", dir);
+    }
+    if ((rc = cv_read_latest(iteration, sizeof(iteration), dir, err)) != 0) return rc;
+    snprintf(path, sizeof(path), "%s/%s", dir, iteration);
+    rc = cv_count_ranks(path, &ranks, err);
+    if (rc == 0) rc = cv_open_ranks(s, path, ranks, err);
+    if (rc == 0) rc = cv_check_degree(s, path, cfg, err);
+    if (rc == 0) rc = cv_plan_divides(cfg, ranks, err);
+    if (rc == 0) rc = cv_check_all(s, cfg, err);
+    if (rc != 0) cv_source_close(s);
+    return rc;
+}
+
+
+void
+cv_source_close(cv_source_t *s)
+{
+    while (s->ranks > 0) pt_close(s->rank[--s->ranks]);
+}
+
+
+/* The rotary table is computed, never loaded; its tensors are no surprise. */
+static int
+cv_is_rotary(const char *name)
+{
+    size_t  n = strlen(name), m = strlen("inv_freq");
+
+    return n >= m && strcmp(name + n - m, "inv_freq") == 0;
+}
+
+
+void
+cv_source_unused(cv_source_t *s, void (*say)(const char *line))
+{
+    char          line[512];
+    pt_tensor_t  *t;
+    size_t        i;
+    int           r;
+
+    for (r = 0; r < s->ranks; r++) {
+        for (i = 0; (t = pt_at(s->rank[r], i)) != NULL; i++) {
+            if (t->used || cv_is_rotary(t->name)) continue;
+            if (r > 0 && pt_find(s->rank[0], t->name) != NULL) continue;
+            snprintf(line, sizeof(line), "skipped: unknown tensor %s", t->name);
+            say(line);
+        }
+    }
+    if (s->ranks > 0 && pt_others(s->rank[0])[0] != '\0') {
+        snprintf(line, sizeof(line), "skipped: no tensors of the model: %s",
+                 pt_others(s->rank[0]));
+        say(line);
+    }
+}

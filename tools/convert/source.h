@@ -1,0 +1,28 @@
+/*
+ * source: a checkpoint directory of the original: `latest`, and the files of
+ * all ranks of one iteration, open and checked against the configuration.
+ */
+#ifndef GLM_CV_SOURCE_H
+#define GLM_CV_SOURCE_H
+
+#include "plan.h"
+#include "pt.h"
+
+#define CV_MAX_RANKS  100     /* two digits in the file names */
+
+typedef struct {
+    pt_file_t  *rank[CV_MAX_RANKS];
+    int         ranks;
+} cv_source_t;
+
+/*
+ * Opens every rank file and checks that each has every tensor of cfg in the
+ * shape of its part; the error names file, tensor and both shapes.
+ */
+int cv_source_open(cv_source_t *s, const char *dir, const glm_config_t *cfg, glm_err_t *err);
+void cv_source_close(cv_source_t *s);
+
+/* Calls say() with a line for each thing in the files that no one needs. */
+void cv_source_unused(cv_source_t *s, void (*say)(const char *line));
+
+#endif
