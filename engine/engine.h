@@ -19,6 +19,8 @@
 #include "sampler.h"
 #include "tokenizer.h"
 
+#define GLM_MAX_CHOICES  1024
+
 typedef struct glm_engine_s  glm_engine_t;
 typedef struct glm_req_s     glm_req_t;
 
@@ -116,7 +118,9 @@ typedef struct {
     void (*done)(glm_req_t *r, const glm_done_t *d);
     void (*error)(glm_req_t *r, const glm_refusal_t *e);
     void (*flush)(void *arg);          /* after each step or worker job: time to
-                                          wake whoever reads the above */
+                                          wake whoever reads the above; may come
+                                          after the done or error of a request, so
+                                          arg outlives the engine.  Or NULL */
     void  *flush_arg;
 } glm_sink_t;
 
@@ -134,7 +138,8 @@ struct glm_req_s {
     int                   add_special; /* add mask and eos as generate.py does */
     glm_mode_t            mode;
 
-    int32_t               n;           /* choices; 1 for now */
+    int32_t               n;           /* choices, 1 .. GLM_MAX_CHOICES; as many run
+                                          at once as rows and pages allow */
     int32_t               max_tokens;  /* >= 0; -1: what the context leaves */
     int32_t               ignore_eos;
     glm_sample_t          sample;      /* temperature, top_k, top_p, min_p, seed,
@@ -154,6 +159,11 @@ struct glm_req_s {
     atomic_int            go;
 
     void                 *priv;        /* the engine's; NULL at submit */
+    struct {
+        glm_req_t  *next;
+        uint64_t    serial, t_submit;
+        int         late;              /* came after drain or stop began */
+    } link;                            /* the engine's; needs no value at submit */
 };
 
 typedef struct {
@@ -164,6 +174,8 @@ typedef struct {
     int64_t      kv_tokens;            /* --kv-tokens; 0: a default */
     int32_t      max_queue;            /* requests accepted and waiting */
     int          tokenizer_threads;
+    int64_t      prefill_budget;       /* tokens x layers of context computed between
+                                          two decode steps; 0: what takes some 20 ms */
 } glm_engine_opts_t;
 
 /* Loads the model and starts the threads; flush is called without a request,
@@ -204,6 +216,7 @@ typedef struct {
     uint32_t  kv_pages_total, kv_pages_used;
     uint32_t  draining;
     uint64_t  requests, accepted, refused;
+    /* Choices, by how they ended; all that a failed request left open are errors. */
     uint64_t  finished_stop, finished_length, finished_cancel, finished_error;
     uint64_t  prompt_tokens, generated_tokens;
     uint64_t  steps, prefills, rows;

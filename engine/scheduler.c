@@ -1,0 +1,401 @@
+/*
+ * scheduler: the life of a job: queue, admission, end.  What a step computes is in
+ * scheduler_step.c.
+ */
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "scheduler.h"
+
+uint64_t
+glm_now(void)
+{
+    struct timespec  t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t) t.tv_sec * 1000000000u + (uint64_t) t.tv_nsec;
+}
+
+int
+glm_sched_init(glm_sched_t *s, int32_t kv_pages, glm_err_t *err)
+{
+    size_t  n = (size_t) s->max_rows;
+
+    TAILQ_INIT(&s->queue);
+    TAILQ_INIT(&s->run);
+    TAILQ_INIT(&s->ended);
+    TAILQ_INIT(&s->lanes);
+    s->next_deadline = UINT64_MAX;
+    s->rows = calloc(n, sizeof(*s->rows));
+    s->row_seq = calloc(n, sizeof(*s->row_seq));
+    s->row_job = calloc(n, sizeof(*s->row_job));
+    s->out = calloc(n, sizeof(*s->out));
+    if (s->rows == NULL || s->row_seq == NULL || s->row_job == NULL || s->out == NULL
+        || glm_kv_init(&s->kv, kv_pages) != 0)
+        return glm_fail(err, GLM_ENOMEM, "no memory for a step of %zu rows", n);
+    return 0;
+}
+
+void
+glm_sched_destroy(glm_sched_t *s)
+{
+    free(s->rows);
+    free(s->row_seq);
+    free(s->row_job);
+    free(s->out);
+    glm_kv_destroy(&s->kv);
+}
+
+/* ---- who has heard something ---- */
+
+void
+glm_sched_wake(glm_sched_t *s)
+{
+    for (int i = 0; i < s->nwake; i++) s->wake[i].flush(s->wake[i].arg);
+    s->nwake = 0;
+}
+
+void
+glm_sched_touch(glm_sched_t *s, const glm_job_t *j)
+{
+    glm_wake_t  w = { j->r->sink->flush, j->r->sink->flush_arg };
+
+    if (w.flush == NULL) return;
+    for (int i = s->nwake - 1; i >= 0; i--)
+        if (s->wake[i].flush == w.flush && s->wake[i].arg == w.arg) return;
+    if (s->nwake == GLM_SCHED_SINKS) glm_sched_wake(s);
+    s->wake[s->nwake++] = w;
+}
+
+/* ---- ends ---- */
+
+/* Out of every list, pages back; freed when the step is over, as its rows may
+ * still point here.  The owner is told by the caller, before. */
+void
+glm_sched_end(glm_sched_t *s, glm_job_t *j)
+{
+    for (int32_t i = 0; i < j->width; i++) {
+        glm_seq_t  *q = &j->lane[i];
+
+        if (q->running) TAILQ_REMOVE(&s->lanes, q, link);
+        q->running = 0;
+        glm_table_clear(&s->kv, &q->table);
+    }
+    if (s->prefilling == j) s->prefilling = NULL;
+    if (j->admitted) {
+        TAILQ_REMOVE(&s->run, j, link);
+        s->nrun--;
+    } else {
+        TAILQ_REMOVE(&s->queue, j, link);
+        s->nqueue--;
+    }
+    j->r = NULL;
+    TAILQ_INSERT_TAIL(&s->ended, j, link);
+    atomic_fetch_sub(s->live, 1);
+}
+
+static void
+free_ended(glm_sched_t *s)
+{
+    glm_job_t  *j;
+
+    while ((j = TAILQ_FIRST(&s->ended)) != NULL) {
+        TAILQ_REMOVE(&s->ended, j, link);
+        glm_job_free(j);
+    }
+}
+
+void
+glm_sched_fail(glm_sched_t *s, glm_job_t *j, const glm_refusal_t *why)
+{
+    s->st.finished_error += (uint64_t) (j->r->n - j->nfinished);
+    glm_sched_touch(s, j);
+    glm_job_error(j, why);
+    glm_sched_end(s, j);
+}
+
+/* Every choice that is not finished hears so: the running ones, then the rest. */
+static void
+cancel(glm_sched_t *s, glm_job_t *j, uint64_t now)
+{
+    s->st.finished_cancel += (uint64_t) (j->r->n - j->nfinished);
+    glm_sched_touch(s, j);
+    for (int32_t i = 0; i < j->width; i++) {
+        const glm_seq_t  *q = &j->lane[i];
+
+        if (q->running)
+            glm_seq_finish(j, (int32_t) q->sample.choice, (int32_t) q->sample.ntokens,
+                           GLM_FINISH_CANCEL);
+    }
+    for (int32_t k = j->next_choice; k < j->r->n; k++) glm_seq_finish(j, k, 0, GLM_FINISH_CANCEL);
+    glm_job_done(j, 1, now);
+    glm_sched_end(s, j);
+}
+
+static void
+sweep(glm_sched_t *s, glm_jobs_t *list, uint64_t now)
+{
+    glm_job_t  *j, *next;
+
+    for (j = TAILQ_FIRST(list); j != NULL; j = next) {
+        next = TAILQ_NEXT(j, link);
+        if (atomic_load(&j->r->cancel)) cancel(s, j, now);
+    }
+}
+
+void
+glm_sched_sweep(glm_sched_t *s, uint64_t now)
+{
+    sweep(s, &s->queue, now);
+    sweep(s, &s->run, now);
+    free_ended(s);
+}
+
+void
+glm_sched_abort(glm_sched_t *s, const glm_refusal_t *why)
+{
+    glm_job_t  *j;
+
+    while ((j = TAILQ_FIRST(&s->queue)) != NULL) glm_sched_fail(s, j, why);
+    while ((j = TAILQ_FIRST(&s->run)) != NULL) glm_sched_fail(s, j, why);
+    free_ended(s);
+}
+
+/* ---- queue ---- */
+
+static int
+late(const glm_job_t *j, uint64_t now)
+{
+    return j->r->deadline != 0 && j->r->deadline <= now;
+}
+
+static void
+too_late(glm_refusal_t *no)
+{
+    glm_refuse(no, 504, "deadline_exceeded", "",
+               "The server could not start this request in time.");
+}
+
+static void
+expire(glm_sched_t *s, uint64_t now)
+{
+    glm_refusal_t  no;
+    glm_job_t     *j, *next;
+
+    if (now < s->next_deadline) return;
+    s->next_deadline = UINT64_MAX;
+    too_late(&no);
+    for (j = TAILQ_FIRST(&s->queue); j != NULL; j = next) {
+        next = TAILQ_NEXT(j, link);
+        if (late(j, now)) glm_sched_fail(s, j, &no);
+        else if (j->r->deadline != 0 && j->r->deadline < s->next_deadline)
+            s->next_deadline = j->r->deadline;
+    }
+}
+
+int
+glm_job_paused(const glm_job_t *j)
+{
+    return atomic_load_explicit(&j->r->paused, memory_order_relaxed);
+}
+
+static int
+held(const glm_job_t *j)
+{
+    return j->r->hold && !atomic_load(&j->r->go);
+}
+
+/* Rows that admitted requests will want, paused ones left out. */
+static int64_t
+wanted(const glm_sched_t *s)
+{
+    const glm_job_t  *j;
+    int64_t           n = 0;
+
+    TAILQ_FOREACH(j, &s->run, link) {
+        int32_t  left = j->r->n - j->nfinished;
+
+        if (!glm_job_paused(j)) n += left < j->width ? left : j->width;
+    }
+    return n;
+}
+
+static int
+fits(const glm_sched_t *s, const glm_job_t *j)
+{
+    return j->width == 0 || (j->npages <= s->kv.nfree && wanted(s) < s->max_seqs);
+}
+
+/* Enough pages are free. */
+static void
+reserve(glm_sched_t *s, glm_job_t *j)
+{
+    int32_t  shared = j->nshared / GLM_KV_PAGE;
+    int32_t  n = glm_kv_pages((int64_t) j->nshared + j->prompt.max_tokens);
+
+    glm_table_grow(&s->kv, &j->lane[0].table, n);
+    for (int32_t i = 1; i < j->width; i++)
+        glm_table_fork(&s->kv, &j->lane[i].table, &j->lane[0].table, shared, n);
+}
+
+/* max_tokens 0: every choice is at its limit already. */
+static void
+finish_empty(glm_sched_t *s, glm_job_t *j, uint64_t now)
+{
+    glm_sched_touch(s, j);
+    for (int32_t k = 0; k < j->r->n; k++) glm_seq_finish(j, k, 0, GLM_FINISH_LENGTH);
+    s->st.finished_length += (uint64_t) j->r->n;
+    glm_job_done(j, 0, now);
+    glm_sched_end(s, j);
+}
+
+static void
+admit_job(glm_sched_t *s, glm_job_t *j, uint64_t now)
+{
+    j->t_admit = now;
+    s->st.prompt_tokens += (uint64_t) j->prompt.prompt_tokens;
+    if (j->width == 0) {
+        finish_empty(s, j, now);
+        return;
+    }
+    TAILQ_REMOVE(&s->queue, j, link);
+    s->nqueue--;
+    TAILQ_INSERT_TAIL(&s->run, j, link);
+    s->nrun++;
+    j->admitted = 1;
+    reserve(s, j);
+}
+
+/* In order of arrival; the first that does not fit stops those behind it, so that
+ * it cannot starve.  Held ones are passed by. */
+static void
+admit(glm_sched_t *s, uint64_t now)
+{
+    glm_job_t  *j, *next;
+
+    for (j = TAILQ_FIRST(&s->queue); j != NULL; j = next) {
+        next = TAILQ_NEXT(j, link);
+        if (held(j)) continue;
+        if (!fits(s, j)) break;
+        admit_job(s, j, now);
+    }
+}
+
+static void
+enqueue(glm_sched_t *s, glm_job_t *j)
+{
+    glm_job_t  *before = TAILQ_LAST(&s->queue, glm_jobs_s);
+
+    /* Tokenizer workers may finish in another order than they began. */
+    while (before != NULL && before->r->link.serial > j->r->link.serial)
+        before = TAILQ_PREV(before, glm_jobs_s, link);
+    if (before != NULL) TAILQ_INSERT_AFTER(&s->queue, before, j, link);
+    else TAILQ_INSERT_HEAD(&s->queue, j, link);
+    s->nqueue++;
+
+    if (j->r->deadline != 0 && j->r->deadline < s->next_deadline)
+        s->next_deadline = j->r->deadline;
+}
+
+static void
+refuse(glm_sched_t *s, glm_job_t *j, const glm_refusal_t *no)
+{
+    s->st.refused++;
+    glm_sched_touch(s, j);
+    glm_job_error(j, no);
+    glm_job_free(j);
+    atomic_fetch_sub(s->live, 1);
+}
+
+static void
+refuse_late(glm_sched_t *s, glm_job_t *j)
+{
+    glm_refusal_t  no;
+
+    too_late(&no);
+    refuse(s, j, &no);
+}
+
+static void
+refuse_full(glm_sched_t *s, glm_job_t *j)
+{
+    glm_refusal_t  no;
+
+    glm_refuse(&no, 503, "server_is_overloaded", "",
+               "The server is overloaded: %d requests are waiting, and it takes %d.",
+               s->nqueue, s->max_queue);
+    no.limit = s->max_queue;
+    no.value = s->nqueue;
+    no.retry_after = 1;
+    refuse(s, j, &no);
+}
+
+/* Would it run at once? */
+static int
+at_once(const glm_sched_t *s, const glm_job_t *j)
+{
+    const glm_job_t  *w;
+
+    if (held(j) || !fits(s, j)) return 0;
+    TAILQ_FOREACH(w, &s->queue, link)
+        if (!held(w)) return 0;
+    return 1;
+}
+
+void
+glm_sched_arrive(glm_sched_t *s, glm_job_t *j, uint64_t now)
+{
+    int32_t  depth;
+
+    if (atomic_load(&j->r->cancel)) {
+        glm_sched_touch(s, j);
+        glm_job_done(j, 1, now);
+        glm_job_free(j);
+        atomic_fetch_sub(s->live, 1);
+        return;
+    }
+    expire(s, now);
+    if (late(j, now)) {
+        refuse_late(s, j);
+        return;
+    }
+    if (s->nqueue >= s->max_queue) admit(s, now);
+    if (s->nqueue >= s->max_queue && !at_once(s, j)) {
+        refuse_full(s, j);
+        free_ended(s);
+        return;
+    }
+    depth = s->nqueue;
+    s->st.accepted++;
+    enqueue(s, j);
+    glm_sched_touch(s, j);
+    glm_job_accept(j, depth);
+    admit(s, now);
+    free_ended(s);
+}
+
+int
+glm_sched_step(glm_sched_t *s, uint64_t now)
+{
+    int  worked;
+
+    expire(s, now);
+    admit(s, now);
+    worked = glm_sched_compute(s);
+    free_ended(s);
+    return worked;
+}
+
+void
+glm_sched_gauges(glm_sched_t *s)
+{
+    const glm_job_t  *j;
+
+    s->st.running = (uint32_t) s->nrun;
+    s->st.waiting = (uint32_t) s->nqueue;
+    s->st.paused = 0;
+    TAILQ_FOREACH(j, &s->run, link) s->st.paused += (uint32_t) (glm_job_paused(j) != 0);
+    s->st.kv_pages_total = (uint32_t) s->kv.total;
+    s->st.kv_pages_used = (uint32_t) (s->kv.total - s->kv.nfree);
+}

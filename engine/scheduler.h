@@ -1,0 +1,86 @@
+/*
+ * scheduler: which requests run, and what each step computes.  Continuous batching:
+ * between any two steps requests join and leave.  Admission is first come, first
+ * served and reserves every page a request can need, so what is admitted always
+ * finishes.  Owns the queue, the pages and the step's buffers; knows no thread,
+ * lock or wire.  Step thread only; time comes in as an argument where it matters.
+ */
+#ifndef GLM_SCHEDULER_H
+#define GLM_SCHEDULER_H
+
+#include <stdatomic.h>
+
+#include "seq.h"
+
+#define GLM_SCHED_SINKS  64
+
+/* Who is to be woken after this step. */
+typedef struct {
+    void (*flush)(void *arg);
+    void  *arg;
+} glm_wake_t;
+
+typedef struct {
+    glm_model_t          *model;
+    const glm_config_t   *cfg;
+    int32_t               max_seqs;    /* choices in a step */
+    int32_t               max_rows;    /* rows in a step: theirs and those of
+                                          causal prompts */
+    int32_t               max_queue;
+    int64_t               budget;      /* tokens x layers a slice; 0: adapt */
+
+    glm_kv_t              kv;
+    glm_jobs_t            queue;       /* accepted, by arrival */
+    glm_jobs_t            run;         /* admitted, by arrival */
+    glm_jobs_t            ended;       /* to be freed before the step returns */
+    glm_seqs_t            lanes;       /* running choices, next to be served first */
+    int32_t               nqueue, nrun;
+    uint64_t              next_deadline;   /* no queued one is earlier; or UINT64_MAX */
+    glm_job_t            *prefilling;  /* whose context is half computed */
+    double                cost;        /* ns a token x layer of a context, smoothed */
+
+    glm_row_t            *rows;        /* (max_rows) of the step being made */
+    glm_seq_t           **row_seq;     /* (max_rows) NULL: a prompt's row */
+    glm_job_t           **row_job;     /* (max_rows) */
+    glm_sampled_t        *out;         /* (max_rows) */
+
+    glm_wake_t            wake[GLM_SCHED_SINKS];
+    int                   nwake;
+    atomic_int           *live;        /* requests not ended, counted down here */
+    glm_engine_stats_t    st;          /* what this thread counts */
+} glm_sched_t;
+
+/* The caller fills model .. budget and live first.  kv_pages as the model has. */
+int glm_sched_init(glm_sched_t *s, int32_t kv_pages, glm_err_t *err);
+void glm_sched_destroy(glm_sched_t *s);
+
+/* A job that its owner has not heard about: accepted, or refused.  Takes it over. */
+void glm_sched_arrive(glm_sched_t *s, glm_job_t *j, uint64_t now);
+
+/* Ends what was cancelled. */
+void glm_sched_sweep(glm_sched_t *s, uint64_t now);
+
+/* Admits, computes one step and reports it.  0: there was nothing to compute, and
+ * will not be before an event or next_deadline. */
+int glm_sched_step(glm_sched_t *s, uint64_t now);
+
+/* Ends everything with an error. */
+void glm_sched_abort(glm_sched_t *s, const glm_refusal_t *why);
+
+/* Calls the flush of whoever heard something since the last time. */
+void glm_sched_wake(glm_sched_t *s);
+
+/* Fills the gauges of s->st. */
+void glm_sched_gauges(glm_sched_t *s);
+
+/* ns, CLOCK_MONOTONIC */
+uint64_t glm_now(void);
+
+/* Between scheduler.c and scheduler_step.c. */
+void glm_sched_end(glm_sched_t *s, glm_job_t *j);
+void glm_sched_fail(glm_sched_t *s, glm_job_t *j, const glm_refusal_t *why);
+void glm_sched_touch(glm_sched_t *s, const glm_job_t *j);
+int glm_sched_compute(glm_sched_t *s);
+int glm_job_paused(const glm_job_t *j);
+
+#endif

@@ -1,0 +1,293 @@
+/*
+ * scheduler_step: one step.  A slice of a context's layers, or several whole short
+ * contexts; then one row for every running choice, filled up with rows of causal
+ * prompts.  So nobody's next token waits for more than a slice.
+ */
+#include <string.h>
+
+#include "scheduler.h"
+
+#define SLICE_NS        20e6       /* a context may hold the streams up this long */
+#define FIRST_COST      20000.0    /* ns a token x layer, before one was measured */
+#define MIN_CAUSAL_ROWS 16
+
+static int64_t
+budget(const glm_sched_t *s)
+{
+    return s->budget > 0 ? s->budget
+                         : (int64_t) (SLICE_NS / (s->cost > 0 ? s->cost : FIRST_COST)) + 1;
+}
+
+static void
+fail_job(glm_sched_t *s, glm_job_t *j, const char *text)
+{
+    glm_refusal_t  no;
+
+    glm_refuse(&no, 500, "", "", "%s", text);
+    glm_sched_fail(s, j, &no);
+}
+
+/* ---- contexts ---- */
+
+static int
+has_context_left(const glm_sched_t *s, const glm_job_t *j)
+{
+    return j->prompt.ncontext > 0 && j->layer < s->cfg->layers;
+}
+
+/* The one half done, or the oldest not begun. */
+static glm_job_t *
+next_context(const glm_sched_t *s)
+{
+    glm_job_t  *j;
+
+    if (s->prefilling != NULL) return s->prefilling;
+    TAILQ_FOREACH(j, &s->run, link)
+        if (has_context_left(s, j)) return j;
+    return NULL;
+}
+
+static int
+compute_slice(glm_sched_t *s, glm_job_t *j, int last)
+{
+    const glm_prompt_t  *p = &j->prompt;
+    uint64_t             t = glm_now();
+    double               cost;
+    int                  rc = glm_model_prefill(s->model, p->ids, p->ncontext,
+                                                j->lane[0].table.page, j->layer, last, NULL);
+
+    if (rc != 0) return rc;
+    cost = (double) (glm_now() - t) / ((double) p->ncontext * (last - j->layer));
+    s->cost = s->cost > 0 ? 0.8 * s->cost + 0.2 * cost : cost;
+
+    j->layer = last;
+    s->prefilling = last < s->cfg->layers ? j : NULL;
+    if (s->prefilling == NULL) {
+        j->nready = p->ncontext;
+        s->st.prefills++;
+    }
+    return 0;
+}
+
+/* Slices worth the budget, at least one layer.  Returns whether there were any. */
+static int
+compute_contexts(glm_sched_t *s)
+{
+    int64_t     left = budget(s);
+    int         worked = 0;
+    glm_job_t  *j;
+
+    while (left > 0 && (j = next_context(s)) != NULL) {
+        int64_t  n = left / j->prompt.ncontext;
+        int      last;
+
+        /* A further context that does not fit what is left waits for its turn. */
+        if (n < 1 && worked) break;
+        if (n < 1) n = 1;
+        last = n < s->cfg->layers - j->layer ? j->layer + (int) n : s->cfg->layers;
+        left -= (int64_t) (last - j->layer) * j->prompt.ncontext;
+        worked = 1;
+        if (compute_slice(s, j, last) != 0) fail_job(s, j, "Computing the prompt failed.");
+    }
+    return worked;
+}
+
+/* ---- lanes ---- */
+
+/* Copies what the context has in the last page, which it does not fill.  Lane 0
+ * has it: its own choices write behind the context, and it is given up only when
+ * no choice is left to start. */
+static int
+fork_page(glm_sched_t *s, glm_job_t *j, glm_seq_t *q)
+{
+    int32_t  page = j->nshared / GLM_KV_PAGE;
+
+    if (q->forked || q == &j->lane[0] || j->nshared % GLM_KV_PAGE == 0) return 0;
+    q->forked = 1;
+    return glm_model_copy_page(s->model, q->table.page[page], j->lane[0].table.page[page]);
+}
+
+static int
+start_choice(glm_sched_t *s, glm_job_t *j, glm_seq_t *q)
+{
+    int  rc = fork_page(s, j, q);
+
+    if (rc != 0) {
+        fail_job(s, j, "Copying the prompt's KV cache failed.");
+        return rc;
+    }
+    glm_seq_start(q);
+    TAILQ_INSERT_TAIL(&s->lanes, q, link);
+    return 0;
+}
+
+static int32_t
+active_lanes(const glm_sched_t *s)
+{
+    const glm_seq_t  *q;
+    int32_t           n = 0;
+
+    TAILQ_FOREACH(q, &s->lanes, link) n += !glm_job_paused(q->job);
+    return n;
+}
+
+/* Starts choices in idle lanes while there are rows for them. */
+static void
+start_choices(glm_sched_t *s)
+{
+    int32_t     active = active_lanes(s);
+    glm_job_t  *j, *next;
+
+    for (j = TAILQ_FIRST(&s->run); j != NULL && active < s->max_seqs; j = next) {
+        next = TAILQ_NEXT(j, link);
+        if (!glm_job_ready(j) || glm_job_paused(j)) continue;
+
+        for (int32_t i = 0; i < j->width && active < s->max_seqs; i++) {
+            if (j->next_choice == j->r->n) break;
+            if (j->lane[i].running) continue;
+            if (start_choice(s, j, &j->lane[i]) != 0) break;
+            active++;
+        }
+    }
+}
+
+/* Once every choice has begun, an idle lane will not be used again. */
+static void
+release_idle(glm_sched_t *s, glm_job_t *j)
+{
+    if (j->next_choice < j->r->n) return;
+    for (int32_t i = 0; i < j->width; i++)
+        if (!j->lane[i].running) glm_table_clear(&s->kv, &j->lane[i].table);
+}
+
+/* ---- rows ---- */
+
+static int32_t
+position(const glm_job_t *j, int32_t slot)
+{
+    return slot >= j->prompt.ncontext && j->prompt.frozen >= 0 ? j->prompt.frozen : slot;
+}
+
+static void
+set_row(glm_sched_t *s, int32_t i, glm_job_t *j, glm_seq_t *q, int32_t token, int32_t slot)
+{
+    const glm_seq_t  *owner = q != NULL ? q : &j->lane[0];
+
+    s->row_job[i] = j;
+    s->row_seq[i] = q;
+    s->rows[i] = (glm_row_t) {
+        .token = token, .position = position(j, slot), .slot = slot,
+        .pages = owner->table.page, .sample = q != NULL ? &q->sample : NULL
+    };
+}
+
+/* Rows of running choices; those that get one go behind those that do not. */
+static int32_t
+take_lanes(glm_sched_t *s)
+{
+    glm_seq_t  *q, *next;
+    int32_t     n = 0;
+
+    for (q = TAILQ_FIRST(&s->lanes); q != NULL && n < s->max_seqs; q = next) {
+        next = TAILQ_NEXT(q, link);
+        if (!glm_job_paused(q->job)) set_row(s, n++, q->job, q, q->token, q->slot);
+    }
+    for (int32_t i = 0; i < n; i++) {
+        TAILQ_REMOVE(&s->lanes, s->row_seq[i], link);
+        TAILQ_INSERT_TAIL(&s->lanes, s->row_seq[i], link);
+    }
+    return n;
+}
+
+/* Rows of causal prompts, oldest first: what comes before their last id. */
+static int32_t
+take_causal(glm_sched_t *s, int32_t n)
+{
+    int64_t     left = budget(s) / s->cfg->layers;
+    glm_job_t  *j;
+
+    if (left < MIN_CAUSAL_ROWS) left = MIN_CAUSAL_ROWS;
+    if (left > s->max_rows - n) left = s->max_rows - n;
+
+    TAILQ_FOREACH(j, &s->run, link) {
+        if (glm_job_ready(j) || has_context_left(s, j)) continue;
+        for (int32_t slot = j->nready; slot < j->nshared && left > 0; slot++, left--)
+            set_row(s, n++, j, NULL, j->prompt.ids[slot], slot);
+        if (left <= 0) break;
+    }
+    return n;
+}
+
+/* ---- results ---- */
+
+static void
+count_finish(glm_sched_t *s, glm_finish_t reason)
+{
+    if (reason == GLM_FINISH_STOP) s->st.finished_stop++;
+    if (reason == GLM_FINISH_LENGTH) s->st.finished_length++;
+}
+
+static void
+take_result(glm_sched_t *s, glm_seq_t *q, const glm_sampled_t *o, uint64_t now)
+{
+    glm_job_t     *j = q->job;
+    glm_finish_t   reason;
+
+    if (!q->running) return;              /* its request failed in this very step */
+    if (o->id < 0) {
+        fail_job(s, j, "The model gave no usable logits for this request.");
+        return;
+    }
+    glm_sched_touch(s, j);
+    if (j->t_first == 0) j->t_first = now;
+    s->st.generated_tokens++;
+
+    reason = glm_seq_token(q, o);
+    if (reason == GLM_FINISH_NONE) return;
+    if (reason == GLM_FINISH_ERROR) {
+        fail_job(s, j, "The server has no memory for this request.");
+        return;
+    }
+    count_finish(s, reason);
+    TAILQ_REMOVE(&s->lanes, q, link);
+    release_idle(s, j);
+    if (j->nfinished < j->r->n) return;
+    glm_job_done(j, 0, now);
+    glm_sched_end(s, j);
+}
+
+static void
+fail_rows(glm_sched_t *s, int32_t n)
+{
+    for (int32_t i = 0; i < n; i++)
+        if (s->row_job[i]->r != NULL) fail_job(s, s->row_job[i], "Computing a step failed.");
+}
+
+static void
+take_results(glm_sched_t *s, int32_t n)
+{
+    uint64_t  now = glm_now();
+
+    for (int32_t i = 0; i < n; i++) {
+        if (s->row_seq[i] != NULL) take_result(s, s->row_seq[i], &s->out[i], now);
+        else s->row_job[i]->nready = s->rows[i].slot + 1;
+    }
+}
+
+int
+glm_sched_compute(glm_sched_t *s)
+{
+    int      worked = compute_contexts(s);
+    int32_t  n;
+
+    start_choices(s);
+    n = take_lanes(s);
+    n = take_causal(s, n);
+    if (n == 0) return worked;
+
+    s->st.steps++;
+    s->st.rows += (uint64_t) n;
+    if (glm_model_step(s->model, s->rows, n, s->out, NULL) != 0) fail_rows(s, n);
+    else take_results(s, n);
+    return 1;
+}

@@ -1,0 +1,317 @@
+/*
+ * seq: makes jobs, and turns what the sampler picked into what the owner hears.
+ */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include "seq.h"
+
+/* ---- making a job ---- */
+
+static int
+refuse_field(glm_refusal_t *no, const char *field, const char *must)
+{
+    return glm_refuse(no, 400, "", field, "\"%s\" must be %s.", field, must);
+}
+
+/* The wire's makers check too; the engine relies on none of them. */
+static int
+check_fields(const glm_req_t *r, glm_refusal_t *no)
+{
+    const glm_sample_t  *s = &r->sample;
+
+    if (r->n < 1 || r->n > GLM_MAX_CHOICES) return refuse_field(no, "n", "1 to 1024");
+    if (r->max_tokens < -1) return refuse_field(no, "max_tokens", "0 or more");
+    if (!(s->temperature >= 0 && s->temperature <= 1e6f))
+        return refuse_field(no, "temperature", "0 or more");
+    if (!(s->top_p >= 0 && s->top_p <= 1)) return refuse_field(no, "top_p", "0 to 1");
+    if (!(s->min_p >= 0 && s->min_p <= 1)) return refuse_field(no, "min_p", "0 to 1");
+    if (s->top_k < 0) return refuse_field(no, "top_k", "0 or more");
+    if (s->nlogprobs < -1 || s->nlogprobs > GLM_MAX_LOGPROBS)
+        return refuse_field(no, "logprobs", "0 to 20");
+    for (size_t i = 0; i < r->nstop; i++)
+        if (r->stop[i].n == 0) return refuse_field(no, "stop", "strings that are not empty");
+    return 0;
+}
+
+/*
+ * How many lanes, and how many pages for them.  As few lanes as it takes to fit
+ * the cache: the other choices wait for one.
+ */
+static int
+size_job(glm_job_t *j, const glm_limits_t *lim, glm_refusal_t *no)
+{
+    int32_t  mine, shared = j->nshared / GLM_KV_PAGE, extra;
+    int64_t  slots = (int64_t) j->nshared + j->prompt.max_tokens;
+
+    if (j->prompt.max_tokens == 0) return 0;
+
+    mine = glm_kv_pages(slots);
+    if (mine > lim->kv_pages) {
+        glm_refuse(no, 400, "", "max_tokens", "This request needs room for %lld tokens in the KV "
+                   "cache, which holds %lld.", (long long) slots,
+                   (long long) lim->kv_pages * GLM_KV_PAGE);
+        no->limit = (int64_t) lim->kv_pages * GLM_KV_PAGE;
+        no->value = slots;
+        return GLM_EINVAL;
+    }
+    extra = mine - shared;                  /* never 0: the first token has a slot */
+    j->width = 1 + (lim->kv_pages - mine) / extra;
+    if (j->width > j->r->n) j->width = j->r->n;
+    if (j->width > lim->max_seqs) j->width = lim->max_seqs;
+    j->npages = mine + (j->width - 1) * extra;
+    return 0;
+}
+
+static int
+make_lane(glm_job_t *j, glm_seq_t *q, const glm_limits_t *lim)
+{
+    q->job = j;
+    q->sample = j->r->sample;
+    q->sample.blank = 0;
+    q->sample.allow = lim->allow;
+    if (glm_table_init(&q->table, glm_kv_pages((int64_t) j->nshared + j->prompt.max_tokens)) != 0
+        || glm_stopper_init(&q->stopper, j->stops) != 0)
+        return GLM_ENOMEM;
+
+    if (j->stops == NULL) return 0;
+    q->start = malloc((size_t) j->prompt.max_tokens * sizeof(uint64_t));
+    return q->start != NULL ? 0 : GLM_ENOMEM;
+}
+
+static int
+make_lanes(glm_job_t *j, const glm_limits_t *lim)
+{
+    const glm_req_t  *r = j->r;
+
+    /* Without a tokenizer there is no text that a stop could be found in. */
+    if (lim->vocab.tok != NULL
+        && glm_stops_make(&j->stops, r->stop, r->nstop, r->include_stop) != 0)
+        return GLM_ENOMEM;
+
+    j->lane = calloc((size_t) (j->width > 0 ? j->width : 1), sizeof(glm_seq_t));
+    if (j->lane == NULL) return GLM_ENOMEM;
+    for (int32_t i = 0; i < j->width; i++)
+        if (make_lane(j, &j->lane[i], lim) != 0) return GLM_ENOMEM;
+    return 0;
+}
+
+/* A drawn seed fits 53 bits, so that a client can read it from JSON and send it. */
+static int
+draw_seed(glm_req_t *r)
+{
+    if (r->has_seed) return 0;
+    if (getrandom(&r->sample.seed, sizeof(r->sample.seed), 0) != sizeof(r->sample.seed))
+        return GLM_EIO;
+    r->sample.seed >>= 11;
+    return 0;
+}
+
+int
+glm_job_make(glm_job_t **out, glm_req_t *r, const glm_limits_t *lim, glm_refusal_t *no)
+{
+    int         rc = check_fields(r, no);
+    glm_job_t  *j;
+
+    *out = NULL;
+    if (rc != 0) return rc;
+    j = calloc(1, sizeof(*j));
+    if (j == NULL) goto memory;
+
+    j->r = r;
+    j->vocab = lim->vocab;
+    if (glm_prompt_make(&j->prompt, &lim->vocab, r, no) != 0) goto fail;
+    j->nshared = j->prompt.n - 1;
+    if (size_job(j, lim, no) != 0) goto fail;
+    if (make_lanes(j, lim) != 0 || draw_seed(r) != 0) goto memory;
+
+    for (int32_t i = 0; i < j->width; i++) j->lane[i].sample.seed = r->sample.seed;
+    *out = j;
+    return 0;
+
+memory:
+    glm_refuse(no, 500, "", "", "The server has no memory for this request.");
+fail:
+    glm_job_free(j);
+    return GLM_EINVAL;
+}
+
+void
+glm_job_free(glm_job_t *j)
+{
+    if (j == NULL) return;
+    for (int32_t i = 0; i < j->width && j->lane != NULL; i++) {
+        glm_table_destroy(&j->lane[i].table);
+        glm_stopper_destroy(&j->lane[i].stopper);
+        free(j->lane[i].start);
+    }
+    free(j->lane);
+    glm_stops_free(j->stops);
+    glm_prompt_free(&j->prompt);
+    free(j);
+}
+
+int
+glm_job_ready(const glm_job_t *j)
+{
+    return j->nready == j->nshared;
+}
+
+/* ---- what the owner hears ---- */
+
+/* The prompt as counted: sop, where it stands second, steps aside for the call. */
+static void
+tell_ids(glm_job_t *j)
+{
+    const glm_prompt_t  *p = &j->prompt;
+    int32_t             *ids = p->ids, first = ids[0];
+    int                  swap = p->ncontext == 0 && p->prompt_tokens < p->n;
+
+    if (!swap) {
+        j->r->sink->ids(j->r, ids, (size_t) p->prompt_tokens);
+        return;
+    }
+    ids[0] = ids[1];
+    ids[1] = first;
+    j->r->sink->ids(j->r, ids + 1, (size_t) p->prompt_tokens);
+    ids[1] = ids[0];
+    ids[0] = first;
+}
+
+void
+glm_job_accept(glm_job_t *j, int32_t depth)
+{
+    glm_accepted_t  a = {
+        .prompt_tokens = j->prompt.prompt_tokens, .max_tokens = j->prompt.max_tokens,
+        .seed = j->r->sample.seed, .queue_depth = depth
+    };
+
+    j->r->sink->accepted(j->r, &a);
+    if (j->r->want_ids) tell_ids(j);
+}
+
+void
+glm_job_done(glm_job_t *j, int cancelled, uint64_t now)
+{
+    glm_done_t  d = {
+        .prompt_tokens = j->prompt.prompt_tokens, .completion_tokens = j->completion_tokens,
+        .cancelled = cancelled, .t_submit = j->r->link.t_submit, .t_admit = j->t_admit,
+        .t_first = j->t_first, .t_done = now
+    };
+
+    j->r->sink->done(j->r, &d);
+}
+
+void
+glm_job_error(glm_job_t *j, const glm_refusal_t *no)
+{
+    j->r->sink->error(j->r, no);
+}
+
+/* ---- a choice ---- */
+
+void
+glm_seq_start(glm_seq_t *q)
+{
+    glm_job_t  *j = q->job;
+
+    q->running = 1;
+    q->sample.choice = (uint32_t) j->next_choice++;
+    q->sample.ntokens = 0;
+    q->slot = j->nshared;
+    q->token = j->prompt.ids[j->nshared];
+    q->nchars = 0;
+    glm_stopper_reset(&q->stopper);
+    if (j->vocab.tok != NULL) glm_detok_init(&q->detok, j->vocab.tok);
+}
+
+static int
+is_end(const glm_config_t *cfg, int32_t id)
+{
+    for (int32_t i = 0; i < cfg->nend_tokens; i++)
+        if (cfg->end_tokens[i] == id) return 1;
+    return 0;
+}
+
+/* Appends the id's text to what the stopper watches. */
+static int
+add_text(glm_seq_t *q, int32_t id)
+{
+    glm_text_t  *t = &q->stopper.text;
+    size_t       from = t->n;
+
+    if (glm_detok_push(&q->detok, id, t) != 0) return GLM_ENOMEM;
+    for (size_t i = from; i < t->n; i++) q->nchars += (t->s[i] & 0xC0) != 0x80;
+    glm_stopper_scan(&q->stopper);
+    return 0;
+}
+
+/* Tokens of which a character was kept: those that begin before the cut. */
+static int32_t
+kept(const glm_seq_t *q, int ended)
+{
+    int32_t   n = (int32_t) q->sample.ntokens - ended;
+    uint64_t  cut = glm_stopper_length(&q->stopper);
+
+    if (q->stopper.hit < 0) return n;
+    while (n > 0 && q->start[n - 1] >= cut) n--;
+    return n;
+}
+
+static void
+tell_token(glm_seq_t *q, const glm_sampled_t *o, uint32_t offset, int last)
+{
+    glm_req_t        *r = q->job->r;
+    glm_token_out_t   t = {
+        .choice = (int32_t) q->sample.choice, .id = o->id, .text = "", .offset = offset,
+        .sampled = q->sample.nlogprobs >= 0 ? o : NULL
+    };
+
+    if (q->job->vocab.tok != NULL) t.text = glm_stopper_take(&q->stopper, last, &t.ntext);
+    r->sink->token(r, &t);
+}
+
+glm_finish_t
+glm_seq_token(glm_seq_t *q, const glm_sampled_t *o)
+{
+    glm_job_t         *j = q->job;
+    int                ended = !j->r->ignore_eos && is_end(j->vocab.cfg, o->id);
+    uint32_t           offset = q->nchars;
+    glm_finish_out_t   f = { .choice = (int32_t) q->sample.choice, .stop_id = -1 };
+
+    if (q->start != NULL) q->start[q->sample.ntokens] = glm_stopper_length(&q->stopper);
+    if (!ended && j->vocab.tok != NULL && add_text(q, o->id) != 0) return GLM_FINISH_ERROR;
+
+    q->sample.ntokens++;
+    q->token = o->id;
+    q->slot++;
+    j->completion_tokens++;
+
+    f.stop_index = q->stopper.hit;
+    if (ended || f.stop_index >= 0) f.reason = GLM_FINISH_STOP;
+    else if ((int32_t) q->sample.ntokens == j->prompt.max_tokens) f.reason = GLM_FINISH_LENGTH;
+
+    tell_token(q, o, offset, f.reason != GLM_FINISH_NONE);
+    if (f.reason == GLM_FINISH_NONE) return GLM_FINISH_NONE;
+
+    f.ntokens = (int32_t) q->sample.ntokens;
+    f.nkept = kept(q, ended);
+    q->running = 0;
+    j->nfinished++;
+    j->r->sink->finish(j->r, &f);
+    return f.reason;
+}
+
+void
+glm_seq_finish(glm_job_t *j, int32_t choice, int32_t ntokens, glm_finish_t reason)
+{
+    glm_finish_out_t  f = {
+        .choice = choice, .reason = reason, .stop_id = -1, .stop_index = -1,
+        .ntokens = ntokens, .nkept = ntokens
+    };
+
+    j->nfinished++;
+    j->r->sink->finish(j->r, &f);
+}

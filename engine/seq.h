@@ -1,0 +1,96 @@
+/*
+ * seq: a request on its way through the engine (job) and its choices.  A choice
+ * runs in a lane, which owns a block table and is used again by the next choice
+ * when there are more choices than lanes.  Everything a request hears goes out
+ * here.  Made on a tokenizer worker, afterwards the step thread's alone; allocates
+ * only when made, but for text that grows.
+ */
+#ifndef GLM_SEQ_H
+#define GLM_SEQ_H
+
+#include <sys/queue.h>
+
+#include "engine.h"
+#include "kv_cache.h"
+#include "prompt.h"
+#include "stop.h"
+
+typedef struct glm_job_s  glm_job_t;
+typedef struct glm_seq_s  glm_seq_t;
+
+struct glm_seq_s {
+    glm_job_t       *job;
+    TAILQ_ENTRY(glm_seq_s)  link;   /* among the running ones */
+    glm_table_t      table;
+    int              running;       /* a choice is in this lane */
+    int              forked;        /* its own copy of the partial page is made */
+
+    glm_sample_t     sample;        /* choice and ntokens count in here */
+    int32_t          token;         /* to be fed to the model next */
+    int32_t          slot;          /* its KV index */
+    uint32_t         nchars;        /* characters of decoded text */
+    glm_detok_t      detok;
+    glm_stopper_t    stopper;
+    uint64_t        *start;         /* (max_tokens) byte of the answer at which each
+                                       token's text begins; NULL without stops */
+};
+
+struct glm_job_s {
+    glm_req_t       *r;
+    TAILQ_ENTRY(glm_job_s)  link;   /* queue, running or ended */
+    glm_vocab_t      vocab;
+    glm_prompt_t     prompt;
+    glm_stops_t     *stops;         /* NULL: none */
+    glm_seq_t       *lane;          /* (width) */
+    int32_t          width;         /* choices that run at once; 0: none ever does */
+    int32_t          npages;        /* KV pages reserved at admission */
+
+    int              admitted;
+    int32_t          nshared;       /* slots that all choices share: everything but
+                                       the last id of the prompt */
+    int32_t          layer;         /* of the context, next to be computed */
+    int32_t          nready;        /* shared slots computed */
+    int32_t          next_choice;   /* to be started */
+    int32_t          nfinished;
+    int32_t          completion_tokens;
+    uint64_t         t_admit, t_first;
+};
+
+typedef TAILQ_HEAD(glm_jobs_s, glm_job_s)  glm_jobs_t;
+typedef TAILQ_HEAD(glm_seqs_s, glm_seq_s)  glm_seqs_t;
+
+/* What a job may take at most. */
+typedef struct {
+    glm_vocab_t      vocab;
+    const uint64_t  *allow;         /* ids that may be picked, or NULL */
+    int32_t          max_seqs;      /* lanes */
+    int32_t          kv_pages;      /* of the whole cache */
+} glm_limits_t;
+
+/* Checks and encodes a request to generate.  0 with *out, or negative with no. */
+int glm_job_make(glm_job_t **out, glm_req_t *r, const glm_limits_t *lim, glm_refusal_t *no);
+void glm_job_free(glm_job_t *j);    /* its tables must be cleared by then */
+
+/* Is everything computed that its choices share? */
+int glm_job_ready(const glm_job_t *j);
+
+/* Tells the owner; depth: requests waiting before this one. */
+void glm_job_accept(glm_job_t *j, int32_t depth);
+/* Last words: the owner may free the request while these run. */
+void glm_job_done(glm_job_t *j, int cancelled, uint64_t now);
+void glm_job_error(glm_job_t *j, const glm_refusal_t *no);
+
+/* Puts the job's next choice into an idle lane. */
+void glm_seq_start(glm_seq_t *q);
+
+/*
+ * Takes a sampled id: tells the owner, advances the lane, ends the choice when it
+ * is time.  The reason it ended, or GLM_FINISH_NONE; GLM_FINISH_ERROR (nothing
+ * was told) when memory ran out.
+ */
+glm_finish_t glm_seq_token(glm_seq_t *q, const glm_sampled_t *o);
+
+/* Ends a choice that has no lane or whose lane is given up. */
+void glm_seq_finish(glm_job_t *j, int32_t choice, int32_t ntokens, glm_finish_t reason);
+
+#endif

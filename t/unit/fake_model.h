@@ -1,0 +1,220 @@
+/*
+ * fake_model: glm_model_* without a model.  Its logits are a hash of the (token,
+ * position, slot) triples that a row can see through its block table, so a wrong
+ * page, slot, position or order of computing changes what is generated.  Checks
+ * its caller: fake_wrong > 0 is a failure.  A gate stops it inside a call.
+ */
+#ifndef GLM_T_FAKE_MODEL_H
+#define GLM_T_FAKE_MODEL_H
+
+#include <math.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "model.h"
+
+#define FAKE_NAN_ID    7          /* in the context: NaN logits */
+
+struct glm_model_s {
+    glm_config_t      cfg;
+    glm_model_opts_t  o;
+    uint64_t         *kv;         /* (pages, 16) hash of what was written */
+    void             *scratch;
+    float            *logits;
+    int               layer, n;   /* of the prefill under way */
+};
+
+static atomic_int       fake_wrong, fake_fail, fake_step_ns;
+static int              fake_shut, fake_waiting, fake_steps, fake_slices;
+static int              fake_max_rows_seen;
+static pthread_mutex_t  fake_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t   fake_cond = PTHREAD_COND_INITIALIZER;
+
+static uint64_t
+fake_mix(uint64_t x)
+{
+    x += 0x9E3779B97F4A7C15u;
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
+    return x ^ (x >> 31);
+}
+
+static uint64_t
+fake_entry(int32_t token, int32_t position, int32_t slot)
+{
+    return fake_mix(fake_mix(fake_mix((uint64_t) token) + (uint64_t) position)
+                    + (uint64_t) slot) | 1;
+}
+
+static void
+fake_logits(uint64_t hash, int32_t vocab, float *x)
+{
+    for (int32_t i = 0; i < vocab; i++)
+        x[i] = (float) (fake_mix(hash + (uint64_t) i) >> 40) / 16777216.0f * 8.0f;
+}
+
+/* Waits while the gate is shut. */
+static void
+fake_pass(void)
+{
+    pthread_mutex_lock(&fake_lock);
+    fake_waiting++;
+    pthread_cond_broadcast(&fake_cond);
+    while (fake_shut) pthread_cond_wait(&fake_cond, &fake_lock);
+    fake_waiting--;
+    pthread_mutex_unlock(&fake_lock);
+    if (fake_step_ns > 0) nanosleep(&(struct timespec) { .tv_nsec = fake_step_ns }, NULL);
+}
+
+__attribute__((unused))
+static void
+fake_gate(int shut)
+{
+    pthread_mutex_lock(&fake_lock);
+    fake_shut = shut;
+    pthread_cond_broadcast(&fake_cond);
+    pthread_mutex_unlock(&fake_lock);
+}
+
+/* Until the step thread stands at the gate. */
+__attribute__((unused))
+static void
+fake_wait_at_gate(void)
+{
+    pthread_mutex_lock(&fake_lock);
+    while (fake_waiting == 0) pthread_cond_wait(&fake_cond, &fake_lock);
+    pthread_mutex_unlock(&fake_lock);
+}
+
+int
+glm_model_load(glm_model_t **out, const glm_model_opts_t *o, glm_err_t *err)
+{
+    glm_model_t  *m = calloc(1, sizeof(*m));
+
+    if (glm_config_load(&m->cfg, o->dir, err) != 0) {
+        free(m);
+        return GLM_EINVAL;
+    }
+    m->o = *o;
+    m->kv = calloc((size_t) o->kv_pages * GLM_KV_PAGE, sizeof(uint64_t));
+    m->logits = malloc((size_t) m->cfg.vocab * sizeof(float));
+    if (posix_memalign(&m->scratch, 64, glm_sample_scratch(m->cfg.vocab)) != 0) abort();
+    *out = m;
+    return 0;
+}
+
+void
+glm_model_free(glm_model_t *m)
+{
+    if (m == NULL) return;
+    free(m->kv);
+    free(m->logits);
+    free(m->scratch);
+    free(m);
+}
+
+const glm_config_t *
+glm_model_config(const glm_model_t *m)
+{
+    return &m->cfg;
+}
+
+uint64_t
+glm_model_fingerprint(const glm_model_t *m)
+{
+    (void) m;
+    return 42;
+}
+
+size_t
+glm_model_kv_page_bytes(const glm_model_t *m)
+{
+    (void) m;
+    return GLM_KV_PAGE * sizeof(uint64_t);
+}
+
+const char *
+glm_model_isa(const glm_model_t *m)
+{
+    (void) m;
+    return "fake";
+}
+
+static uint64_t *
+fake_slot(glm_model_t *m, const int32_t *pages, int32_t slot)
+{
+    int32_t  page = pages[slot / GLM_KV_PAGE];
+
+    if (page < 0 || page >= m->o.kv_pages) abort();
+    return &m->kv[page * GLM_KV_PAGE + slot % GLM_KV_PAGE];
+}
+
+static void
+fake_row(glm_model_t *m, const glm_row_t *row, glm_sampled_t *out)
+{
+    uint64_t  hash = 0;
+
+    *fake_slot(m, row->pages, row->slot) = fake_entry(row->token, row->position, row->slot);
+    if (row->sample == NULL) return;
+    for (int32_t s = 0; s <= row->slot; s++) {
+        uint64_t  v = *fake_slot(m, row->pages, s);
+
+        hash = fake_mix(hash ^ v);
+    }
+    fake_logits(hash, m->cfg.vocab, m->logits);
+    for (int32_t s = 0; s <= row->slot; s++)
+        if (*fake_slot(m, row->pages, s) == fake_entry(FAKE_NAN_ID, s, s)) m->logits[3] = NAN;
+    glm_sample(m->logits, m->cfg.vocab, row->sample, m->scratch, out);
+}
+
+int
+glm_model_step(glm_model_t *m, const glm_row_t *rows, int nrows, glm_sampled_t *out,
+    float *logits)
+{
+    (void) logits;
+    fake_pass();
+    if (nrows < 1 || nrows > m->o.max_rows) fake_wrong++;
+    if (nrows > fake_max_rows_seen) fake_max_rows_seen = nrows;
+    fake_steps++;
+    if (fake_fail) return GLM_EGPU;
+    for (int i = 0; i < nrows; i++) fake_row(m, &rows[i], &out[i]);
+    return 0;
+}
+
+int
+glm_model_prefill(glm_model_t *m, const int32_t *tokens, int n, const int32_t *pages, int first,
+    int last, float *logits)
+{
+    (void) logits;
+    fake_pass();
+    fake_slices++;
+    if (first >= last || last > m->cfg.layers || n < 1) fake_wrong++;
+    if (first != 0 && (first != m->layer || n != m->n)) fake_wrong++;
+    m->layer = last;
+    m->n = n;
+    for (int i = 0; i < n && last == m->cfg.layers; i++)
+        *fake_slot(m, pages, i) = fake_entry(tokens[i], i, i);
+    return 0;
+}
+
+int
+glm_model_copy_page(glm_model_t *m, int32_t dst, int32_t src)
+{
+    if (dst == src) fake_wrong++;
+    memcpy(m->kv + dst * GLM_KV_PAGE, m->kv + src * GLM_KV_PAGE,
+           GLM_KV_PAGE * sizeof(uint64_t));
+    return 0;
+}
+
+void
+glm_model_trace(glm_model_t *m, glm_trace_pt fn, void *arg)
+{
+    (void) m;
+    (void) fn;
+    (void) arg;
+}
+
+#endif
