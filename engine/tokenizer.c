@@ -12,6 +12,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+const char *const glm_tok_special[GLM_TOK_NSPECIAL] = {
+    "[MASK]", "[gMASK]", "[sMASK]", "eod", "sop", "eop", "ENC", "dBLOCK"
+};
+
 int
 glm_text_reserve(glm_text_t *t, size_t n)
 {

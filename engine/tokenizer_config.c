@@ -64,14 +64,11 @@ same_text(const where_t *w, const json_t *obj, const char *group, const char *ke
 static int
 check_special(const where_t *w, const json_t *root, int32_t first)
 {
-    int                 i, rc = 0;
-    const json_t       *obj = json_object_get(root, "special_tokens");
-    static const char  *name[GLM_TOK_NSPECIAL] = {
-        "[MASK]", "[gMASK]", "[sMASK]", "eod", "sop", "eop", "ENC", "dBLOCK"
-    };
+    int            i, rc = 0;
+    const json_t  *obj = json_object_get(root, "special_tokens");
 
     for (i = 0; i < GLM_TOK_NSPECIAL && rc == 0; i++) {
-        rc = same_int(w, obj, "special_tokens", name[i], first + i);
+        rc = same_int(w, obj, "special_tokens", glm_tok_special[i], first + i);
     }
     return rc;
 }

@@ -181,12 +181,11 @@ glm_encode_no_prefix(const glm_tokenizer_t *t, const char *text, size_t len, glm
 static int
 mask_at(const char *s, size_t n, size_t *len)
 {
-    int                 i;
-    static const char  *mask[] = { "[MASK]", "[gMASK]", "[sMASK]" };
+    int  i;
 
     for (i = 0; i < 3; i++) {
-        *len = strlen(mask[i]);
-        if (n >= *len && memcmp(s, mask[i], *len) == 0) return i;
+        *len = strlen(glm_tok_special[i]);
+        if (n >= *len && memcmp(s, glm_tok_special[i], *len) == 0) return i;
     }
     return -1;
 }

@@ -124,6 +124,9 @@ int glm_preprocess(const char *s, size_t n, glm_text_t *out);
 /* Appends the normalised text: valid UTF-8, blanks as U+2581. */
 int glm_normalize(const glm_tokenizer_t *t, const char *s, size_t n, glm_text_t *out);
 
+/* tokenizer.c: names of the special ids, in their order; the first three are masks */
+extern const char *const glm_tok_special[GLM_TOK_NSPECIAL];
+
 /* tokenizer.c: room for n more bytes */
 int glm_text_reserve(glm_text_t *t, size_t n);
 

@@ -234,12 +234,8 @@ read_model(load_t *l, const void *data, size_t len)
 static glm_piece_type_t
 appended_word(size_t k, char *word)
 {
-    static const char  *special[GLM_TOK_NSPECIAL] = {
-        "[MASK]", "[gMASK]", "[sMASK]", "eod", "sop", "eop", "ENC", "dBLOCK"
-    };
-
     if (k < GLM_TOK_NSPECIAL) {
-        strcpy(word, special[k]);
+        strcpy(word, glm_tok_special[k]);
         return GLM_PIECE_CONTROL;
     }
     k -= GLM_TOK_NSPECIAL;

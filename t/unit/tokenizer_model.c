@@ -324,7 +324,8 @@ bad_configs(void)
         { "{\"type\": \"icetk\", \"model_file\": \"\"}", "model_file is not the name" },
         { "{\"type\": \"icetk\", \"model_file\": \"m\"}", "no image_tokens" },
         { "{\"type\": \"icetk\", \"model_file\": \"m\", \"image_tokens\": -1}", "image_tokens is" },
-        { "{\"type\": \"icetk\", \"model_file\": \"m\", \"image_tokens\": 1.5}", "image_tokens is" },
+        { "{\"type\": \"icetk\", \"model_file\": \"m\", \"image_tokens\": 1.5}",
+          "image_tokens is" },
         { "{\"type\": \"icetk\", \"model_file\": \"m\", \"image_tokens\": 16777216, "
           "\"num_text_tokens\": 16777216, \"unk_id\": 0}", "16777216 num_text_tokens" },
         { HEAD ", \"type\": \"icetk\"}", "duplicate" },
