@@ -341,7 +341,7 @@ static int
 pk_op_tuple(pk_vm_t *vm)
 {
     pk_value_t  *t;
-    size_t       at;
+    size_t       at = 0;
     int          rc;
 
     if ((rc = pk_mark(vm, &at)) != 0) return rc;
@@ -379,7 +379,7 @@ pk_extend(pk_vm_t *vm, pk_type_t type, size_t n, size_t below)
 static int
 pk_op_extend_many(pk_vm_t *vm, pk_type_t type)
 {
-    size_t  at;
+    size_t  at = 0;
     int     rc = pk_mark(vm, &at);
 
     return rc ? rc : pk_extend(vm, type, vm->depth - at - 1, 1);
