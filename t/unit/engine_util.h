@@ -6,6 +6,7 @@
 #define GLM_T_ENGINE_UTIL_H
 
 #include <pthread.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
