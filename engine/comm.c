@@ -14,14 +14,23 @@
 
 #include "comm.h"
 
-#define SPIN  1500                /* pauses before sleeping: 15 to 50 us */
+#define SPIN_MOST   1500          /* pauses before sleeping: 15 to 50 us */
+#define SPIN_LEAST  50
+#define SPIN_PROBE  64            /* sleeps after which the most is tried again */
+
+/*
+ * How long this thread spins.  Where the other threads do not run at the same
+ * time (a core is someone else's), spinning only keeps them from running: each
+ * vain spin halves it, and a success restores it.
+ */
+static _Thread_local int  spin_limit = SPIN_MOST, spin_failed;
 
 typedef struct {
     _Alignas(64) _Atomic uint32_t  arrived;
     _Alignas(64) _Atomic uint32_t  gen;
     _Atomic uint32_t               sleepers;
     _Atomic uint32_t               n;
-    int                            spin;
+    int                            spin;       /* 0: never */
 } barrier_t;
 
 typedef struct {
@@ -81,6 +90,24 @@ barrier_sleep(barrier_t *b, uint32_t gen)
     atomic_fetch_sub(&b->sleepers, 1);
 }
 
+static int
+barrier_spin(barrier_t *b, uint32_t gen)
+{
+    int  most = spin_failed >= SPIN_PROBE ? SPIN_MOST : spin_limit;
+
+    for (int i = 0; i < most; i++) {
+        if (atomic_load_explicit(&b->gen, memory_order_acquire) != gen) {
+            if (i > spin_limit / 2) spin_limit = SPIN_MOST;
+            spin_failed = 0;
+            return 1;
+        }
+        relax();
+    }
+    spin_limit = spin_limit / 2 > SPIN_LEAST ? spin_limit / 2 : SPIN_LEAST;
+    spin_failed = spin_failed >= SPIN_PROBE ? 0 : spin_failed + 1;
+    return 0;
+}
+
 static void
 barrier_wait(barrier_t *b)
 {
@@ -93,11 +120,7 @@ barrier_wait(barrier_t *b)
         if (atomic_load(&b->sleepers) != 0) futex_wake(&b->gen);
         return;
     }
-    for (int i = 0; i < b->spin; i++) {
-        if (atomic_load_explicit(&b->gen, memory_order_acquire) != gen) return;
-        relax();
-    }
-    barrier_sleep(b, gen);
+    if (!b->spin || !barrier_spin(b, gen)) barrier_sleep(b, gen);
 }
 
 void
@@ -213,7 +236,7 @@ glm_comm_new(glm_comm_t **out, int ranks, int per_rank, glm_err_t *err)
     memset(c, 0, sizeof(*c));
     c->ranks = ranks;
     c->per_rank = per_rank;
-    spin = n <= glm_comm_cores() ? SPIN : 0;
+    spin = n <= glm_comm_cores();
     barrier_init(&c->all, n, spin);
     c->rank = aligned_alloc(64, (size_t) ranks * sizeof(barrier_t));
     c->worker = calloc((size_t) n, sizeof(worker_t));

@@ -36,8 +36,8 @@ typedef struct {
 } glm_mat_t;
 
 /*
- * Keys and values of one layer on one rank.  Page p starts at p * page_floats:
- * keys [heads][d][16 tokens], then values [heads][16 tokens][d].
+ * Keys and values of one layer on one rank.  Page p starts at p * page_floats and
+ * holds, head by head, keys [d][16 tokens] and then values [16 tokens][d].
  */
 typedef struct {
     float    *base;               /* 64-byte aligned */

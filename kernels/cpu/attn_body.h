@@ -21,7 +21,7 @@ static void
 op_rope_kv(float *qkv, size_t ld, const glm_at_t *at, int rows, const glm_rope_t *rope,
     const glm_kv_t *kv, int h0, int h1)
 {
-    const size_t  d = (size_t) kv->d, vals = (size_t) kv->heads * d * GLM_KV_TOKENS;
+    const size_t  d = (size_t) kv->d, vals = d * GLM_KV_TOKENS;
     const int     half = kv->d / 2;
 
     for (int r = 0; r < rows; r++, qkv += ld) {
@@ -33,7 +33,7 @@ op_rope_kv(float *qkv, size_t ld, const glm_at_t *at, int rows, const glm_rope_t
 
         for (int h = h0; h < h1; h++) {
             float  *q = qkv + (size_t) h * 3 * d;
-            float  *k = base + (size_t) h * d * GLM_KV_TOKENS;
+            float  *k = base + (size_t) h * 2 * vals;
 
             rotate(q, c, s, half);
             rotate(q + d, c, s, half);
@@ -43,7 +43,7 @@ op_rope_kv(float *qkv, size_t ld, const glm_at_t *at, int rows, const glm_rope_t
     }
 }
 
-/* Keys of one head of page i; values lie at a fixed distance. */
+/* Page i, off floats in. */
 V_INLINE const float *
 kv_page(const glm_kv_t *kv, const int32_t *pages, int i, size_t off)
 {
@@ -154,8 +154,8 @@ V_INLINE void
 attn_tile(const int mr, const int np, const int nc, float *out, size_t ldo, const float *q,
     size_t ldq, int n, const glm_kv_t *kv, const int32_t *pages, int h, float *s)
 {
-    const size_t  d = (size_t) kv->d, off = (size_t) h * d * GLM_KV_TOKENS;
-    const size_t  vals = (size_t) kv->heads * d * GLM_KV_TOKENS;
+    const size_t  d = (size_t) kv->d, vals = d * GLM_KV_TOKENS;
+    const size_t  off = (size_t) h * 2 * vals;
     const size_t  lds = ((size_t) n + 31) / 32 * 32 + 16;
     const int     npages = (n + GLM_KV_TOKENS - 1) / GLM_KV_TOKENS;
     float         inv[VEC_MR], scale = 1 / sqrtf((float) kv->d);
