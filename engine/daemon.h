@@ -1,0 +1,35 @@
+/*
+ * daemon: the life of an engine process: socket and lock, loading beside a
+ * server that says so, serving, draining, the end.  Owns signals and the order
+ * of things; the program around it owns options and exit.
+ */
+#ifndef GLM_DAEMON_H
+#define GLM_DAEMON_H
+
+#include <sys/types.h>
+
+#include "engine.h"
+#include "ring_server.h"
+
+#define GLM_DAEMON_SOCKET  "/run/glm/engine.sock"
+
+typedef struct {
+    const char         *socket;
+    const char         *socket_group;   /* NULL: the process's */
+    mode_t              socket_mode;
+    uint32_t            loading_ms;     /* tests: loading takes this much longer */
+    glm_server_opts_t   server;
+    glm_engine_opts_t   engine;
+} glm_daemon_opts_t;
+
+#define GLM_DAEMON_OPTS_DEFAULT                                                   \
+    { .socket = GLM_DAEMON_SOCKET, .socket_mode = 0660,                           \
+      .server = GLM_SERVER_OPTS_DEFAULT }
+
+/*
+ * Runs until a signal ends it; failures are logged in one line.  Returns the
+ * exit status.  *abandoned: a thread is still loading, so end with _exit().
+ */
+int glm_daemon_run(const glm_daemon_opts_t *o, int *abandoned);
+
+#endif

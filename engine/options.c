@@ -1,0 +1,119 @@
+/*
+ * options: see options.h.
+ */
+#include "options.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "log.h"
+#include "sockpath.h"
+
+int
+glm_option_size(const char *name, const char *value, int64_t lo, int64_t hi, int64_t *out,
+    glm_err_t *err)
+{
+    int        shift = 0;
+    char      *end;
+    long long  n;
+
+    errno = 0;
+    n = strtoll(value, &end, 10);
+    if (*end == 'k' || *end == 'K') shift = 10;
+    else if (*end == 'm' || *end == 'M') shift = 20;
+    else if (*end == 'g' || *end == 'G') shift = 30;
+    if (shift) end++;
+
+    if (errno != 0 || end == value || *end != '\0' || value[0] == ' ' || value[0] == '\t'
+        || n > (INT64_MAX >> shift) || n < 0 || n << shift < lo || n << shift > hi)
+    {
+        return glm_fail(err, GLM_EINVAL, "--%s: \"%.40s\" is not a number from %lld to %lld", name,
+                        value, (long long) lo, (long long) hi);
+    }
+    *out = n << shift;
+    return 0;
+}
+
+static int
+mode_option(const char *value, mode_t *mode, glm_err_t *err)
+{
+    char           *end;
+    unsigned long   n = strtoul(value, &end, 8);
+
+    if (*value < '0' || *value > '7' || *end != '\0' || n > 0777) {
+        return glm_fail(err, GLM_EINVAL, "--socket-mode: \"%.40s\" is not an octal mode from 0 "
+                        "to 777", value);
+    }
+    *mode = (mode_t) n;
+    return 1;
+}
+
+int
+glm_option_server(glm_daemon_opts_t *o, const char *name, const char *value, glm_err_t *err)
+{
+    int      rc;
+    int64_t  n;
+
+    if (strcmp(name, "socket") == 0) {
+        o->socket = value;
+        rc = glm_sockpath_check(value, err);
+        return rc == 0 ? 1 : rc;
+    }
+    if (strcmp(name, "socket-group") == 0) {
+        o->socket_group = value;
+        return 1;
+    }
+    if (strcmp(name, "socket-mode") == 0) return mode_option(value, &o->socket_mode, err);
+    if (strcmp(name, "log-level") == 0) {
+        if (glm_log_level(value) == 0) return 1;
+        return glm_fail(err, GLM_EINVAL, "--log-level: \"%.40s\" is none of error, warn, notice, "
+                        "info, debug", value);
+    }
+    if (strcmp(name, "max-clients") == 0) {
+        if ((rc = glm_option_size(name, value, 1, 4096, &n, err)) != 0) return rc;
+        o->server.max_clients = (int) n;
+        return 1;
+    }
+    if (strcmp(name, "spool-bytes") == 0) {
+        rc = glm_option_size(name, value, 64 * 1024, (int64_t) 1 << 40, &n, err);
+        if (rc != 0) return rc;
+        o->server.spool_bytes = (uint64_t) n;
+        return 1;
+    }
+    if (strcmp(name, "pause-timeout") == 0) {
+        if ((rc = glm_option_size(name, value, 1, 86400, &n, err)) != 0) return rc;
+        o->server.pause_ms = (uint32_t) n * 1000;
+        return 1;
+    }
+    return 0;
+}
+
+int
+glm_option_next(int argc, char **argv, int *i, const char *const *noarg, char name[64],
+    const char **value, glm_err_t *err)
+{
+    size_t       n;
+    const char  *arg = argv[*i], *eq;
+
+    if (strncmp(arg, "--", 2) != 0 || arg[2] == '\0') return 0;
+    arg += 2;
+    eq = strchr(arg, '=');
+    n = eq != NULL ? (size_t) (eq - arg) : strlen(arg);
+    if (n > 63) return glm_fail(err, GLM_EINVAL, "unknown option --%.63s...", arg);
+    memcpy(name, arg, n);
+    name[n] = '\0';
+    ++*i;
+
+    *value = eq != NULL ? eq + 1 : NULL;
+    for (; *noarg != NULL; noarg++) {
+        if (strcmp(*noarg, name) != 0) continue;
+        if (eq != NULL) return glm_fail(err, GLM_EINVAL, "--%s takes no value", name);
+        return 1;
+    }
+    if (eq == NULL) {
+        if (*i >= argc) return glm_fail(err, GLM_EINVAL, "--%s needs a value", name);
+        *value = argv[(*i)++];
+    }
+    return 1;
+}
