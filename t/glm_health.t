@@ -1,0 +1,44 @@
+# A step thread that stands still while /health says 200, or clients that wait on it for
+# good; and an engine that is still loading.
+
+use strict;
+use warnings;
+use Test::More;
+use FindBin;
+use lib "$FindBin::Bin/lib";
+use GLM::Test;
+use Time::HiRes qw(time);
+
+my $URI = '/v1/completions';
+my $t = GLM::Test->new(absent => 1)->fake('--loading', 1500)->run;
+
+$t->start_engine;
+my $r = $t->get('/health');
+check_error($r, 503, 'loading: /health', code => 'engine_loading');
+like($r->{headers}{'retry-after'} // 'absent', qr/^\d+$/, 'Retry-After');
+check_error($t->post($URI, { prompt => 'a' }), 503, 'loading: a completion', code => 'engine_loading');
+$t->ready(10);
+is($t->post($URI, { prompt => 'fake: tokens=2' })->{status}, 200, 'ready by itself');
+
+# Nothing queued: standing still is no illness.  Something queued: it is, after 10 s.
+
+my $c = $t->post($URI, { prompt => 'fake: tokens=1000 delay=20', max_tokens => 1000, stream => TRUE }, start => 1);
+$c->read_head;
+$t->wait_stat('num_requests_running', 1, 5);
+my $begin = time;
+my $waiting = $t->post($URI, { prompt => 'fake: stall=13000 tokens=3' }, start => 1, timeout => 30);
+my $sick = wait_for { $t->get('/health')->{status} == 503 } 14;
+my $s = time - $begin;
+ok($sick, '/health turns red');
+cmp_ok($s, '>', 9, 'not before 10 s') || diag($s);
+cmp_ok($s, '<', 12.5, 'and not much later') || diag($s);
+$begin = time;
+check_error($t->post($URI, { prompt => 'fake: tokens=2' }), 503, 'a request that comes then', type => 'service_unavailable_error');
+cmp_ok(time - $begin, '<', 1, 'is refused at once');
+check_error($waiting->response(5), 503, 'and one that waits since before');
+ok((wait_for { $t->get('/health')->{status} == 200 } 8), '/health turns green again');
+is($t->post($URI, { prompt => 'fake: tokens=2' })->{status}, 200, 'and requests are served');
+$c->close;
+$t->idle(5, 'nothing is left');
+
+$t->done;

@@ -1,0 +1,59 @@
+# Time that the module and the ring add to the first byte: under 100 us at the median,
+# idle, against a scripted engine, beside nginx's own `return 200' in the same run.
+
+use strict;
+use warnings;
+use Test::More;
+use FindBin;
+use lib "$FindBin::Bin/lib";
+use GLM::Test;
+use Time::HiRes qw(time);
+
+plan skip_all => 'sanitized run' if $ENV{GLM_SANITIZED};
+
+my $t = GLM::Test->new(log_level => 'warn')->fake;
+$t->conf(http => 'access_log off; keepalive_requests 100000;')->run->ready;
+
+my %bytes = (
+    bare => GLM::HTTP::format('GET', '/plain'),
+    plain => GLM::HTTP::format('POST', '/v1/completions', body => to_json({ prompt => 'fake: tokens=1', max_tokens => 1 })),
+    stream => GLM::HTTP::format('POST', '/v1/completions', body => to_json({ prompt => 'fake: tokens=1', max_tokens => 1, stream => TRUE })),
+);
+my $c = $t->client;
+sub once {
+    my ($kind) = @_;
+    my $begin = time;
+    syswrite $c->{sock}, $bytes{$kind};
+    $c->fill(time + 5);
+    my $took = time - $begin;
+    my $r = $c->response;
+    die "no answer: $kind\n" unless $r && $r->{status} == 200;
+    return $took * 1e6;
+}
+
+once($_) for (sort keys %bytes) x 20;
+
+# the best of five rounds: others use this machine, too
+my (%best, %bare);
+for my $round (1 .. 5) {
+    my %t;
+    for (1 .. 200) {
+        push @{ $t{$_} }, once($_) for sort keys %bytes;
+    }
+    my %m = map { $_ => median(@{ $t{$_} }) } keys %t;
+    for my $kind (qw(plain stream)) {
+        my $added = $m{$kind} - $m{bare};
+        ($best{$kind}, $bare{$kind}) = ($added, $m{bare}) if !defined $best{$kind} || $added < $best{$kind};
+    }
+    last if $best{plain} < 60 && $best{stream} < 60;
+}
+for my $kind (qw(plain stream)) {
+    diag(sprintf '%s: %.0f us added to the first byte (bare: %.0f us)', $kind, $best{$kind}, $bare{$kind});
+    SKIP: {
+        # this client alone takes 30 to 60 us; three times that is a busy machine
+        skip "busy machine: a bare answer takes $bare{$kind} us", 1 if $best{$kind} >= 100 && $bare{$kind} > 180;
+        cmp_ok($best{$kind}, '<', 100, "$kind: under 100 us at the median");
+    }
+}
+
+$t->done;
