@@ -220,6 +220,6 @@ glm_daemon_run(const glm_daemon_opts_t *o, int *abandoned)
         return 0;
     }
     finish(&d);
-    glm_log(GLM_LOG_NOTICE, "ended");
+    if (status == 0) glm_log(GLM_LOG_NOTICE, "ended");
     return status;
 }

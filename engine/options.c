@@ -9,6 +9,9 @@
 
 #include "log.h"
 #include "sockpath.h"
+#include "utf8.h"
+
+static int  want_cuda;
 
 int
 glm_option_size(const char *name, const char *value, int64_t lo, int64_t hi, int64_t *out,
@@ -88,6 +91,108 @@ glm_option_server(glm_daemon_opts_t *o, const char *name, const char *value, glm
     }
     return 0;
 }
+
+/* ---- the engine's ---- */
+
+/* One of the names in list ("a, b, c"), or an error that shows them. */
+static int
+one_of(const char *name, const char *value, const char *list, glm_err_t *err)
+{
+    size_t       n = strlen(value);
+    const char  *p = n > 0 && strchr(value, ',') == NULL ? list : NULL;
+
+    while (p != NULL && (p = strstr(p, value)) != NULL) {
+        if ((p == list || p[-1] == ' ') && (p[n] == ',' || p[n] == '\0')) return 1;
+        p++;
+    }
+    return glm_fail(err, GLM_EINVAL, "--%s: \"%.40s\" is none of %s", name, value, list);
+}
+
+static int
+number(const char *name, const char *value, int64_t lo, int64_t hi, int32_t *out, glm_err_t *err)
+{
+    int      rc;
+    int64_t  n = 0;
+
+    rc = glm_option_size(name, value, lo, hi, &n, err);
+    if (rc != 0) return rc;
+    *out = (int32_t) n;
+    return 1;
+}
+
+static int
+served_name(glm_engine_opts_t *o, const char *value, glm_err_t *err)
+{
+    size_t  n = strlen(value);
+
+    if (n == 0 || n >= GLM_WIRE_NAME || glm_utf8_valid(value, n) != n) {
+        return glm_fail(err, GLM_EINVAL, "--served-model-name: must be UTF-8 of 1 to %d bytes",
+                        GLM_WIRE_NAME - 1);
+    }
+    o->served_name = value;
+    return 1;
+}
+
+static int
+backend(const char *value, glm_err_t *err)
+{
+    int  rc = one_of("backend", value, "auto, cpu, cuda", err);
+
+    want_cuda = rc == 1 && strcmp(value, "cuda") == 0;
+    return rc;
+}
+
+static int
+load_format(glm_engine_opts_t *o, const char *value, glm_err_t *err)
+{
+    o->model.dummy = strcmp(value, "dummy") == 0;
+    return one_of("load-format", value, "auto, dummy", err);
+}
+
+int
+glm_option_engine(glm_engine_opts_t *o, const char *name, const char *value, glm_err_t *err)
+{
+    int  rc;
+
+    if (strcmp(name, "model") == 0) {
+        o->model_dir = value;
+        return 1;
+    }
+    if (strcmp(name, "isa") == 0) {
+        o->model.isa = value;
+        return one_of(name, value, "plain, avx2, avx512", err);
+    }
+    if (strcmp(name, "backend") == 0) return backend(value, err);
+    if (strcmp(name, "load-format") == 0) return load_format(o, value, err);
+    if (strcmp(name, "served-model-name") == 0) return served_name(o, value, err);
+    if (strcmp(name, "tp") == 0) return number(name, value, 1, 8, &o->model.tp, err);
+    if (strcmp(name, "threads") == 0) return number(name, value, 1, 1024, &o->model.threads, err);
+    if (strcmp(name, "max-num-seqs") == 0) {
+        return number(name, value, 1, 65536, &o->max_num_seqs, err);
+    }
+    if (strcmp(name, "max-queue") == 0) {
+        rc = number(name, value, 0, 1 << 20, &o->max_queue, err);
+        if (rc == 1 && o->max_queue == 0) o->max_queue = -1;     /* 0 is "the default" there */
+        return rc;
+    }
+    if (strcmp(name, "tokenizer-threads") == 0) {
+        return number(name, value, 1, 256, &o->tokenizer_threads, err);
+    }
+    if (strcmp(name, "kv-tokens") == 0) {
+        rc = glm_option_size(name, value, GLM_KV_PAGE, INT32_MAX / 2, &o->kv_tokens, err);
+        return rc == 0 ? 1 : rc;
+    }
+    return 0;
+}
+
+int
+glm_option_backend(glm_err_t *err)
+{
+    if (!want_cuda) return 0;
+    return glm_fail(err, GLM_EGPU, "--backend cuda: this program was built without CUDA");
+}
+
+/* ---- argv ---- */
 
 int
 glm_option_next(int argc, char **argv, int *i, const char *const *noarg, char name[64],

@@ -7,6 +7,7 @@
 #define GLM_OPTIONS_H
 
 #include "daemon.h"
+#include "glm_wire.h"
 
 /* A whole number with an optional k, m or g (1024s), lo .. hi. */
 int glm_option_size(const char *name, const char *value, int64_t lo, int64_t hi, int64_t *out,
@@ -18,6 +19,18 @@ int glm_option_size(const char *name, const char *value, int64_t lo, int64_t hi,
  * GLM_EINVAL.
  */
 int glm_option_server(glm_daemon_opts_t *o, const char *name, const char *value, glm_err_t *err);
+
+/*
+ * Takes one of --model, --backend, --tp, --threads, --isa, --load-format,
+ * --max-num-seqs, --kv-tokens, --max-queue, --served-model-name,
+ * --tokenizer-threads.  1: taken; 0: none of these; GLM_EINVAL.
+ */
+int glm_option_engine(glm_engine_opts_t *o, const char *name, const char *value, glm_err_t *err);
+
+/* GLM_EGPU, with a line, when the last --backend cannot be had here. */
+int glm_option_backend(glm_err_t *err);
+
+#define GLM_ENGINE_OPTS_DEFAULT  { .model = { .tp = 1 }, .tokenizer_threads = 2 }
 
 /*
  * The next option of argv, both "--name value" and "--name=value": its name (of
