@@ -378,6 +378,12 @@ fails('a tensor is missing in one file',
 	micro(2, 'HalfStorage', sub {
 		return $_[0] eq 'layers.0.attention.dense.bias' && $_[1] == 1 ? 'none' : ();
 	}));
+fails('a tensor has other dimensions',
+	'final_layernorm\.bias has the shape \[8, 1\], the configuration asks for \[8\] \(rank 0 of 1\)',
+	micro(1, 'HalfStorage', sub {
+		return unless $_[0] eq 'final_layernorm.bias';
+		return (sub { tensor('HalfStorage', $_[0], 8, 0, [8, 1], [1, 1]) });
+	}));
 fails('values are missing in one file', 'final_layernorm\.weight: its storage \d+ has 3 bytes of 16',
 	micro(1, 'HalfStorage', sub {
 		return unless $_[0] eq 'final_layernorm.weight';
