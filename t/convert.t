@@ -331,6 +331,10 @@ fails('int8 is refused as quantised', 'rank_00_model_states\.pt: .*dense_4h_to_h
 	fails('no latest', '/latest: No such file', $d);
 	spew("$d/latest", '../1000');
 	fails('latest points elsewhere', '/latest: not the name of a folder', $d);
+	spew("$d/latest", "\n");
+	fails('latest is empty', '/latest: not the name of a folder', $d);
+	spew("$d/latest", 'a/b');
+	fails('latest is a path', '/latest: not the name of a folder', $d);
 	unlink "$d/config.json";
 	fails('no config.json', '/config\.json: no such file; --config names one', $d);
 	fails('no source', 'config\.json: no such file', "$dir/none");

@@ -226,6 +226,27 @@ test_crc(void)
 }
 
 
+/* Legacy files count each storage's elements a second time. */
+static void
+test_legacy_count(void)
+{
+    size_t      len;
+    uint8_t    *bytes = slurp(SAMPLES "legacy.pt", &len), *at;
+    glm_err_t   err = { "" };
+
+    at = memmem(bytes, len, "\x30\0\0\0\0\0\0\0\x1a\xbe", 10);
+    if (at == NULL) bail_out("the sample is not as it was");
+    at[0]++;
+    ok(read_all(put(bytes, len), &err) < 0 && strstr(err.text, "has 49 elements, its tensors say 48"),
+       "a count of its own: %s", err.text);
+    at[0]--;
+    at[7] = 0x80;
+    err.text[0] = '\0';
+    ok(read_all(put(bytes, len), &err) < 0 && strstr(err.text, "its tensors say 48"),
+       "a negative count: %s", err.text);
+}
+
+
 static int
 program(const void *bytes, size_t n, glm_err_t *err)
 {
@@ -491,6 +512,7 @@ main(void)
     test_damaged(SAMPLES "zip.pt");
     test_damaged(SAMPLES "legacy.pt");
     test_crc();
+    test_legacy_count();
     test_opcodes();
     test_programs();
     test_floods();
