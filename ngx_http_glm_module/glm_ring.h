@@ -257,7 +257,11 @@ glm_ring_sleep(glm_ring_t *r)
 
 #define GLM_STATS_TRIES  1000
 
-/* n bytes of 8-byte words, each one copied whole: a reader may come between. */
+/*
+ * n bytes of 8-byte words, each copied whole.  Release and acquire on every word
+ * instead of fences: who sees a word sees the odd seq before it, and loads seq
+ * again after it.  Plain moves on x86.
+ */
 static inline void
 glm_stats_copy(void *dst, const void *src, size_t n)
 {
@@ -265,8 +269,8 @@ glm_stats_copy(void *dst, const void *src, size_t n)
 
     for (i = 0; i < n / 8; i++) {
         __atomic_store_n((uint64_t *) dst + i,
-            __atomic_load_n((const uint64_t *) src + i, __ATOMIC_RELAXED),
-            __ATOMIC_RELAXED);
+            __atomic_load_n((const uint64_t *) src + i, __ATOMIC_ACQUIRE),
+            __ATOMIC_RELEASE);
     }
 }
 
@@ -277,8 +281,7 @@ glm_stats_write(glm_wire_stats_t *shared, const glm_wire_stats_t *src)
     uint32_t  seq = __atomic_load_n(&shared->seq, __ATOMIC_RELAXED);
 
     __atomic_store_n(&shared->seq, seq + 1, __ATOMIC_RELAXED);
-    __atomic_thread_fence(__ATOMIC_RELEASE);
-    __atomic_store_n(&shared->size, (uint32_t) sizeof(*src), __ATOMIC_RELAXED);
+    __atomic_store_n(&shared->size, (uint32_t) sizeof(*src), __ATOMIC_RELEASE);
     glm_stats_copy((uint64_t *) shared + 1, (const uint64_t *) src + 1, sizeof(*src) - 8);
     __atomic_store_n(&shared->seq, seq + 2, __ATOMIC_RELEASE);
 }
@@ -304,7 +307,7 @@ glm_stats_read(const void *map, size_t size, glm_wire_stats_t *out)
         if (seq & 1) {
             continue;
         }
-        n = __atomic_load_n(&shared->size, __ATOMIC_RELAXED);
+        n = __atomic_load_n(&shared->size, __ATOMIC_ACQUIRE);
         if (n < 8 || n > size) {
             return -1;
         }
@@ -312,7 +315,6 @@ glm_stats_read(const void *map, size_t size, glm_wire_stats_t *out)
             n = sizeof(*out);
         }
         glm_stats_copy((uint64_t *) out + 1, (const uint64_t *) shared + 1, n - 8);
-        __atomic_thread_fence(__ATOMIC_ACQUIRE);
         if (__atomic_load_n(&shared->seq, __ATOMIC_RELAXED) == seq) {
             out->seq = seq;
             out->size = n;

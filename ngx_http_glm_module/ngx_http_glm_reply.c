@@ -1,0 +1,623 @@
+
+#include "ngx_http_glm_module.h"
+
+
+/* One TOKENS or PROMPT message, taken apart. */
+
+typedef struct {
+    ngx_str_t              text;
+    ngx_str_t              ids;
+    ngx_str_t              logprobs;
+    ngx_str_t              stop;
+} ngx_http_glm_sections_t;
+
+
+static ngx_int_t ngx_http_glm_reply_accepted(ngx_http_glm_call_t *call,
+    u_char *p, size_t len);
+static ngx_int_t ngx_http_glm_reply_prompt(ngx_http_glm_call_t *call,
+    u_char *p, size_t len);
+static ngx_int_t ngx_http_glm_reply_tokens(ngx_http_glm_call_t *call,
+    u_char *p, size_t len);
+static ngx_int_t ngx_http_glm_reply_marks(ngx_http_glm_call_t *call,
+    ngx_http_glm_choice_t *ch, ngx_http_glm_sections_t *s, uint32_t n);
+static ngx_int_t ngx_http_glm_reply_finish(ngx_http_glm_call_t *call,
+    u_char *p, size_t len);
+static ngx_int_t ngx_http_glm_reply_done(ngx_http_glm_call_t *call,
+    u_char *p, size_t len);
+static ngx_int_t ngx_http_glm_reply_error(ngx_http_glm_call_t *call,
+    u_char *p, size_t len);
+static ngx_int_t ngx_http_glm_reply_fixed(void *dst, size_t size, u_char **p,
+    size_t *len);
+static ngx_int_t ngx_http_glm_reply_sections(ngx_http_glm_sections_t *s,
+    u_char *p, size_t len);
+static ngx_int_t ngx_http_glm_reply_logprobs(ngx_str_t *s, uint32_t n);
+static ngx_int_t ngx_http_glm_reply_nonsense(ngx_http_glm_call_t *call,
+    const char *why);
+static ngx_int_t ngx_http_glm_reply_add(ngx_http_glm_call_t *call,
+    ngx_http_glm_blob_t *b, ngx_str_t *s);
+
+
+/*
+ * One whole message for a request that is still there.  p is a copy of what
+ * was in the ring.  NGX_ERROR: nonsense, the peer has been marked as failed.
+ */
+
+ngx_int_t
+ngx_http_glm_reply(ngx_http_glm_call_t *call, ngx_uint_t type, u_char *p,
+    size_t len)
+{
+    switch (type) {
+
+    case GLM_MSG_ACCEPTED:
+        return ngx_http_glm_reply_accepted(call, p, len);
+
+    case GLM_MSG_PROMPT:
+        return ngx_http_glm_reply_prompt(call, p, len);
+
+    case GLM_MSG_TOKENS:
+        return ngx_http_glm_reply_tokens(call, p, len);
+
+    case GLM_MSG_FINISH:
+        return ngx_http_glm_reply_finish(call, p, len);
+
+    case GLM_MSG_DONE:
+        return ngx_http_glm_reply_done(call, p, len);
+
+    default: /* GLM_MSG_ERROR */
+        return ngx_http_glm_reply_error(call, p, len);
+    }
+}
+
+
+const char *
+ngx_http_glm_finish_reason(ngx_http_glm_ctx_t *ctx)
+{
+    if (ctx->call == NULL) {
+        return NULL;
+    }
+
+    if (ctx->error) {
+        return "error";
+    }
+
+    if (ctx->call->nchoices == 0) {
+        return NULL;
+    }
+
+    switch (ctx->call->choices[0].reason) {
+
+    case GLM_REASON_STOP:
+        return "stop";
+
+    case GLM_REASON_LENGTH:
+        return "length";
+
+    case GLM_REASON_REPEAT:
+        return "repetition";
+
+    default:
+        return ctx->call->accepted ? "abort" : NULL;
+    }
+}
+
+
+static ngx_int_t
+ngx_http_glm_reply_accepted(ngx_http_glm_call_t *call, u_char *p, size_t len)
+{
+    glm_msg_accepted_t       m;
+    ngx_http_glm_ctx_t      *ctx;
+    ngx_http_glm_sections_t  s;
+
+    ctx = call->ctx;
+
+    if (ngx_http_glm_reply_fixed(&m, sizeof(glm_msg_accepted_t), &p, &len)
+        != NGX_OK
+        || ngx_http_glm_reply_sections(&s, p, len) != NGX_OK
+        || call->accepted || call->nchoices == 0
+        || m.prompt_tokens < 0 || m.max_tokens < 0
+        || (uint32_t) m.prompt_tokens > ctx->max_seq
+        || (uint32_t) m.max_tokens > ctx->max_seq)
+    {
+        return ngx_http_glm_reply_nonsense(call, "ACCEPTED is malformed");
+    }
+
+    call->accepted = 1;
+    call->max_tokens = m.max_tokens;
+
+    ctx->prompt_tokens = m.prompt_tokens;
+    ctx->has_usage = 1;
+
+    if (ctx->stream) {
+        ngx_http_glm_ring_dirty(call->peer, ctx);
+    }
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_http_glm_reply_prompt(ngx_http_glm_call_t *call, u_char *p, size_t len)
+{
+    ngx_int_t                rc;
+    glm_msg_prompt_t         m;
+    ngx_http_glm_sections_t  s;
+
+    if (ngx_http_glm_reply_fixed(&m, sizeof(glm_msg_prompt_t), &p, &len)
+        != NGX_OK
+        || ngx_http_glm_reply_sections(&s, p, len) != NGX_OK
+        || m.flags
+        || s.ids.len % sizeof(int32_t)
+        || ngx_http_glm_reply_logprobs(&s.logprobs, 0) != NGX_OK
+        || ngx_http_glm_utf8(s.text.data, s.text.len, NULL) != NGX_OK)
+    {
+        return ngx_http_glm_reply_nonsense(call, "PROMPT is malformed");
+    }
+
+    call->prompted = 1;
+
+    rc = ngx_http_glm_reply_add(call, &call->ids, &s.ids);
+
+    if (rc == NGX_OK) {
+        rc = ngx_http_glm_reply_add(call, &call->strs, &s.logprobs);
+    }
+
+    if (rc == NGX_OK) {
+        rc = ngx_http_glm_reply_add(call, &call->text, &s.text);
+    }
+
+    return rc;
+}
+
+
+static ngx_int_t
+ngx_http_glm_reply_tokens(ngx_http_glm_call_t *call, u_char *p, size_t len)
+{
+    ngx_int_t                 rc;
+    ngx_uint_t                chars;
+    glm_msg_tokens_t          m;
+    ngx_http_glm_ctx_t       *ctx;
+    ngx_http_glm_choice_t    *ch;
+    ngx_http_glm_sections_t   s;
+
+    ctx = call->ctx;
+    chars = 0;
+
+    if (ngx_http_glm_reply_fixed(&m, sizeof(glm_msg_tokens_t), &p, &len)
+        != NGX_OK
+        || ngx_http_glm_reply_sections(&s, p, len) != NGX_OK
+        || !call->accepted
+        || m.choice >= call->nchoices || m.blank != 0
+        || s.ids.len != (size_t) m.ntokens * sizeof(int32_t)
+        || (s.logprobs.len
+            && ngx_http_glm_reply_logprobs(&s.logprobs, m.ntokens) != NGX_OK)
+        || ngx_http_glm_utf8(s.text.data, s.text.len, &chars) != NGX_OK)
+    {
+        return ngx_http_glm_reply_nonsense(call, "TOKENS is malformed");
+    }
+
+    ch = &call->choices[m.choice];
+
+    if (ch->reason || m.ntokens > call->max_tokens - ch->ntokens) {
+        return ngx_http_glm_reply_nonsense(call, "too many tokens came");
+    }
+
+    ctx->got_token = 1;
+    ctx->last_token = ngx_current_msec;
+    ctx->completion_tokens += m.ntokens;
+
+    if (ctx->ttft_us == 0) {
+        ctx->ttft_us = (uint64_t) (ngx_current_msec - ctx->start) * 1000 + 1;
+    }
+
+    ch->ntokens += m.ntokens;
+    ch->chars += chars;
+
+    rc = ngx_http_glm_reply_add(call, &ch->text, &s.text);
+
+    if (rc == NGX_OK && ctx->keep_ids) {
+        rc = ngx_http_glm_reply_marks(call, ch, &s, m.ntokens);
+    }
+
+    if (rc != NGX_OK) {
+        return rc;
+    }
+
+    if (ctx->stream) {
+        ngx_http_glm_stream_choice(ctx, ch);
+        ngx_http_glm_ring_dirty(call->peer, ctx);
+    }
+
+    return NGX_OK;
+}
+
+
+/* Keeps ids and log-probabilities, and for each token where its text begins. */
+
+static ngx_int_t
+ngx_http_glm_reply_marks(ngx_http_glm_call_t *call, ngx_http_glm_choice_t *ch,
+    ngx_http_glm_sections_t *s, uint32_t n)
+{
+    u_char                *p;
+    uint32_t               i, k;
+    ngx_int_t              rc;
+    ngx_str_t              mark;
+    glm_logprob_rec_t      rec;
+    ngx_http_glm_mark_t    m;
+
+    rc = ngx_http_glm_reply_add(call, &ch->ids, &s->ids);
+
+    if (rc == NGX_OK) {
+        rc = ngx_http_glm_reply_add(call, &ch->logprobs, &s->logprobs);
+    }
+
+    p = s->logprobs.data;
+    mark.data = (u_char *) &m;
+    mark.len = sizeof(ngx_http_glm_mark_t);
+
+    for (i = 0; i < n && rc == NGX_OK; i++) {
+
+        m.offset = ch->begins;
+        m.size = 0;
+
+        if (s->logprobs.len) {
+            ngx_memcpy(&rec, p, sizeof(glm_logprob_rec_t));
+            m.offset = rec.offset;
+
+            for (k = rec.ntop + 1; k; k--) {
+                ngx_memcpy(&rec, p, sizeof(glm_logprob_rec_t));
+                m.size += sizeof(glm_logprob_rec_t)
+                          + ngx_align(rec.text_size, 4);
+                p += sizeof(glm_logprob_rec_t) + ngx_align(rec.text_size, 4);
+            }
+        }
+
+        rc = ngx_http_glm_reply_add(call, &ch->marks, &mark);
+    }
+
+    /* without offsets a token begins where the text ended before it */
+
+    ch->begins = ch->chars;
+
+    return rc;
+}
+
+
+static ngx_int_t
+ngx_http_glm_reply_finish(ngx_http_glm_call_t *call, u_char *p, size_t len)
+{
+    glm_msg_finish_t          m;
+    ngx_http_glm_ctx_t       *ctx;
+    ngx_http_glm_choice_t    *ch;
+    ngx_http_glm_sections_t   s;
+
+    ctx = call->ctx;
+
+    if (ngx_http_glm_reply_fixed(&m, sizeof(glm_msg_finish_t), &p, &len)
+        != NGX_OK
+        || ngx_http_glm_reply_sections(&s, p, len) != NGX_OK
+        || !call->accepted
+        || m.choice >= call->nchoices || m.blank != 0
+        || m.reason < GLM_REASON_STOP || m.reason > GLM_REASON_REPEAT
+        || m.stop_index < -1
+        || (m.stop_index >= 0
+            && (ngx_uint_t) m.stop_index >= ctx->params.nstops)
+        || m.nkept > m.ntokens || m.ntokens > call->max_tokens)
+    {
+        return ngx_http_glm_reply_nonsense(call, "FINISH is malformed");
+    }
+
+    ch = &call->choices[m.choice];
+
+    if (ch->reason) {
+        return ngx_http_glm_reply_nonsense(call, "a second FINISH came");
+    }
+
+    ch->reason = m.reason;
+    ch->stop_id = m.stop_id;
+    ch->stop_index = m.stop_index;
+    ch->nkept = ngx_min(m.nkept, ch->ntokens);
+    call->nfinished++;
+
+    if (m.reason == GLM_REASON_CANCEL || m.reason == GLM_REASON_ERROR) {
+        (void) ngx_http_glm_error(ctx, NGX_HTTP_INTERNAL_SERVER_ERROR, NULL,
+                                  NULL, "The engine gave the request up.");
+        ngx_http_glm_ring_dirty(call->peer, ctx);
+        return NGX_OK;
+    }
+
+    if (ctx->stream) {
+        ngx_http_glm_stream_choice(ctx, ch);
+        ngx_http_glm_ring_dirty(call->peer, ctx);
+    }
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_http_glm_reply_done(ngx_http_glm_call_t *call, u_char *p, size_t len)
+{
+    ngx_http_glm_ctx_t       *ctx;
+    ngx_http_glm_sections_t   s;
+
+    ctx = call->ctx;
+
+    if (ngx_http_glm_reply_fixed(&call->done, sizeof(glm_msg_done_t), &p,
+                                 &len)
+        != NGX_OK
+        || ngx_http_glm_reply_sections(&s, p, len) != NGX_OK
+        || call->ended)
+    {
+        return ngx_http_glm_reply_nonsense(call, "DONE is malformed");
+    }
+
+    call->ended = 1;
+
+    ctx->prompt_tokens = call->done.prompt_tokens;
+    ctx->completion_tokens = call->done.completion_tokens;
+    ctx->queue_us = call->done.queue_ns / 1000;
+    ctx->has_usage = 1;
+
+    if (call->done.first_ns) {
+        ctx->ttft_us = call->done.first_ns / 1000;
+    }
+
+    if (call->nfinished != call->nchoices
+        || (call->nchoices == 0 && !call->prompted))
+    {
+        (void) ngx_http_glm_error(ctx, NGX_HTTP_INTERNAL_SERVER_ERROR, NULL,
+                                  NULL, "The engine gave the request up.");
+
+    } else if (ctx->error == NULL) {
+        if (ctx->stream) {
+            ngx_http_glm_stream_done(ctx);
+        }
+
+        ctx->finished = 1;
+    }
+
+    ngx_http_glm_ring_dirty(call->peer, ctx);
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_http_glm_reply_error(ngx_http_glm_call_t *call, u_char *p, size_t len)
+{
+    glm_msg_error_t           m;
+    ngx_http_glm_ctx_t       *ctx;
+    ngx_http_glm_sections_t   s;
+
+    ctx = call->ctx;
+
+    if (ngx_http_glm_reply_fixed(&m, sizeof(glm_msg_error_t), &p, &len)
+        != NGX_OK
+        || ngx_http_glm_reply_sections(&s, p, len) != NGX_OK
+        || ngx_http_glm_utf8(s.text.data, s.text.len, NULL) != NGX_OK)
+    {
+        return ngx_http_glm_reply_nonsense(call, "ERROR is malformed");
+    }
+
+    m.code[sizeof(m.code) - 1] = '\0';
+    m.param[sizeof(m.param) - 1] = '\0';
+
+    if (ngx_http_glm_utf8((u_char *) m.code, ngx_strlen(m.code), NULL)
+        != NGX_OK
+        || ngx_http_glm_utf8((u_char *) m.param, ngx_strlen(m.param), NULL)
+           != NGX_OK)
+    {
+        return ngx_http_glm_reply_nonsense(call, "ERROR is malformed");
+    }
+
+    if (m.status < 400 || m.status > 599) {
+        m.status = NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    call->ended = 1;
+
+    if (s.text.len == 0) {
+        ngx_str_set(&s.text, "The engine refused the request.");
+    }
+
+    (void) ngx_http_glm_error(ctx, m.status, m.code, m.param, "%V", &s.text);
+
+    if (ctx->error && m.retry_after) {
+        ctx->error->retry_after = ngx_min(m.retry_after, 3600);
+    }
+
+    ngx_http_glm_ring_dirty(call->peer, ctx);
+
+    return NGX_OK;
+}
+
+
+/*
+ * Copies the fixed part, whose first field is its size: what is missing is
+ * zero, and what is unknown must be.
+ */
+
+static ngx_int_t
+ngx_http_glm_reply_fixed(void *dst, size_t size, u_char **p, size_t *len)
+{
+    size_t    i, n;
+    uint32_t  have;
+
+    if (*len < 8) {
+        return NGX_ERROR;
+    }
+
+    ngx_memcpy(&have, *p, sizeof(uint32_t));
+
+    if (have < 8 || have > *len || have % GLM_WIRE_ALIGN) {
+        return NGX_ERROR;
+    }
+
+    n = ngx_min(have, size);
+
+    ngx_memzero(dst, size);
+    ngx_memcpy(dst, *p, n);
+
+    for (i = n; i < have; i++) {
+        if ((*p)[i]) {
+            return NGX_ERROR;
+        }
+    }
+
+    *p += have;
+    *len -= have;
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_http_glm_reply_sections(ngx_http_glm_sections_t *s, u_char *p, size_t len)
+{
+    size_t      n;
+    glm_sec_t   sec;
+    ngx_str_t  *where;
+
+    ngx_memzero(s, sizeof(ngx_http_glm_sections_t));
+
+    while (len >= sizeof(glm_sec_t)) {
+
+        ngx_memcpy(&sec, p, sizeof(glm_sec_t));
+
+        p += sizeof(glm_sec_t);
+        len -= sizeof(glm_sec_t);
+
+        if (sec.size > len || (sec.flags & ~GLM_SEC_CRITICAL)) {
+            return NGX_ERROR;
+        }
+
+        switch (sec.type) {
+
+        case GLM_SEC_TEXT:
+            where = &s->text;
+            break;
+
+        case GLM_SEC_IDS:
+            where = &s->ids;
+            break;
+
+        case GLM_SEC_LOGPROBS:
+            where = &s->logprobs;
+            break;
+
+        case GLM_SEC_STOPTEXT:
+            where = &s->stop;
+            break;
+
+        default:
+            if (sec.flags & GLM_SEC_CRITICAL) {
+                return NGX_ERROR;
+            }
+
+            where = NULL;
+        }
+
+        if (where) {
+            if (where->data) {
+                return NGX_ERROR;    /* twice */
+            }
+
+            where->data = p;
+            where->len = sec.size;
+        }
+
+        n = ngx_min(len, glm_ring_round(sec.size));
+        p += n;
+        len -= n;
+    }
+
+    return len ? NGX_ERROR : NGX_OK;
+}
+
+
+/* n groups, each a token's record and its ntop best; n 0: any number. */
+
+static ngx_int_t
+ngx_http_glm_reply_logprobs(ngx_str_t *s, uint32_t n)
+{
+    size_t              len, size;
+    u_char             *p;
+    uint32_t            groups, left;
+    glm_logprob_rec_t   rec;
+
+    p = s->data;
+    len = s->len;
+    groups = 0;
+    left = 0;
+
+    while (len) {
+
+        if (len < sizeof(glm_logprob_rec_t)) {
+            return NGX_ERROR;
+        }
+
+        ngx_memcpy(&rec, p, sizeof(glm_logprob_rec_t));
+
+        size = sizeof(glm_logprob_rec_t) + ngx_align(rec.text_size, 4);
+
+        if (size > len || rec.logprob != rec.logprob || rec.logprob > 1e-3) {
+            return NGX_ERROR;
+        }
+
+        if (left == 0) {
+            if (rec.ntop > NGX_HTTP_GLM_MAX_LOGPROBS + 1) {
+                return NGX_ERROR;
+            }
+
+            groups++;
+            left = rec.ntop;
+
+        } else if (rec.ntop) {
+            return NGX_ERROR;
+
+        } else {
+            left--;
+        }
+
+        p += size;
+        len -= size;
+    }
+
+    return left || (n && groups != n) ? NGX_ERROR : NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_http_glm_reply_nonsense(ngx_http_glm_call_t *call, const char *why)
+{
+    ngx_http_glm_ring_fail(call->peer, why);
+    return NGX_ERROR;
+}
+
+
+static ngx_int_t
+ngx_http_glm_reply_add(ngx_http_glm_call_t *call, ngx_http_glm_blob_t *b,
+    ngx_str_t *s)
+{
+    ngx_int_t            rc;
+    ngx_http_glm_ctx_t  *ctx;
+
+    if (s->len == 0) {
+        return NGX_OK;
+    }
+
+    ctx = call->ctx;
+
+    rc = ngx_http_glm_blob_add(b, ctx->request->pool, s->data, s->len);
+
+    if (rc == NGX_DECLINED) {
+        return ngx_http_glm_reply_nonsense(call, "an answer is too long");
+    }
+
+    if (rc == NGX_ERROR) {
+        ctx->nomem = 1;
+        ngx_http_glm_ring_dirty(call->peer, ctx);
+    }
+
+    return NGX_OK;
+}

@@ -1,0 +1,469 @@
+
+#include "ngx_http_glm_module.h"
+
+
+static ngx_int_t ngx_http_glm_request_body(ngx_http_request_t *r,
+    ngx_http_glm_ctx_t *ctx, ngx_str_t *body);
+static ngx_int_t ngx_http_glm_request_load(ngx_http_request_t *r,
+    ngx_http_glm_ctx_t *ctx, ngx_str_t *body);
+static ngx_int_t ngx_http_glm_request_syntax(ngx_http_glm_ctx_t *ctx,
+    ngx_str_t *body, json_error_t *err);
+static void ngx_http_glm_request_unload(void *data);
+static ngx_int_t ngx_http_glm_request_fields(ngx_http_request_t *r,
+    ngx_http_glm_ctx_t *ctx);
+static ngx_int_t ngx_http_glm_request_together(ngx_http_glm_ctx_t *ctx);
+static ngx_int_t ngx_http_glm_request_call(ngx_http_request_t *r,
+    ngx_http_glm_ctx_t *ctx);
+
+
+/* The body, read and checked as far as the model need not be known. */
+
+ngx_int_t
+ngx_http_glm_request_parse(ngx_http_request_t *r, ngx_http_glm_ctx_t *ctx)
+{
+    ngx_str_t               body;
+    ngx_http_glm_params_t  *p;
+
+    p = &ctx->params;
+
+    p->n = 1;
+    p->max_tokens = 16;
+    p->logprobs = -1;
+    p->best_of = -1;
+    p->min_tokens = -1;
+    p->min_gen_length = -1;
+    p->temperature = 1;
+    p->top_p = 1;
+    p->parse_masks = 1;
+    p->add_special = 1;
+
+    if (ngx_http_glm_request_body(r, ctx, &body) != NGX_OK
+        || ngx_http_glm_request_load(r, ctx, &body) != NGX_OK
+        || ngx_http_glm_request_fields(r, ctx) != NGX_OK
+        || ngx_http_glm_request_together(ctx) != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    ctx->stream = p->stream ? 1 : 0;
+    ctx->keep_ids = p->logprobs >= 0 || p->return_token_ids;
+
+    return ngx_http_glm_request_call(r, ctx);
+}
+
+
+/* One piece of memory, wherever nginx has put the body. */
+
+static ngx_int_t
+ngx_http_glm_request_body(ngx_http_request_t *r, ngx_http_glm_ctx_t *ctx,
+    ngx_str_t *body)
+{
+    size_t        size;
+    ssize_t       n;
+    u_char       *p;
+    ngx_buf_t    *b;
+    ngx_chain_t  *cl;
+
+    ngx_str_null(body);
+
+    if (r->request_body == NULL || r->request_body->bufs == NULL) {
+        return NGX_OK;
+    }
+
+    cl = r->request_body->bufs;
+
+    if (cl->next == NULL && !cl->buf->in_file) {
+        body->data = cl->buf->pos;
+        body->len = cl->buf->last - cl->buf->pos;
+        return NGX_OK;
+    }
+
+    size = 0;
+
+    for (cl = r->request_body->bufs; cl; cl = cl->next) {
+        size += ngx_buf_size(cl->buf);
+    }
+
+    p = ngx_pnalloc(r->pool, size);
+    if (p == NULL) {
+        return NGX_ERROR;
+    }
+
+    body->data = p;
+    body->len = size;
+
+    for (cl = r->request_body->bufs; cl; cl = cl->next) {
+        b = cl->buf;
+
+        if (!b->in_file) {
+            p = ngx_cpymem(p, b->pos, b->last - b->pos);
+            continue;
+        }
+
+        size = b->file_last - b->file_pos;
+
+        n = ngx_read_file(b->file, p, size, b->file_pos);
+
+        if (n == NGX_ERROR || (size_t) n != size) {
+            return NGX_ERROR;    /* ngx_read_file() has logged */
+        }
+
+        p += n;
+    }
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_http_glm_request_load(ngx_http_request_t *r, ngx_http_glm_ctx_t *ctx,
+    ngx_str_t *body)
+{
+    json_error_t         err;
+    ngx_pool_cleanup_t  *cln;
+
+    if (body->len == 0) {
+        return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL, NULL,
+                                  "The request body is empty, a JSON object "
+                                  "is expected.");
+    }
+
+    if (ngx_http_glm_json_depth(body->data, body->len, NGX_HTTP_GLM_MAX_DEPTH)
+        != NGX_OK)
+    {
+        return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL, NULL,
+                                  "The JSON is nested too deeply, the limit "
+                                  "is %d.", NGX_HTTP_GLM_MAX_DEPTH);
+    }
+
+    cln = ngx_pool_cleanup_add(r->pool, 0);
+    if (cln == NULL) {
+        return NGX_ERROR;
+    }
+
+    /* NUL is refused later, by the name of its field */
+
+    ctx->root = json_loadb((char *) body->data, body->len,
+                           JSON_REJECT_DUPLICATES|JSON_ALLOW_NUL, &err);
+
+    cln->handler = ngx_http_glm_request_unload;
+    cln->data = ctx;
+
+    if (ctx->root == NULL) {
+        return ngx_http_glm_request_syntax(ctx, body, &err);
+    }
+
+    if (!json_is_object(ctx->root)) {
+        return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL, NULL,
+                                  "The request body must be a JSON object.");
+    }
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_http_glm_request_syntax(ngx_http_glm_ctx_t *ctx, ngx_str_t *body,
+    json_error_t *err)
+{
+    char        name[64];
+    size_t      i, len;
+    ngx_str_t   key;
+
+    /* the parser quotes the input: let no control character pass */
+
+    len = ngx_strlen(err->text);
+
+    for (i = 0; i < len; i++) {
+        if ((u_char) err->text[i] < 0x20) {
+            err->text[i] = ' ';
+        }
+    }
+
+    if (ngx_http_glm_utf8((u_char *) err->text, len, NULL) != NGX_OK) {
+        ngx_cpystrn((u_char *) err->text, (u_char *) "invalid input",
+                    sizeof(err->text));
+    }
+
+    if (json_error_code(err) == json_error_out_of_memory) {
+        return NGX_ERROR;
+    }
+
+    if (json_error_code(err) == json_error_numeric_overflow) {
+        key = ngx_http_glm_json_key(body->data, body->len, err->position);
+
+        if (key.len && key.len < sizeof(name)
+            && ngx_http_glm_utf8(key.data, key.len, NULL) == NGX_OK)
+        {
+            ngx_cpystrn((u_char *) name, key.data, key.len + 1);
+
+            return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL, name,
+                                      "%s holds a number out of range, at "
+                                      "line %d, column %d.", name, err->line,
+                                      err->column);
+        }
+    }
+
+    return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL, NULL,
+                              "The request body is not valid JSON: %s, at "
+                              "line %d, column %d (byte %d).",
+                              err->text, err->line, err->column,
+                              err->position);
+}
+
+
+static void
+ngx_http_glm_request_unload(void *data)
+{
+    ngx_http_glm_ctx_t *ctx = data;
+
+    json_decref(ctx->root);
+    ctx->root = NULL;
+}
+
+
+static ngx_int_t
+ngx_http_glm_request_fields(ngx_http_request_t *r, ngx_http_glm_ctx_t *ctx)
+{
+    json_t                      *v;
+    ngx_str_t                    first;
+    ngx_uint_t                   unknown;
+    const char                  *name;
+    const ngx_http_glm_field_t  *f;
+
+    unknown = 0;
+    ngx_str_null(&first);
+
+    json_object_foreach(ctx->root, name, v) {
+
+        f = ngx_http_glm_field_find(name, ctx->api->bit);
+
+        if (f == NULL) {
+            if (unknown++ == 0) {
+                first.data = (u_char *) name;
+                first.len = ngx_min(ngx_strlen(name), 64);
+            }
+
+            continue;
+        }
+
+        if (json_is_null(v)) {
+            continue;
+        }
+
+        if (ngx_http_glm_field_set(ctx, f, v) != NGX_OK) {
+            return NGX_ERROR;
+        }
+    }
+
+    if (unknown) {
+        ngx_log_error(NGX_LOG_INFO, r->connection->log, 0,
+                      "glm request has %ui unknown fields, first \"%V\"",
+                      unknown, &first);
+    }
+
+    return NGX_OK;
+}
+
+
+/* What two fields say together. */
+
+static ngx_int_t
+ngx_http_glm_request_together(ngx_http_glm_ctx_t *ctx)
+{
+    ngx_http_glm_params_t  *p;
+
+    p = &ctx->params;
+
+    if (!p->has_text && !p->has_ids) {
+        return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL,
+                                  ctx->api->bit == NGX_HTTP_GLM_API_DETOKENIZE
+                                  ? "tokens" : "prompt",
+                                  "%s is required.",
+                                  ctx->api->bit == NGX_HTTP_GLM_API_DETOKENIZE
+                                  ? "tokens" : "prompt");
+    }
+
+    if (p->has_stream_options && !p->stream) {
+        return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL,
+                                  "stream_options",
+                                  "stream_options needs stream: true.");
+    }
+
+    if (p->best_of >= 0 && p->best_of < p->n) {
+        return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL, "best_of",
+                                  "best_of must be at least n (%L), not %L.",
+                                  (int64_t) p->n, (int64_t) p->best_of);
+    }
+
+    if (p->best_of > 1 && p->stream) {
+        return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL, "best_of",
+                                  "best_of cannot be streamed.");
+    }
+
+    if (p->min_tokens >= 0 && p->min_gen_length >= 0
+        && p->min_tokens != p->min_gen_length)
+    {
+        return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL,
+                                  "min_gen_length",
+                                  "min_tokens (%L) and min_gen_length (%L) "
+                                  "are the same and differ.",
+                                  (int64_t) p->min_tokens,
+                                  (int64_t) p->min_gen_length);
+    }
+
+    if (p->min_tokens > p->max_tokens) {
+        return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL,
+                                  "min_tokens",
+                                  "min_tokens must be at most max_tokens "
+                                  "(%L), not %L.", (int64_t) p->max_tokens,
+                                  (int64_t) p->min_tokens);
+    }
+
+    if (p->min_gen_length > p->max_tokens) {
+        return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL,
+                                  "min_gen_length",
+                                  "min_gen_length must be at most max_tokens "
+                                  "(%L), not %L.", (int64_t) p->max_tokens,
+                                  (int64_t) p->min_gen_length);
+    }
+
+    if (p->has_prompt_logprobs && p->stream) {
+        return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL,
+                                  "prompt_logprobs",
+                                  "prompt_logprobs cannot be streamed.");
+    }
+
+    if (p->has_logprob_ids && p->logprobs < 0) {
+        return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL,
+                                  "logprob_token_ids",
+                                  "logprob_token_ids needs logprobs.");
+    }
+
+    if (p->later) {
+        return ngx_http_glm_error(ctx, NGX_HTTP_NOT_IMPLEMENTED, NULL,
+                                  p->later,
+                                  "%s is not implemented yet.", p->later);
+    }
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_http_glm_request_call(ngx_http_request_t *r, ngx_http_glm_ctx_t *ctx)
+{
+    ngx_str_t              *id;
+    ngx_uint_t              i;
+    ngx_http_glm_call_t    *call;
+    ngx_http_glm_params_t  *p;
+
+    p = &ctx->params;
+
+    call = ngx_pcalloc(r->pool, sizeof(ngx_http_glm_call_t));
+    if (call == NULL) {
+        return NGX_ERROR;
+    }
+
+    call->ctx = ctx;
+    ctx->call = call;
+
+    if (ctx->api->bit != NGX_HTTP_GLM_API_COMPLETIONS) {
+        return NGX_OK;
+    }
+
+    call->nchoices = p->n;
+    call->choices = ngx_pcalloc(r->pool, call->nchoices
+                                         * sizeof(ngx_http_glm_choice_t));
+    if (call->choices == NULL) {
+        return NGX_ERROR;
+    }
+
+    for (i = 0; i < call->nchoices; i++) {
+        call->choices[i].index = i;
+    }
+
+    id = p->request_id.len ? &p->request_id : &ctx->request_id;
+
+    ctx->id.data = ngx_pnalloc(r->pool, sizeof("cmpl-") - 1 + id->len);
+    if (ctx->id.data == NULL) {
+        return NGX_ERROR;
+    }
+
+    ctx->id.len = ngx_sprintf(ctx->id.data, "cmpl-%V", id) - ctx->id.data;
+
+    return NGX_OK;
+}
+
+
+/* What only the engine's WELCOME tells. */
+
+ngx_int_t
+ngx_http_glm_request_check(ngx_http_request_t *r, ngx_http_glm_ctx_t *ctx)
+{
+    ngx_uint_t              i;
+    glm_sock_welcome_t     *w;
+    ngx_http_glm_peer_t    *peer;
+    ngx_http_glm_params_t  *p;
+
+    p = &ctx->params;
+    peer = ctx->peer;
+    w = &peer->welcome;
+
+    /* another engine may come while this request runs */
+
+    ctx->model.data = ngx_pstrdup(r->pool, &peer->model);
+    if (ctx->model.data == NULL) {
+        return NGX_ERROR;
+    }
+
+    ctx->model.len = peer->model.len;
+    ctx->max_seq = w->max_seq;
+    ctx->fingerprint = w->fingerprint;
+
+    if (p->model.data
+        && (p->model.len != ctx->model.len
+            || ngx_memcmp(p->model.data, ctx->model.data, ctx->model.len)
+               != 0))
+    {
+        p->model.len = ngx_min(p->model.len, 128);
+
+        return ngx_http_glm_error(ctx, NGX_HTTP_NOT_FOUND, "model_not_found",
+                                  "model", "The model \"%V\" does not exist, "
+                                  "this is \"%V\".", &p->model, &ctx->model);
+    }
+
+    for (i = 0; i < p->nids; i++) {
+        if ((uint32_t) p->ids[i] >= w->vocab) {
+            return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL,
+                                      ctx->api->bit
+                                      == NGX_HTTP_GLM_API_DETOKENIZE
+                                      ? "tokens" : "prompt",
+                                      "The token id %D is not in the "
+                                      "vocabulary, which has %uD.",
+                                      p->ids[i], w->vocab);
+        }
+    }
+
+    if (p->logprobs > w->max_logprobs) {
+        return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL, "logprobs",
+                                  "logprobs must be at most %uD, not %L.",
+                                  w->max_logprobs, (int64_t) p->logprobs);
+    }
+
+    if (p->nstops > w->max_stops) {
+        return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL, "stop",
+                                  "stop may have %uD strings, not %ui.",
+                                  w->max_stops, p->nstops);
+    }
+
+    if (p->max_tokens > w->max_seq) {
+        return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST,
+                                  "context_length_exceeded", "max_tokens",
+                                  "max_tokens (%L) is more than the model's "
+                                  "context of %uD tokens.",
+                                  (int64_t) p->max_tokens, w->max_seq);
+    }
+
+    return NGX_OK;
+}

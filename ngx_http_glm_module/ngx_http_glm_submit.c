@@ -1,0 +1,395 @@
+
+#include "ngx_http_glm_module.h"
+
+
+typedef struct {
+    u_char                *start;
+    u_char                *pos;
+    u_char                *end;
+} ngx_http_glm_message_t;
+
+
+static ngx_int_t ngx_http_glm_submit_build(ngx_http_glm_ctx_t *ctx,
+    ngx_http_glm_message_t *m);
+static size_t ngx_http_glm_submit_size(ngx_http_glm_ctx_t *ctx);
+static void ngx_http_glm_submit_fixed(ngx_http_glm_ctx_t *ctx,
+    ngx_http_glm_message_t *m);
+static void ngx_http_glm_submit_sampling(ngx_http_glm_ctx_t *ctx,
+    ngx_http_glm_message_t *m);
+static void ngx_http_glm_submit_stops(ngx_http_glm_ctx_t *ctx,
+    ngx_http_glm_message_t *m);
+static void ngx_http_glm_submit_section(ngx_http_glm_message_t *m,
+    uint16_t type, uint16_t flags, const void *p, size_t n);
+static ngx_int_t ngx_http_glm_submit_write(ngx_http_glm_peer_t *peer,
+    uint64_t id, u_char *p, size_t len);
+
+
+/* NGX_OK: the call is live at the engine; NGX_ERROR: ctx->error is set. */
+
+ngx_int_t
+ngx_http_glm_submit(ngx_http_glm_ctx_t *ctx, ngx_http_glm_call_t *call)
+{
+    uint64_t                 id;
+    ngx_int_t                rc;
+    ngx_http_glm_peer_t     *peer;
+    ngx_http_glm_slot_t     *slot;
+    ngx_http_glm_message_t   m;
+
+    peer = ctx->peer;
+
+    if (peer->failed || peer->state != NGX_HTTP_GLM_PEER_READY) {
+        return ngx_http_glm_error_engine(ctx);
+    }
+
+    if (peer->nlive == peer->nslots) {
+        return ngx_http_glm_error(ctx, NGX_HTTP_SERVICE_UNAVAILABLE,
+                                  "server_is_overloaded", NULL,
+                                  "Too many requests are running (%uD).",
+                                  peer->nslots);
+    }
+
+    if (ngx_http_glm_stale(peer)) {
+        return ngx_http_glm_error(ctx, NGX_HTTP_SERVICE_UNAVAILABLE,
+                                  "engine_unavailable", NULL,
+                                  "The engine makes no progress.");
+    }
+
+    if (ngx_http_glm_submit_build(ctx, &m) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    slot = &peer->slots[peer->free];
+
+    if (++peer->turn == 0) {
+        peer->turn = 1;
+    }
+
+    id = (uint64_t) peer->turn << 32 | peer->free;
+
+    rc = ngx_http_glm_submit_write(peer, id, m.start, m.pos - m.start);
+
+    (void) ngx_pfree(ctx->request->pool, m.start);
+
+    if (rc == NGX_AGAIN) {
+        return ngx_http_glm_error(ctx, NGX_HTTP_SERVICE_UNAVAILABLE,
+                                  "server_is_overloaded", NULL,
+                                  "The engine's queue is full.");
+    }
+
+    if (rc != NGX_OK) {
+        ngx_http_glm_ring_fail(peer, "the submission ring is broken");
+        return ngx_http_glm_error_engine(ctx);
+    }
+
+    if (peer->nlive++ == 0) {
+        peer->busy = ngx_current_msec;
+    }
+
+    peer->free = slot->next;
+
+    slot->id = id;
+    slot->call = call;
+    slot->type = 0;
+
+    call->id = id;
+    call->peer = peer;
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_http_glm_submit_build(ngx_http_glm_ctx_t *ctx, ngx_http_glm_message_t *m)
+{
+    size_t                  size;
+    ngx_http_glm_params_t  *p;
+
+    p = &ctx->params;
+
+    size = ngx_http_glm_submit_size(ctx);
+
+    if (size > ctx->peer->welcome.max_message) {
+        return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL, "prompt",
+                                  "The request is too long for the engine: "
+                                  "%uz bytes, %uD at most.", size,
+                                  ctx->peer->welcome.max_message);
+    }
+
+    m->start = ngx_palloc(ctx->request->pool, size);
+    if (m->start == NULL) {
+        return NGX_ERROR;
+    }
+
+    m->pos = m->start;
+    m->end = m->start + size;
+
+    ngx_http_glm_submit_fixed(ctx, m);
+
+    if (p->has_ids) {
+        ngx_http_glm_submit_section(m, GLM_SEC_IDS, GLM_SEC_CRITICAL, p->ids,
+                                    p->nids * sizeof(int32_t));
+
+    } else {
+        ngx_http_glm_submit_section(m, p->parse_masks ? GLM_SEC_TEXT
+                                                      : GLM_SEC_PLAIN,
+                                    GLM_SEC_CRITICAL, p->prompt.data,
+                                    p->prompt.len);
+    }
+
+    if (ctx->api->bit == NGX_HTTP_GLM_API_COMPLETIONS) {
+        ngx_http_glm_submit_sampling(ctx, m);
+
+        if (p->nstops) {
+            ngx_http_glm_submit_stops(ctx, m);
+        }
+    }
+
+    ngx_http_glm_submit_section(m, GLM_SEC_USER, 0, ctx->request_id.data,
+                                ctx->request_id.len);
+
+    return NGX_OK;
+}
+
+
+static size_t
+ngx_http_glm_submit_size(ngx_http_glm_ctx_t *ctx)
+{
+    size_t                  size;
+    ngx_uint_t              i;
+    ngx_http_glm_params_t  *p;
+
+    p = &ctx->params;
+
+    size = sizeof(glm_msg_submit_t) + sizeof(glm_sec_sampling_t)
+           + 4 * (sizeof(glm_sec_t) + GLM_WIRE_ALIGN)
+           + p->prompt.len + p->nids * sizeof(int32_t)
+           + ctx->request_id.len;
+
+    for (i = 0; i < p->nstops; i++) {
+        size += sizeof(glm_str_t) + ngx_align(p->stops[i].len, 4);
+    }
+
+    return size;
+}
+
+
+static void
+ngx_http_glm_submit_fixed(ngx_http_glm_ctx_t *ctx, ngx_http_glm_message_t *m)
+{
+    glm_msg_submit_t          s;
+    ngx_http_glm_params_t    *p;
+    ngx_http_glm_loc_conf_t  *glcf;
+
+    p = &ctx->params;
+    glcf = ngx_http_get_module_loc_conf(ctx->request, ngx_http_glm_module);
+
+    ngx_memzero(&s, sizeof(glm_msg_submit_t));
+
+    s.size = sizeof(glm_msg_submit_t);
+    s.mode = p->mode;
+    s.n = p->n;
+    s.max_tokens = p->max_tokens;
+    s.deadline = (uint64_t) glcf->first_token_timeout * 1000;
+
+    /* a plain answer is collected, max_tokens bounds it */
+
+    s.window = ctx->stream ? glcf->buffer_size : NGX_HTTP_GLM_MAX_ASSEMBLY;
+
+    if (p->add_special) {
+        s.flags |= GLM_F_ADD_SPECIAL;
+    }
+
+    switch (ctx->api->bit) {
+
+    case NGX_HTTP_GLM_API_TOKENIZE:
+        s.op = GLM_SUBMIT_TOKENIZE;
+
+        if (p->parse_masks) {
+            s.flags |= GLM_F_EOS_TEXT;
+        }
+
+        if (p->return_token_strs) {
+            s.flags |= GLM_F_TOKEN_STRS;
+        }
+        break;
+
+    case NGX_HTTP_GLM_API_DETOKENIZE:
+        s.op = GLM_SUBMIT_DETOKENIZE;
+        s.flags = 0;
+        break;
+
+    default:
+        s.op = GLM_SUBMIT_GENERATE;
+
+        if (p->ignore_eos) {
+            s.flags |= GLM_F_IGNORE_EOS;
+        }
+
+        if (p->include_stop) {
+            s.flags |= GLM_F_INCLUDE_STOP;
+        }
+
+        if (p->return_token_ids) {
+            s.flags |= GLM_F_PROMPT_IDS;
+        }
+    }
+
+    m->pos = ngx_cpymem(m->pos, &s, sizeof(glm_msg_submit_t));
+}
+
+
+static void
+ngx_http_glm_submit_sampling(ngx_http_glm_ctx_t *ctx,
+    ngx_http_glm_message_t *m)
+{
+    glm_sec_sampling_t      s;
+    ngx_http_glm_params_t  *p;
+
+    p = &ctx->params;
+
+    ngx_memzero(&s, sizeof(glm_sec_sampling_t));
+
+    s.size = sizeof(glm_sec_sampling_t);
+    s.flags = p->has_seed ? GLM_SAMPLING_SEED : 0;
+    s.seed = p->has_seed ? (uint64_t) p->seed : 0;
+    s.temperature = p->temperature;
+    s.top_p = p->top_p;
+    s.min_p = p->min_p;
+    s.top_k = p->top_k > 0 ? p->top_k : 0;
+    s.repetition = 1;
+    s.logprobs = p->logprobs;
+    s.prompt_logprobs = -1;
+    s.length_penalty = 1;
+
+    /* a stream sends an id when its text is sent: offsets tell, they come
+       with logprobs */
+
+    if (s.logprobs < 0 && ctx->stream && p->return_token_ids) {
+        s.logprobs = 0;
+    }
+
+    ngx_http_glm_submit_section(m, GLM_SEC_SAMPLING, GLM_SEC_CRITICAL, &s,
+                                sizeof(glm_sec_sampling_t));
+}
+
+
+static void
+ngx_http_glm_submit_stops(ngx_http_glm_ctx_t *ctx, ngx_http_glm_message_t *m)
+{
+    u_char                 *head;
+    size_t                  len;
+    glm_sec_t               sec;
+    glm_str_t               str;
+    ngx_uint_t              i;
+    ngx_http_glm_params_t  *p;
+
+    p = &ctx->params;
+
+    head = m->pos;
+    m->pos += sizeof(glm_sec_t);
+
+    for (i = 0; i < p->nstops; i++) {
+        str.size = p->stops[i].len;
+        len = ngx_align(p->stops[i].len, 4);
+
+        m->pos = ngx_cpymem(m->pos, &str, sizeof(glm_str_t));
+        ngx_memcpy(m->pos, p->stops[i].data, p->stops[i].len);
+        ngx_memzero(m->pos + p->stops[i].len, len - p->stops[i].len);
+        m->pos += len;
+    }
+
+    sec.type = GLM_SEC_STOPS;
+    sec.flags = GLM_SEC_CRITICAL;
+    sec.size = m->pos - head - sizeof(glm_sec_t);
+
+    ngx_memcpy(head, &sec, sizeof(glm_sec_t));
+
+    while ((m->pos - m->start) % GLM_WIRE_ALIGN) {
+        *m->pos++ = 0;
+    }
+}
+
+
+static void
+ngx_http_glm_submit_section(ngx_http_glm_message_t *m, uint16_t type,
+    uint16_t flags, const void *p, size_t n)
+{
+    glm_sec_t  sec;
+
+    sec.type = type;
+    sec.flags = flags;
+    sec.size = n;
+
+    m->pos = ngx_cpymem(m->pos, &sec, sizeof(glm_sec_t));
+
+    if (n) {
+        m->pos = ngx_cpymem(m->pos, p, n);
+    }
+
+    while ((m->pos - m->start) % GLM_WIRE_ALIGN) {
+        *m->pos++ = 0;
+    }
+}
+
+
+/* Records of one message; leaves room for one CANCEL a live request. */
+
+static ngx_int_t
+ngx_http_glm_submit_write(ngx_http_glm_peer_t *peer, uint64_t id, u_char *p,
+    size_t len)
+{
+    int          rc;
+    void        *slot;
+    size_t       n;
+    int64_t      room;
+    uint32_t     max;
+    glm_rec_t    rec;
+
+    max = glm_ring_max_record(&peer->submit) - sizeof(glm_rec_t);
+
+    do {
+        n = ngx_min(len, max);
+
+        rec.size = sizeof(glm_rec_t) + n;
+        rec.type = GLM_MSG_SUBMIT;
+        rec.flags = n < len ? GLM_REC_MORE : 0;
+        rec.id = id;
+
+        rc = glm_ring_reserve(&peer->submit, rec.size, &slot);
+
+        if (rc == GLM_RING_FULL) {
+            glm_ring_abort(&peer->submit);
+            return NGX_AGAIN;
+        }
+
+        if (rc != GLM_RING_OK) {
+            return NGX_ERROR;
+        }
+
+        slot = ngx_cpymem(slot, &rec, sizeof(glm_rec_t));
+        ngx_memcpy(slot, p, n);
+
+        p += n;
+        len -= n;
+
+    } while (len);
+
+    room = glm_ring_room(&peer->submit);
+
+    if (room == GLM_RING_BROKEN) {
+        return NGX_ERROR;
+    }
+
+    /* this one's CANCEL too, and a pad */
+
+    if (room < (int64_t) (peer->nlive + 2) * (int64_t) sizeof(glm_rec_t)) {
+        glm_ring_abort(&peer->submit);
+        return NGX_AGAIN;
+    }
+
+    if (glm_ring_publish(&peer->submit)) {
+        ngx_http_glm_ring_bell(peer);
+    }
+
+    return NGX_OK;
+}
