@@ -133,10 +133,26 @@ count(const glm_ids_t *ids, int32_t id, int32_t *last)
     return n;
 }
 
+/*
+ * Does the prompt end with a mask?  A blank behind it gives no id, but the original
+ * looks at the text; with anything else behind it the last id is no mask.
+ */
+static int
+ends_with_mask(const glm_ids_t *ids, const glm_config_t *c, const glm_req_t *r)
+{
+    size_t  i = r->nseg;
+
+    if (!is_mask(c, ids->id[ids->n - 1])) return 0;
+    while (i > 0 && r->seg[i - 1].n == 0) i--;
+    if (i == 0 || r->seg[i - 1].kind == GLM_SEG_IDS) return 1;
+    return r->seg[i - 1].kind == GLM_SEG_TEXT
+           && r->seg[i - 1].text[r->seg[i - 1].n - 1] == ']';
+}
+
 /* Rules 1 and 2: a prompt without a mask gets [gMASK]; one that goes on after
  * its mask gets eos. */
 static int
-add_special(glm_ids_t *ids, const glm_config_t *c, glm_refusal_t *no)
+add_special(glm_ids_t *ids, const glm_config_t *c, const glm_req_t *r, glm_refusal_t *no)
 {
     int  masks = 0;
 
@@ -146,7 +162,7 @@ add_special(glm_ids_t *ids, const glm_config_t *c, glm_refusal_t *no)
                           "The model \"%s\" has no [gMASK] to add to the prompt.", c->name);
     if (masks == 0) return glm_ids_push(ids, c->gmask) == 0 ? 0 : refuse_memory(no);
 
-    if (is_mask(c, ids->id[ids->n - 1]) || c->eos < 0) return 0;
+    if (c->eos < 0 || ends_with_mask(ids, c, r)) return 0;
     return glm_ids_push(ids, c->eos) == 0 ? 0 : refuse_memory(no);
 }
 
@@ -222,10 +238,10 @@ check_length(glm_prompt_t *p, const glm_config_t *c, int32_t max_tokens, glm_ref
 }
 
 static int
-make_bidirectional(glm_ids_t *ids, glm_prompt_t *p, const glm_config_t *c, int special,
+make_bidirectional(glm_ids_t *ids, glm_prompt_t *p, const glm_config_t *c, const glm_req_t *r,
     glm_refusal_t *no)
 {
-    int  rc = special ? add_special(ids, c, no) : 0;
+    int  rc = r->add_special ? add_special(ids, c, r, no) : 0;
 
     if (rc == 0) rc = find_mask(ids, c, &p->frozen, no);
     if (rc != 0) return rc;
@@ -249,7 +265,7 @@ glm_prompt_make(glm_prompt_t *out, const glm_vocab_t *v, const glm_req_t *r, glm
     if (rc == 0)
         rc = r->mode == GLM_UNIDIRECTIONAL
              ? make_unidirectional(&ids, v->cfg, special, no)
-             : make_bidirectional(&ids, out, v->cfg, special, no);
+             : make_bidirectional(&ids, out, v->cfg, r, no);
     if (rc == 0 && ids.n > INT32_MAX / 2)
         rc = glm_refuse(no, 400, "context_length_exceeded", "prompt", "The prompt is too long.");
     if (rc == 0) {
@@ -271,7 +287,7 @@ glm_prompt_tokenize(glm_ids_t *ids, const glm_vocab_t *v, const glm_req_t *r, gl
     int  rc = encode(ids, v, r, no);
 
     if (rc != 0 || !r->add_special) return rc;
-    if (r->mode == GLM_BIDIRECTIONAL) return add_special(ids, v->cfg, no);
+    if (r->mode == GLM_BIDIRECTIONAL) return add_special(ids, v->cfg, r, no);
     if (v->cfg->gmask >= 0 && insert_first(ids, v->cfg->gmask) != 0) return refuse_memory(no);
     return 0;
 }
