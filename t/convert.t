@@ -10,6 +10,7 @@ use Digest::SHA;
 use File::Copy qw(copy);
 use File::Path qw(make_path remove_tree);
 use File::Temp qw(tempdir);
+use Compress::Zlib ();
 use IO::Compress::Zip qw(:constants $ZipError);
 use Test::More;
 
@@ -102,11 +103,16 @@ sub tensor {
 		. 'R';
 }
 
+sub pickled {
+	my ($tensors, $more) = @_;
+	return "\x80\x02}(" . str('module') . '}(' . join('', map { str($_->[0]) . $_->[1] } @$tensors)
+		. 'u' . ($more // '') . 'u.';
+}
+
 # $tensors: list of [name, pickled tensor]; $storages: key => bytes
 sub write_pt {
 	my ($path, $tensors, $storages, $more) = @_;
-	my $pickle = "\x80\x02}(" . str('module') . '}('
-		. join('', map { str($_->[0]) . $_->[1] } @$tensors) . 'u' . ($more // '') . 'u.';
+	my $pickle = pickled($tensors, $more);
 	my $zip = IO::Compress::Zip->new($path, Name => 'archive/data.pkl', Method => ZIP_CM_STORE)
 		or die $ZipError;
 	$zip->print($pickle);
@@ -115,6 +121,31 @@ sub write_pt {
 		$zip->print($storages->{$key});
 	}
 	$zip->close;
+}
+
+# A stored zip in zip64 form; a member given as a number is that many bytes of
+# hole, whose checksum is not told.
+sub write_zip64 {
+	my ($path, @members) = @_;
+	open(my $f, '>:raw', $path) or die "$path: $!";
+	my ($at, $central, $n) = (0, '', 0);
+	while (my ($name, $bytes) = splice(@members, 0, 2)) {
+		my $size = ref $bytes ? $$bytes : length $bytes;
+		my $crc = ref $bytes ? 0 : Compress::Zlib::crc32($bytes);
+		my $common = pack('vvvvvVVVvv', 45, 0, 0, 0, 0x21, $crc, (0xffffffff) x 2, length $name, 20);
+		print {$f} "PK\3\4", $common, $name, pack('vvQ<Q<', 1, 16, $size, $size);
+		$central .= "PK\1\2" . pack('v', 45) . substr($common, 0, 22) . pack('vvvvvVV', length $name,
+			28, 0, 0, 0, 0, 0xffffffff) . $name . pack('vvQ<Q<Q<', 1, 24, $size, $size, $at);
+		$at += 30 + length($name) + 20 + $size;
+		ref $bytes ? seek($f, $at, 0) : print {$f} $bytes;
+		$n++;
+	}
+	my $end = $at + length $central;
+	print {$f} $central,
+		"PK\6\6", pack('Q<vvVVQ<Q<Q<Q<', 44, 45, 45, 0, 0, $n, $n, length $central, $at),
+		"PK\6\7", pack('VQ<V', 0, $end, 1),
+		"PK\5\6", pack('vvvvVVv', 0, 0, $n > 0xffff ? 0xffff : $n, $n, length $central, 0xffffffff, 0);
+	return close $f;
 }
 
 my %micro = (layers => 1, hidden => 8, heads => 2, inner => 12, vocab => 16);
@@ -204,6 +235,19 @@ sub micro {
 		write_pt(sprintf('%s/7/mp_rank_%02d_model_states.pt', $d, $rank), \@tensors, \%storages);
 	}
 	return $d;
+}
+
+# All of the micro model as one rank has it: pickled tensors, storages.
+sub whole_tensors {
+	my (@tensors, %storages);
+	for my $item (@plan) {
+		my ($name, undef, @shape) = @$item;
+		my $key = 'k_' . $name =~ s/\W/_/gr;
+		$storages{$key} = pack('v*', @{$whole{$name}});
+		push @tensors, ["transformer.$name", tensor('HalfStorage', $key, scalar @{$whole{$name}}, 0,
+			[@shape], @shape == 2 ? [$shape[1], 1] : [1])];
+	}
+	return (\@tensors, \%storages);
 }
 
 # name => bits, read from a model directory
@@ -393,6 +437,11 @@ fails('values are missing in one file', 'final_layernorm\.weight: its storage \d
 		return unless $_[0] eq 'final_layernorm.weight';
 		return (sub { tensor('HalfStorage', $_[0], 8, 0, [8], [1]) }, 'abc');
 	}));
+fails('a storage is not in the file', 'final_layernorm\.weight: its values \(storage none\) are not in the file',
+	micro(1, 'HalfStorage', sub {
+		return unless $_[0] eq 'final_layernorm.weight';
+		return (sub { tensor('HalfStorage', 'none', 8, 0, [8], [1]) });
+	}));
 fails('a file of another kind', 'pickle byte \d+: global "__builtin__\.print" is refused', do {
 	my $d = micro(1, 'HalfStorage');
 	copy("$data/pt-samples/refuse-global.pt", "$d/7/mp_rank_00_model_states.pt");
@@ -403,9 +452,9 @@ fails('a file of another kind', 'pickle byte \d+: global "__builtin__\.print" is
 	# what nobody needs is skipped, and said
 	my $d = micro(1, 'HalfStorage');
 	my ($bits) = ("\0\0" x 4);
-	my @tensors = map { ["transformer.$_->[0]", tensor('HalfStorage', "k$_->[0]" =~ s/\W/_/gr,
-		scalar @{$whole{$_->[0]}}, 0, [@$_[2 .. $#$_]], @$_ == 4 ? [$_->[3], 1] : [1])] } @plan;
-	my %storages = map { ("k$_->[0]" =~ s/\W/_/gr, pack('v*', @{$whole{$_->[0]}})) } @plan;
+	my ($whole, $values) = whole_tensors();
+	my @tensors = @$whole;
+	my %storages = %$values;
 	push @tensors, ['transformer.extra.weight', tensor('HalfStorage', 'x', 4, 0, [4], [1])],
 		['transformer.layers.0.attention.rotary_emb.inv_freq', tensor('HalfStorage', 'x', 4, 0, [4], [1])];
 	$storages{x} = $bits;
@@ -420,6 +469,29 @@ fails('a file of another kind', 'pickle byte \d+: global "__builtin__\.print" is
 	unlike($out, qr/[\r\e]/, 'no bar without a terminal');
 	like($out, qr/^wrote \Q$dst\E: 15 tensors/m, 'what was written');
 	is_deeply(tensors($dst), \%whole, 'the rest is there');
+}
+
+{
+	# members and offsets of more than 4 GiB
+	my $d = micro(1, 'HalfStorage');
+	my ($tensors, $storages) = whole_tensors();
+	my $hole = 5 << 30;
+	my $long = sub { "\x8a\x08" . pack('q<', $_[0]) };
+	push @$tensors, ['transformer.huge', "ctorch._utils\n_rebuild_tensor_v2\n"
+		. tuple(tuple(str('storage'), "ctorch\nHalfStorage\n", str('huge'), str('cpu'), $long->($hole / 2)) . 'Q',
+			int4(0), tuple($long->($hole / 2)), tuple(int4(1)), "\x89", "ccollections\nOrderedDict\n)R") . 'R'];
+	SKIP: {
+		my $path = "$d/7/mp_rank_00_model_states.pt";
+		write_zip64($path, 'a/data/huge', \$hole, (map { ("a/data/$_", $storages->{$_}) } sort keys %$storages),
+			'a/data.pkl', pickled($tensors)) or skip 'no room for a large file with a hole', 3;
+		skip 'a file system without holes', 3 if (stat $path)[12] * 512 > 1 << 30;
+		my $dst = fresh();
+		my ($status, $out) = convert($d, $dst);
+		is($status, 0, 'a file of more than 4 GiB') or diag($out);
+		like($out, qr/unknown tensor transformer\.huge/, 'with a large tensor in it');
+		is_deeply(tensors($dst), \%whole, 'the tensors behind it are read');
+	}
+	unlink glob("$d/7/*");
 }
 
 {

@@ -377,6 +377,8 @@ test_programs(void)
         P(TENSOR("K\x06", "K\1", "K\2K\3\x86", "K\3K\1\x86"), "outside its storage"),
         P(TENSOR("K\x06", "K\0", "K\2K\3\x86", "K\4K\1\x86"), "outside its storage"),
         P(TENSOR("K\x06", "J\xff\xff\xff\xff", "K\3\x85", "K\1\x85"), "without an offset"),
+        P(TENSOR("K\x06", "\x8a\1\xff", "K\3\x85", "K\1\x85"), "without an offset"),
+        P(TENSOR("K\x06", "\x8a\2\x02\0", "K\3\x85", "K\1\x85"), NULL),
         P(TENSOR("K\x06", "K\0", "J\xff\xff\xff\xff\x85", "K\1\x85"), "impossible size"),
         P(TENSOR("K\x06", "K\5", "K\3\x85", "J\xff\xff\xff\xff\x85"), "impossible size"),
         P(TENSOR("K\x06", "K\0", "K\3\x85", ")"), "without size and stride"),
