@@ -27,7 +27,7 @@ struct part_s {                   /* a request that is live, and its message so 
 };
 
 struct glm_client_s {
-    int                 fd;
+    int                 fd, nowait;
     glm_sock_welcome_t  w;
     uint8_t            *map;
     size_t              map_bytes;
@@ -140,13 +140,15 @@ glm_client_attach(glm_client_t **out, int fd, const glm_client_opts_t *o, glm_er
     glm_client_t             *c = calloc(1, sizeof(*c));
     const glm_client_opts_t   none = {0};
 
+    if (o == NULL) o = &none;
     *out = NULL;
     if (c == NULL) {
         close(fd);
         return glm_fail(err, GLM_ENOMEM, "no memory");
     }
     c->fd = fd;
-    rc = send_hello(fd, o != NULL ? o : &none, err);
+    c->nowait = o->nowait;
+    rc = send_hello(fd, o, err);
     if (rc == 0) rc = recv_welcome(fd, &c->w, fds, err);
     if (rc == 0) rc = map_all(c, fds, err);
     if (fds[0] >= 0) close(fds[0]);
@@ -319,7 +321,11 @@ put_message(glm_client_t *c, uint64_t id, const glm_wbuf_t *b, glm_err_t *err)
     int     rc;
     size_t  at, n, max = glm_ring_max_record(&c->sub) - sizeof(glm_rec_t);
     size_t  spare = (size_t) (c->nlive + 1) * sizeof(glm_rec_t);
+    size_t  whole = b->n + (b->n / max + 1) * sizeof(glm_rec_t) + max;   /* and a pad */
 
+    if (c->nowait && glm_ring_room(&c->sub) < (int64_t) (whole + spare)) {
+        return glm_fail(err, GLM_EBUSY, "the submission ring is full");
+    }
     for (at = 0; at < b->n; at += n) {
         n = b->n - at < max ? b->n - at : max;
         rc = put_record(c, GLM_MSG_SUBMIT, id, b->p + at, n, at + n < b->n, spare);

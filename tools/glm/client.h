@@ -17,6 +17,7 @@ typedef struct {
     const char  *name;             /* for the engine's log; NULL: "glm" */
     uint32_t     kind;             /* of HELLO */
     uint32_t     submit_bytes, complete_bytes;   /* 0: the engine's choice */
+    int          nowait;           /* SUBMIT into a full ring is GLM_EBUSY */
 } glm_client_opts_t;
 
 /*
@@ -43,7 +44,8 @@ typedef struct {
 
 /*
  * Sends it under id, which must not be live, and frees sections.  Waits for
- * room.  0, GLM_ELIMIT (over what WELCOME allows), GLM_EIO (connection lost).
+ * room unless nowait.  0, GLM_EBUSY, GLM_ELIMIT (over what WELCOME allows),
+ * GLM_EIO (connection lost).
  */
 int glm_client_submit(glm_client_t *c, uint64_t id, glm_client_submit_t *s, glm_err_t *err);
 int glm_client_window(glm_client_t *c, uint64_t id, uint64_t bytes);
