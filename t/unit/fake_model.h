@@ -16,7 +16,7 @@
 
 #include "model.h"
 
-#define FAKE_NAN_ID    7          /* in the context: NaN logits */
+#define FAKE_NAN_ID    7          /* in slot 1: NaN logits */
 
 struct glm_model_s {
     glm_config_t      cfg;
@@ -165,8 +165,7 @@ fake_row(glm_model_t *m, const glm_row_t *row, glm_sampled_t *out)
         hash = fake_mix(hash ^ v);
     }
     fake_logits(hash, m->cfg.vocab, m->logits);
-    for (int32_t s = 0; s <= row->slot; s++)
-        if (*fake_slot(m, row->pages, s) == fake_entry(FAKE_NAN_ID, s, s)) m->logits[3] = NAN;
+    if (*fake_slot(m, row->pages, 1) == fake_entry(FAKE_NAN_ID, 1, 1)) m->logits[3] = NAN;
     glm_sample(m->logits, m->cfg.vocab, row->sample, m->scratch, out);
 }
 
