@@ -208,7 +208,8 @@ config_name(glm_config_t *cfg, const config_src_t *s)
     if (v == NULL) v = json_object_get(s->root, field = "model");
     if (v == NULL) return 0;
     if (!json_is_string(v) || json_string_length(v) == 0) {
-        return glm_fail(s->err, GLM_EFORMAT, "%s: \"%s\" is not a string with text", s->where, field);
+        return glm_fail(s->err, GLM_EFORMAT, "%s: \"%s\" is not a string with text", s->where,
+                        field);
     }
     if (json_string_length(v) >= sizeof(cfg->name)) {
         return glm_fail(s->err, GLM_ELIMIT, "%s: \"%s\" is longer than %zu bytes", s->where, field,
@@ -230,17 +231,19 @@ config_architecture(const config_src_t *s)
 {
     json_t  *order = json_object_get(s->root, "layernorm_order");
 
-    if (order != NULL && (!json_is_string(order) || strcmp(json_string_value(order), "post") != 0)) {
-        return glm_fail(s->err, GLM_EFORMAT, "%s: \"layernorm_order\" is not \"post\", the only one "
-                        "known here", s->where);
+    if (order != NULL
+        && (!json_is_string(order) || strcmp(json_string_value(order), "post") != 0))
+    {
+        return glm_fail(s->err, GLM_EFORMAT, "%s: \"layernorm_order\" is not \"post\", the only "
+                        "one known here", s->where);
     }
     if (json_is_true(json_object_get(s->root, "no_glu"))) {
-        return glm_fail(s->err, GLM_EFORMAT, "%s: \"no_glu\" is true, but only GLU models are known "
-                        "here", s->where);
+        return glm_fail(s->err, GLM_EFORMAT, "%s: \"no_glu\" is true, but only GLU models are "
+                        "known here", s->where);
     }
     if (json_is_true(json_object_get(s->root, "position_encoding_2d"))) {
-        return glm_fail(s->err, GLM_EFORMAT, "%s: \"position_encoding_2d\" is true, but only models "
-                        "with one position an id are known here", s->where);
+        return glm_fail(s->err, GLM_EFORMAT, "%s: \"position_encoding_2d\" is true, but only "
+                        "models with one position an id are known here", s->where);
     }
     return 0;
 }

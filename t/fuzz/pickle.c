@@ -99,7 +99,8 @@ zipped(const uint8_t *data, size_t size)
 
     zip_error_init(&zerr);
     s = zip_source_buffer_create(NULL, 0, 0, &zerr);
-    if (s == NULL || (z = zip_open_from_source(s, ZIP_CREATE | ZIP_TRUNCATE, &zerr)) == NULL) abort();
+    z = s ? zip_open_from_source(s, ZIP_CREATE | ZIP_TRUNCATE, &zerr) : NULL;
+    if (z == NULL) abort();
     zip_source_keep(s);
     member(z, "a/data.pkl", data, size);
     member(z, "a/data/0", values, sizeof(values));

@@ -129,7 +129,9 @@ cv_merge(const cv_source_t *s, const cv_item_t *item, uint16_t *whole, int *diff
     cv_part_dims(item, s->ranks, dim);
     for (r = 0; r < s->ranks; r++) {
         t = pt_find(s->rank[r], name);
-        if (t == NULL) return glm_fail(err, GLM_ENOENT, "%s: %s is missing", pt_path(s->rank[r]), name);
+        if (t == NULL) {
+            return glm_fail(err, GLM_ENOENT, "%s: %s is missing", pt_path(s->rank[r]), name);
+        }
         cv_part_t  p = {
             .item = item, .file = s->rank[r], .whole = whole, .rank = r,
             .compare = r > 0 && item->cut == CV_COPY, .rows = dim[0], .cols = dim[1],

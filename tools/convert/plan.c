@@ -117,9 +117,9 @@ cv_plan_divides(const glm_config_t *cfg, int ranks, glm_err_t *err)
 
     for (i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
         if (sizes[i].n % ranks != 0) {
-            return glm_fail(err, GLM_EFORMAT, "%d rank files, but \"%s\" is %d, which cannot be cut "
-                            "into as many parts: is one missing or too many?", ranks, sizes[i].field,
-                            sizes[i].n);
+            return glm_fail(err, GLM_EFORMAT, "%d rank files, but \"%s\" is %d, which cannot be "
+                            "cut into as many parts: is one missing or too many?", ranks,
+                            sizes[i].field, sizes[i].n);
         }
     }
     return 0;

@@ -60,13 +60,13 @@ pt_add(pt_file_t *f, pk_str_t name, const pk_tensor_t *t, glm_err_t *err)
     }
     need = t->storage->numel * pt_dtype_size(t->storage->dtype);
     if (s == NULL || !s->present) {
-        return glm_fail(err, GLM_EFORMAT, "%s: %.*s: its values (storage %.*s) are not in the file: "
-                        "is it cut short?", f->path, (int) name.len, name.s,
+        return glm_fail(err, GLM_EFORMAT, "%s: %.*s: its values (storage %.*s) are not in the "
+                        "file: is it cut short?", f->path, (int) name.len, name.s,
                         (int) t->storage->key.len, t->storage->key.s);
     }
     if (s->bytes < need) {
-        return glm_fail(err, GLM_EFORMAT, "%s: %.*s: its storage %.*s has %llu bytes of %llu: is the "
-                        "file cut short?", f->path, (int) name.len, name.s, (int) s->key.len,
+        return glm_fail(err, GLM_EFORMAT, "%s: %.*s: its storage %.*s has %llu bytes of %llu: is "
+                        "the file cut short?", f->path, (int) name.len, name.s, (int) s->key.len,
                         s->key.s, (unsigned long long) s->bytes, (unsigned long long) need);
     }
     slot->name = strndup(name.s, name.len);

@@ -24,8 +24,8 @@ cv_read_latest(char *name, size_t size, const char *dir, glm_err_t *err)
     snprintf(path, sizeof(path), "%s/latest", dir);
     f = fopen(path, "re");
     if (f == NULL) {
-        return glm_fail(err, errno == ENOENT ? GLM_ENOENT : GLM_EIO, "%s: %s (a checkpoint has this "
-                        "file, with the iteration)", path, strerror(errno));
+        return glm_fail(err, errno == ENOENT ? GLM_ENOENT : GLM_EIO, "%s: %s (a checkpoint has "
+                        "this file, with the iteration)", path, strerror(errno));
     }
     n = fread(text, 1, sizeof(text) - 1, f);
     fclose(f);
@@ -123,8 +123,8 @@ cv_check_dtype(pt_file_t *f, const pt_tensor_t *t, glm_err_t *err)
 
     snprintf(scale, sizeof(scale), "%s_scale", t->name);
     if (dtype == PT_CHAR || pt_find(f, scale) != NULL) {
-        return glm_fail(err, GLM_EINVAL, "%s: %s is quantised; only fp16, bf16 and fp32 checkpoints "
-                        "are converted: start from the unquantised one", pt_path(f), t->name);
+        return glm_fail(err, GLM_EINVAL, "%s: %s is quantised; only fp16, bf16 and fp32 "
+                        "checkpoints are converted: start from the unquantised one", pt_path(f), t->name);
     }
     if (dtype != PT_HALF && dtype != PT_FLOAT && dtype != PT_BFLOAT16) {
         return glm_fail(err, GLM_EFORMAT, "%s: %s is %s; only fp16, bf16 and fp32 are converted",
