@@ -27,9 +27,9 @@ struct glm_model_s {
     int               layer, n;   /* of the prefill under way */
 };
 
-static atomic_int       fake_wrong, fake_fail, fake_step_ns;
-static int              fake_shut, fake_waiting, fake_steps, fake_slices;
-static int              fake_max_rows_seen;
+static atomic_int       fake_wrong, fake_fail, fake_step_ns, fake_steps, fake_slices;
+static atomic_int       fake_max_rows_seen;
+static int              fake_shut, fake_waiting;
 static pthread_mutex_t  fake_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t   fake_cond = PTHREAD_COND_INITIALIZER;
 
