@@ -1,0 +1,71 @@
+/* main: glm-bench's commands, and times. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "bench.h"
+
+double
+bench_now(void)
+{
+    struct timespec  t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double) t.tv_sec + (double) t.tv_nsec * 1e-9;
+}
+
+void
+bench_add(bench_times_t *b, double t)
+{
+    if (b->n == b->room) {
+        b->room = b->room ? 2 * b->room : 64;
+        b->t = realloc(b->t, (size_t) b->room * sizeof(*b->t));
+        if (b->t == NULL) {
+            fprintf(stderr, "glm-bench: no memory\n");
+            exit(1);
+        }
+    }
+    b->t[b->n++] = t;
+}
+
+static int
+by_size(const void *a, const void *b)
+{
+    double  x = *(const double *) a, y = *(const double *) b;
+
+    return x < y ? -1 : x > y;
+}
+
+double
+bench_median(bench_times_t *b)
+{
+    if (b->n == 0) return 0;
+    qsort(b->t, (size_t) b->n, sizeof(*b->t), by_size);
+    return b->t[b->n / 2];
+}
+
+double
+bench_least(bench_times_t *b)
+{
+    double  least = b->n ? b->t[0] : 0;
+
+    for (int i = 1; i < b->n; i++) if (b->t[i] < least) least = b->t[i];
+    return least;
+}
+
+void
+bench_free(bench_times_t *b)
+{
+    free(b->t);
+}
+
+int
+main(int argc, char **argv)
+{
+    if (argc >= 2 && strcmp(argv[1], "cpu") == 0) return bench_cpu(argc - 2, argv + 2);
+    fprintf(stderr,
+        "usage: glm-bench cpu --model DIR [--json] [--rounds N] [--threads N] [--tp N]\n"
+        "                     [--isa plain|avx2|avx512] [--context N] [--dummy]\n");
+    return argc >= 2 && strcmp(argv[1], "--help") == 0 ? 0 : 2;
+}
