@@ -2,7 +2,9 @@
 # what each does.  A source file belongs to the program of its folder: adding a
 # file needs no change here.
 
+ifeq ($(MAKELEVEL),0)
 MAKEFLAGS += -j$(shell nproc)
+endif
 
 B        ?= build
 CC       ?= gcc
