@@ -1,0 +1,152 @@
+/*
+ * engine_batch: breaks when what runs beside a request changes a bit of it: ids,
+ * text, log-probabilities.  The demo model; every request alone first, then in
+ * mixes of several sizes, with prompts cut into slices.
+ */
+#include <unistd.h>
+
+#include "engine_util.h"
+#include "golden.h"
+#include "tap.h"
+
+#define N  50
+
+static char  *prompts[64];
+static int    nprompts;
+
+static void
+load_prompts(void)
+{
+    static const char *const  keys[2] = { "cases", "blanks" };
+    json_t                   *g = golden_load("demo/goldens.json", "demo/goldens.json");
+
+    if (g == NULL || access("models/demo/config.json", R_OK) != 0)
+        skip_all("no demo model or no goldens of it");
+    for (int k = 0; k < 2; k++) {
+        const json_t  *list = json_object_get(g, keys[k]);
+
+        for (size_t i = 0; i < json_array_size(list); i++) {
+            const char  *p = json_string_value(json_object_get(json_array_get(list, i), "prompt"));
+            const char  *mask = strstr(p, "[MASK]");
+
+            if (mask != NULL && strstr(mask + 1, "[MASK]") != NULL) continue;
+            if (nprompts < 64) prompts[nprompts++] = strdup(p);
+        }
+    }
+    json_decref(g);
+}
+
+static glm_engine_t *
+up(int tp, int max_seqs, int max_rows, int64_t kv_tokens, int64_t budget)
+{
+    glm_engine_t       *e;
+    glm_err_t           err = {0};
+    glm_engine_opts_t   o = {
+        .model_dir = "models/demo",
+        .model = { .tp = tp, .threads = 2, .max_rows = max_rows },
+        .max_num_seqs = max_seqs, .kv_tokens = kv_tokens, .tokenizer_threads = 2,
+        .prefill_budget = budget
+    };
+
+    if (glm_engine_start(&e, &o, &err) != 0) bail_out(err.text);
+    return e;
+}
+
+/* Request i, the same every time. */
+static t_req_t *
+request(glm_engine_t *e, int i)
+{
+    static const glm_stop_t  stops[2] = { { ".", 1 }, { "the file", 8 } };
+    unsigned                 s = (unsigned) i * 7919 + 1;
+    t_req_t                 *t = t_new_text(e, prompts[rand_r(&s) % (unsigned) nprompts]);
+
+    t->r.max_tokens = 4 + (int) (rand_r(&s) % 30);
+    t->r.n = 1 + (int) (rand_r(&s) % 3);
+    t->r.ignore_eos = rand_r(&s) % 4 == 0;
+    if (strstr(t->seg.text, "[MASK]") == NULL && rand_r(&s) % 3 == 0) t->r.mode = GLM_UNIDIRECTIONAL;
+    if (rand_r(&s) % 4 == 0) {
+        t->r.stop = stops;
+        t->r.nstop = 2;
+    }
+    t->r.has_seed = 1;
+    t->r.sample = (glm_sample_t) {
+        .temperature = (float) (rand_r(&s) % 4) * 0.5f, .top_k = rand_r(&s) % 2 ? 0 : 30,
+        .top_p = rand_r(&s) % 2 ? 0 : 0.8f, .seed = rand_r(&s), .nlogprobs = (int) (rand_r(&s) % 6)
+    };
+    return t;
+}
+
+static int
+equal(const t_req_t *a, const t_req_t *b)
+{
+    for (int k = 0; k < a->r.n; k++) {
+        const t_choice_t  *x = &a->c[k], *y = &b->c[k];
+
+        if (x->n != y->n || x->ntext != y->ntext || x->fin.reason != y->fin.reason
+            || x->fin.nkept != y->fin.nkept || x->fin.stop_index != y->fin.stop_index) return 0;
+        if (x->ntext > 0 && memcmp(x->text, y->text, x->ntext) != 0) return 0;
+        if (x->n > 0 && (memcmp(x->id, y->id, x->n * sizeof(int32_t)) != 0
+                         || memcmp(x->sampled, y->sampled, x->n * sizeof(*x->sampled)) != 0))
+            return 0;
+    }
+    return a->ended == 1 && b->ended == 1 && !a->wrong && !b->wrong;
+}
+
+/* At most `at_once` in flight; how many differ from the ones alone. */
+static int
+run_mix(glm_engine_t *e, t_req_t *const *alone, int at_once)
+{
+    t_req_t  *t[N];
+    int       differ = 0;
+
+    for (int i = 0; i < N; i++) {
+        if (i >= at_once) t_wait(&t[i - at_once]->ended, 1);
+        t_submit(t[i] = request(e, i));
+    }
+    for (int i = 0; i < N; i++) {
+        t_wait(&t[i]->ended, 1);
+        if (alone != NULL && !equal(alone[i], t[i])) {
+            differ++;
+            diag("request %d differs: \"%s\" \"%s\" %s", i, alone[i]->c[0].text, t[i]->c[0].text,
+                 t[i]->no.text);
+        }
+    }
+    for (int i = 0; i < N; i++) t_free(t[i]);
+    return differ;
+}
+
+static void
+test_rank(int tp)
+{
+    static const int  at_once[4] = { 2, 9, 25, N };
+    t_req_t          *alone[N];
+    glm_engine_t     *e = up(tp, 4, 64, 8192, 0);
+    size_t            tokens = 0;
+
+    for (int i = 0; i < N; i++) {
+        t_run(alone[i] = request(e, i));
+        for (int k = 0; k < alone[i]->r.n; k++) tokens += alone[i]->c[k].n;
+    }
+    glm_engine_stop(e);
+    ok(tokens > 500, "%d ranks: %d requests alone, %zu tokens", tp, N, tokens);
+
+    for (int i = 0; i < 4; i++) {
+        int  differ;
+
+        e = up(tp, 3 + 13 * i, 40 + 50 * i, 800 + 3000 * i, i == 3 ? 0 : 30 + 100 * i);
+        differ = run_mix(e, alone, at_once[i]);
+        ok(differ == 0, "%d ranks, %d at once: %d differ in some bit", tp, at_once[i], differ);
+        glm_engine_stop(e);
+    }
+    for (int i = 0; i < N; i++) t_free(alone[i]);
+}
+
+int
+main(void)
+{
+    load_prompts();
+    test_rank(1);
+    test_rank(2);
+    for (int i = 0; i < nprompts; i++) free(prompts[i]);
+    return tap_done();
+}
