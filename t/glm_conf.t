@@ -108,7 +108,7 @@ END
         location /llm/ { glm_pass unix:%%SOCKET%%; }
         location = /exact/v1/completions { glm_pass unix:%%SOCKET%%; }
         location ~ ^/re/\d+/ { glm_pass unix:%%SOCKET%%; }
-        location /if/ { if ($arg_a = "1") { glm_pass unix:%%SOCKET%%; } return 403; }
+        location /if/ { if ($arg_a = "1") { glm_pass unix:%%SOCKET%%; } }
         location /rewrite/ { rewrite ^/rewrite/(.*) /v1/completions break; glm_pass unix:%%SOCKET%%; }
         location /only/ { glm_pass unix:%%SOCKET%%; glm_api tokenize; }
         location /except/ { glm_pass unix:%%SOCKET%%; limit_except POST { deny all; } }
@@ -136,7 +136,7 @@ for my $uri ('/v1/completions', '/a/b/v1/completions', '/llm/v1/completions',
 {
     is(answer($uri), $text, "POST $uri");
 }
-is(answer('/if/v1/completions'), 403, 'if not taken');
+is(answer('/if/v1/completions'), 404, 'if not taken');
 is(answer('/limited/v1/completions'), 403, 'access rules stay in force');
 is(answer('/only/v1/completions'), 404, 'glm_api narrows a location');
 is($t->post('/only/tokenize', { prompt => 'a' })->{status}, 200, 'to what it names');
@@ -167,7 +167,7 @@ is(status('/own/v1/completions', 'a', $stops[4], $p2), 400, 'location level over
 is(status('/nested/in/v1/completions', 'a' x 10, [], $p2), 200, 'nested: inherits');
 is(status('/nested/in/v1/completions', 'a' x 11, [], $p2), 400, 'nested: from the location around it');
 is(status('/nested/plain/v1/completions', 'a', [], $p2), 418, 'glm_pass is not inherited over a handler');
-is(status('/nested/bare/v1/completions', 'a', [], $p2), 405, 'nor into a nested location, as proxy_pass');
+is(status('/nested/bare/v1/completions', 'a', [], $p2), 404, 'nor into a nested location, as proxy_pass');
 is($t->get('/version', port => $p2)->{status}, 200, 'glm_api of a location over that of its server');
 is($t->get('/inherit/health', port => $p2)->{status}, 404, 'glm_api of a server over that of http');
 

@@ -105,11 +105,13 @@ sub check_metrics {
     push @bad, 'no newline at the end' if $r->{body} !~ /\n\z/;
     for (split /\n/, $r->{body}) {
         if (/^# (TYPE|HELP) ([a-zA-Z_:][a-zA-Z0-9_:]*) (.+)$/) {
-            my $h = $1 eq 'TYPE' ? \%type : \%help;
-            push @bad, "twice: $_" if exists $h->{$2};
-            push @bad, "a type of its own: $_" if $1 eq 'TYPE' && $3 !~ /^(counter|gauge|histogram|summary|untyped)$/;
-            push @bad, "after its samples: $_" if $value{$2};
-            $h->{$2} = $3;
+            my ($what, $name, $text) = ($1, $2, $3);
+            my $h = $what eq 'TYPE' ? \%type : \%help;
+            push @bad, "twice: $_" if exists $h->{$name};
+            push @bad, "a type of its own: $_"
+                if $what eq 'TYPE' && $text !~ /^(counter|gauge|histogram|summary|untyped)$/;
+            push @bad, "after its samples: $_" if $value{$name};
+            $h->{$name} = $text;
         } elsif (/^([a-zA-Z_:][a-zA-Z0-9_:]*)(\{(?:[a-zA-Z_]\w*="(?:[^"\\\n]|\\[\\n"])*",?)*\})? (-?[0-9.]+(?:e[-+]?\d+)?|NaN|[-+]Inf)$/) {
             my ($full, $labels, $v) = ($1, $2 // '', $3);
             (my $base = $full) =~ s/_(bucket|sum|count)$// unless $type{$full};
@@ -170,6 +172,7 @@ ok($seen{kv_cache_usage_perc} > 0 && $seen{kv_cache_usage_perc} <= 1, 'the cache
     || diag($seen{kv_cache_usage_perc});
 is($t->get('/health')->{status}, 200, 'busy is not sick');
 check_metrics('busy');
+$_->read_head for @busy[ 2 .. 4 ];
 is((data_events($_->events))[-1]{choices}[0]{finish_reason}, 'length', 'a stream ends') for @busy;
 $t->idle(5, 'all gauges return to 0');
 my $after = check_metrics('after');

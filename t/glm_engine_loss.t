@@ -38,23 +38,21 @@ $t->start_engine;
 $t->ready(5);
 is_deeply([ $t->workers ], \@workers, 'by the same workers');
 ok((wait_for { !grep { $t->post($URI, { prompt => 'fake: tokens=2' })->{status} != 200 } 1 .. 6 } 5), 'all of them');
-is($t->stat('engine_up'), 1, 'engine_up 1');
+ok($t->wait_stat('engine_up', 1, 5), 'engine_up 1');
 
 # It dies: in mid-stream, before the first token, before ACCEPTED
 
-for my $how (qw(kill die garbage)) {
-    my %words = (kill => 'tokens=2000 delay=20', die => 'tokens=2000 delay=20 dieat=5', garbage => 'tokens=2000 delay=20 garbageat=5');
-    my %first = (kill => 'first=60000', die => 'first=60000', garbage => 'first=60000');
+my %words = (kill => 'tokens=2000 delay=20', die => 'tokens=2000 delay=20 dieat=5');
+for my $how (qw(kill die)) {
     my $s = $t->post($URI, { prompt => "fake: $words{$how}", max_tokens => 2000, stream => TRUE }, start => 1);
     is(($s->read_head // {})->{status}, 200, "$how: a stream");
     $s->event for 1 .. 3;
-    # on the same worker as the stream or the other: a garbled ring is one worker's
-    my @wait = $how eq 'garbage' ? () : map { $t->post($URI, { prompt => "fake: $_", max_tokens => 5 }, start => 1) }
+    my @wait = map { $t->post($URI, { prompt => "fake: $_", max_tokens => 5 }, start => 1) }
         'first=60000', 'accept=60000', 'tokens=500 delay=50';
-    wait_for { $how eq 'garbage' || ($t->stat('num_requests_running') // 0) >= 2 } 2;
+    wait_for { ($t->stat('num_requests_running') // 0) >= 2 } 2 if $how eq 'kill';
     if ($how eq 'kill') {
         $t->kill_engine;
-    } elsif ($how eq 'die') {
+    } else {
         $t->expect_end('engine');
         ok($t->reap('engine', 10), 'die: it does');
     }
@@ -66,11 +64,9 @@ for my $how (qw(kill die garbage)) {
     is(scalar grep({ $_->{error} } @e), 0, "$how: one of them");
     like(join('', map { $_->{choices}[0]{text} } @e), qr/^t256 t257 t258 /, "$how: what came before went out");
     unavailable($_->response, "$how: no header sent") for @wait;
-    if ($how ne 'garbage') {
-        unavailable($t->post($URI, { prompt => 'a' }), "$how: a new request");
-        is($t->get('/health')->{status}, 503, "$how: /health");
-        $t->start_engine;
-    }
+    unavailable($t->post($URI, { prompt => 'a' }), "$how: a new request");
+    is($t->get('/health')->{status}, 503, "$how: /health");
+    $t->start_engine;
     $t->ready(5);
     ok((wait_for { !grep { $t->post($URI, { prompt => 'fake: tokens=2' })->{status} != 200 } 1 .. 6 } 5), "$how: all is well again");
     $t->idle(5, "$how: nothing is left");
@@ -95,7 +91,7 @@ ok((wait_for { $t->get('/health')->{status} == 503 } 5), 'draining: /health is 5
 unavailable($t->post($URI, { prompt => 'fake: tokens=2' }), 'draining: a new request');
 my @e = data_events($s->events);
 is($e[-1]{choices}[0]{finish_reason}, 'length', 'draining: the stream ends as it should');
-is(scalar @e, 40, 'draining: whole') || diag(scalar @e);
+is(join('', map { $_->{choices}[0]{text} } @e), join('', map { "t$_ " } 256 .. 295), 'draining: whole');
 ok($t->reap('engine', 10), 'then the engine ends');
 
 # Many restarts under load: every request ends, with an answer or a clear refusal

@@ -10,10 +10,11 @@ use GLM::Test;
 use Time::HiRes qw(time);
 
 my $URI = '/v1/completions';
-my $t = GLM::Test->new(absent => 1)->fake('--loading', 1500)->run;
+my $t = GLM::Test->new(absent => 1)->fake('--loading', 2500)->run;
 
 $t->start_engine;
-my $r = $t->get('/health');
+my $r;
+wait_for { $r = $t->get('/health'); $r->{body} =~ /engine_loading/ } 1.2;
 check_error($r, 503, 'loading: /health', code => 'engine_loading');
 like($r->{headers}{'retry-after'} // 'absent', qr/^\d+$/, 'Retry-After');
 check_error($t->post($URI, { prompt => 'a' }), 503, 'loading: a completion', code => 'engine_loading');

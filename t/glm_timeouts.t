@@ -15,6 +15,7 @@ $t->conf(locations => <<'END')->run->ready;
         location = /metrics { glm_pass unix:%%SOCKET%%; glm_api metrics; }
         location /read/ { glm_pass unix:%%SOCKET%%; glm_first_token_timeout 10s; glm_read_timeout 300ms; }
         location /first/ { glm_pass unix:%%SOCKET%%; glm_first_token_timeout 300ms; glm_read_timeout 10s; }
+        location /late/ { glm_pass unix:%%SOCKET%%; glm_first_token_timeout 20s; glm_read_timeout 300ms; glm_ping_interval 0; }
         location /ping/ { glm_pass unix:%%SOCKET%%; glm_ping_interval 50ms; glm_read_timeout 10s; }
         location /noping/ { glm_pass unix:%%SOCKET%%; glm_ping_interval 0; glm_read_timeout 10s; }
 END
@@ -65,6 +66,22 @@ is_deeply([ sort keys %{ $last->{error} } ], [ qw(code message param type) ], 'o
 took($begin, 'after 300 ms');
 check_error(ask('/read', 'tokens=10 hangat=3'), 504, 'a plain answer: 504', type => 'timeout');
 $t->idle(5, 'the engine hears of it');
+
+# Time-outs are as exact as nginx's timers, whatever timer ran before
+
+for my $case ([ '', 'hang', 0.3 ], [ '/read', 'tokens=10 hangat=3', 0.3 ], [ '/late', 'first=1300 tokens=5 hangat=1', 1.6 ]) {
+    my ($where, $words, $due) = @$case;
+    for my $stream (FALSE, TRUE) {
+        my $s;
+        for (1 .. 3) {
+            my $begin = time;
+            ask($where, $words, stream => $stream);
+            $s = time - $begin;
+            last if $s < $due + 0.5;
+        }
+        cmp_ok($s, '<', $due + 0.5 * GLM::Test::patience(), "$words" . ($stream ? ', stream' : '') . ": ends after $due s");
+    }
+}
 
 # A token in time starts the time anew
 

@@ -31,7 +31,7 @@ my ($n, $rest) = (0, '');
 while (<$out>) {
     if (/^(not )?ok\t([^\t]*)\t(.*)$/) {
         $n++;
-        ok(!$1, $2) or diag(substr $3, 0, 500);
+        ok(!$1, "openai: $2") or diag(substr $3, 0, 500);
     } else {
         $rest .= $_;
     }

@@ -369,7 +369,7 @@ sub nginx_test {
     if (!$pid) {
         open STDERR, '>&', \*STDOUT;
         $ENV{$_} = $env->{$_} for keys %$env;
-        my @cmd = (nginx(), '-p', $self->{dir}, '-e', "$self->{dir}/test.log", '-t', '-c', $conf);
+        my @cmd = (nginx(), '-p', $self->{dir}, '-e', "$self->{dir}/test.out", '-t', '-c', $conf);
         exec { $cmd[0] } @cmd or POSIX::_exit(127);
     }
     { local $/; $out = <$pipe> // ''; }
@@ -412,14 +412,15 @@ sub master { return $_[0]{procs}{nginx}{pid} }
 # Pids of the workers, also of those that are shutting down.
 sub workers {
     my ($self) = @_;
-    my $master = $self->master or return;
     my @pids;
+    my $master = $self->master or return @pids;
     for my $stat (glob '/proc/[0-9]*/stat') {
         open my $f, '<', $stat or next;
         my ($pid, $state, $ppid) = (<$f> // '') =~ /^(\d+) \(.*\) (\S) (\d+)/ or next;
         push @pids, $pid if $ppid == $master && $state ne 'Z';
     }
-    return sort { $a <=> $b } @pids;
+    @pids = sort { $a <=> $b } @pids;
+    return @pids;
 }
 
 # Reloads, and waits for workers of the new configuration.
