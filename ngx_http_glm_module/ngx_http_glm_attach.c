@@ -75,8 +75,6 @@ ngx_http_glm_attach(ngx_http_glm_peer_t *peer, ngx_log_t *log)
         return NGX_AGAIN;
     }
 
-    peer->refused = 0;
-
     if (ngx_http_glm_attach_connect(peer, log) == NGX_OK) {
         peer->state = NGX_HTTP_GLM_PEER_HELLO;
 
@@ -91,7 +89,9 @@ ngx_http_glm_attach(ngx_http_glm_peer_t *peer, ngx_log_t *log)
 
     ngx_http_glm_attach_close(peer);
 
-    if (!peer->reconnect.timer_set && !ngx_exiting) {
+    peer->refused = 0;
+
+    if (!ngx_exiting) {
         ngx_add_timer(&peer->reconnect, peer->backoff);
         peer->backoff = ngx_min(peer->backoff * 2, NGX_HTTP_GLM_BACKOFF_MAX);
     }
@@ -441,6 +441,7 @@ ngx_http_glm_attach_welcome(ngx_http_glm_peer_t *peer, u_char *p, size_t n,
     peer->state = NGX_HTTP_GLM_PEER_READY;
     peer->backoff = NGX_HTTP_GLM_BACKOFF_MIN;
     peer->quiet = 0;
+    peer->refused = 0;
 
     if (peer->reconnect.timer_set) {
         ngx_del_timer(&peer->reconnect);

@@ -55,9 +55,15 @@ ngx_http_glm_error(ngx_http_glm_ctx_t *ctx, ngx_uint_t status,
                       args);
     va_end(args);
 
+    len = p - e->text_data;
+
+    /* it is logged, too */
+
+    ngx_http_glm_printable(e->text_data, len);
+
     /* a cut may have left half a character */
 
-    for (len = p - e->text_data;
+    for ( /* void */ ;
          len && ngx_http_glm_utf8(e->text_data, len, NULL) != NGX_OK;
          len--)
     {

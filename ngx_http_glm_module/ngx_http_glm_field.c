@@ -463,8 +463,9 @@ ngx_http_glm_get_ids(ngx_http_glm_ctx_t *ctx, const ngx_http_glm_field_t *f,
 
         if (n < 0 || n > INT32_MAX) {
             return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL,
-                                      f->name, "%s holds %L, which is no "
-                                      "token id.", f->name, (int64_t) n);
+                                      f->name, "%s holds %L, which is not "
+                                      "in the vocabulary.", f->name,
+                                      (int64_t) n);
         }
     }
 
@@ -505,7 +506,7 @@ ngx_http_glm_set_prompt(ngx_http_glm_ctx_t *ctx, const ngx_http_glm_field_t *f,
     p = &ctx->params;
     glcf = ngx_http_get_module_loc_conf(ctx->request, ngx_http_glm_module);
 
-    if (json_is_array(v)) {
+    if (json_is_array(v) && ctx->api->bit == NGX_HTTP_GLM_API_COMPLETIONS) {
         size = json_array_size(v);
         first = json_array_get(v, 0);
 
@@ -535,7 +536,7 @@ ngx_http_glm_set_prompt(ngx_http_glm_ctx_t *ctx, const ngx_http_glm_field_t *f,
         v = first;
     }
 
-    if (json_is_array(v)) {
+    if (json_is_array(v) && ctx->api->bit == NGX_HTTP_GLM_API_COMPLETIONS) {
         if (json_array_size(v) == 0) {
             return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL,
                                       f->name, "prompt must not be empty.");
@@ -545,8 +546,10 @@ ngx_http_glm_set_prompt(ngx_http_glm_ctx_t *ctx, const ngx_http_glm_field_t *f,
     }
 
     if (!json_is_string(v)) {
-        return ngx_http_glm_field_type(ctx, f, "a string, a list of token "
-                                       "ids, or a list of either");
+        return ngx_http_glm_field_type(ctx, f, ctx->api->bit
+                                       == NGX_HTTP_GLM_API_COMPLETIONS
+                                       ? "a string, a list of token ids, or "
+                                         "a list of either" : "a string");
     }
 
     if (ngx_http_glm_get_string(ctx, f, v, &s) != NGX_OK) {

@@ -16,6 +16,8 @@ static ngx_int_t ngx_http_glm_start(ngx_http_request_t *r,
     ngx_http_glm_ctx_t *ctx);
 static void ngx_http_glm_progress(ngx_http_glm_ctx_t *ctx);
 static void ngx_http_glm_fail(ngx_http_glm_ctx_t *ctx);
+static ngx_int_t ngx_http_glm_empty(ngx_http_glm_ctx_t *ctx);
+static void ngx_http_glm_arm(ngx_http_glm_ctx_t *ctx);
 static void ngx_http_glm_timer_handler(ngx_event_t *ev);
 static void ngx_http_glm_release(void *data);
 
@@ -390,7 +392,7 @@ ngx_http_glm_start(ngx_http_request_t *r, ngx_http_glm_ctx_t *ctx)
     ctx->timer.data = ctx;
     ctx->timer.log = r->connection->log;
 
-    ngx_add_timer(&ctx->timer, 1000);
+    ngx_http_glm_arm(ctx);
 
     ctx->created = ngx_time();
     ctx->waiting = 1;
@@ -456,19 +458,27 @@ ngx_http_glm_progress(ngx_http_glm_ctx_t *ctx)
         ctx->waiting = 0;
 
         if (ngx_http_glm_request_check(r, ctx) != NGX_OK
-            || ngx_http_glm_submit(ctx, ctx->call) != NGX_OK)
+            || (ngx_http_glm_empty(ctx) != NGX_OK
+                && ngx_http_glm_submit(ctx, ctx->call) != NGX_OK))
         {
             ngx_http_glm_fail(ctx);
+            return;
         }
 
-        return;
+        /* the engine has it: the longest field need not stay */
+
+        (void) json_object_del(ctx->root, "prompt");
     }
 
-    if (ctx->stream) {
+    if (ctx->stream && ctx->call->accepted) {
 
         if (!ctx->header_sent && ngx_http_glm_stream_start(ctx) != NGX_OK) {
             ngx_http_glm_finalize(ctx, NGX_ERROR);
             return;
+        }
+
+        if (ctx->rearm && !ctx->finished) {
+            ngx_http_glm_arm(ctx);
         }
 
         rc = ngx_http_glm_stream_send(ctx);
@@ -484,7 +494,33 @@ ngx_http_glm_progress(ngx_http_glm_ctx_t *ctx)
         ngx_http_glm_plain(ctx);
         ngx_http_glm_finalize(ctx, ngx_http_glm_send(r, ctx, NGX_HTTP_OK,
                                                      "application/json"));
+        return;
     }
+
+    if (ctx->rearm) {
+        ngx_http_glm_arm(ctx);
+    }
+}
+
+
+/* Nothing to tokenize or to detokenize: the answer is known. */
+
+static ngx_int_t
+ngx_http_glm_empty(ngx_http_glm_ctx_t *ctx)
+{
+    ngx_http_glm_params_t  *p;
+
+    p = &ctx->params;
+
+    if (ctx->call->nchoices || p->nids || p->prompt.len
+        || (p->has_text && p->add_special))
+    {
+        return NGX_DECLINED;
+    }
+
+    ctx->finished = 1;
+
+    return NGX_OK;
 }
 
 
@@ -531,30 +567,66 @@ ngx_http_glm_finalize(ngx_http_glm_ctx_t *ctx, ngx_int_t rc)
 }
 
 
+/*
+ * One timer a request, which is not cancelable: a worker that exits waits for
+ * it.  It is set where a deadline comes nearer, not at each token.
+ */
+
+static void
+ngx_http_glm_arm(ngx_http_glm_ctx_t *ctx)
+{
+    ngx_msec_t                now, spent, limit, wait;
+    ngx_http_glm_loc_conf_t  *glcf;
+
+    glcf = ngx_http_get_module_loc_conf(ctx->request, ngx_http_glm_module);
+
+    now = ngx_current_msec;
+    ctx->rearm = 0;
+
+    spent = now - (ctx->got_token ? ctx->last_token : ctx->start);
+    limit = ctx->got_token ? glcf->read_timeout : glcf->first_token_timeout;
+    wait = limit - ngx_min(spent, limit);
+
+    if (!ctx->header_sent) {
+        wait = ngx_min(wait, 1000);    /* to look at the heartbeat */
+
+    } else if (glcf->ping_interval) {
+        limit = glcf->ping_interval;
+
+        /* a client that does not read gets no pings */
+
+        spent = ctx->out.busy ? 0 : now - ctx->last_sent;
+        spent = limit - ngx_min(spent, limit);
+        wait = ngx_min(wait, spent);
+    }
+
+    if (ctx->timer.timer_set) {
+        ngx_del_timer(&ctx->timer);
+    }
+
+    ngx_add_timer(&ctx->timer, ngx_max(wait, 1));
+}
+
+
 static void
 ngx_http_glm_timer_handler(ngx_event_t *ev)
 {
-    ngx_msec_t                now, wait, spent, limit;
-    ngx_connection_t         *c;
-    ngx_http_request_t       *r;
+    ngx_msec_t                now, limit;
     ngx_http_glm_ctx_t       *ctx;
     ngx_http_glm_loc_conf_t  *glcf;
 
     ctx = ev->data;
-    r = ctx->request;
-    c = r->connection;
     now = ngx_current_msec;
 
-    glcf = ngx_http_get_module_loc_conf(r, ngx_http_glm_module);
+    glcf = ngx_http_get_module_loc_conf(ctx->request, ngx_http_glm_module);
 
     if (ctx->out.busy) {
         ctx->last_token = now;    /* the client is slow, send_timeout rules */
     }
 
-    spent = now - (ctx->got_token ? ctx->last_token : ctx->start);
     limit = ctx->got_token ? glcf->read_timeout : glcf->first_token_timeout;
 
-    if (spent >= limit) {
+    if (now - (ctx->got_token ? ctx->last_token : ctx->start) >= limit) {
         (void) ngx_http_glm_error(ctx, NGX_HTTP_GATEWAY_TIME_OUT,
                                   "deadline_exceeded", NULL,
                                   ctx->got_token
@@ -567,38 +639,23 @@ ngx_http_glm_timer_handler(ngx_event_t *ev)
                                   "The engine makes no progress.");
 
     } else {
-        wait = limit - spent;
 
-        if (!ctx->header_sent) {
-            wait = ngx_min(wait, 1000);
-
-        } else if (ctx->stream && glcf->ping_interval) {
-
-            if (now - ctx->last_sent >= glcf->ping_interval
-                && ctx->out.busy == NULL)
-            {
-                ngx_http_glm_lit(&ctx->out, ": ping\n\n");
-                ctx->last_sent = now;
-            }
-
-            wait = ngx_min(wait, ngx_max(glcf->ping_interval
-                                         - ngx_min(now - ctx->last_sent,
-                                                   glcf->ping_interval),
-                                         10));
+        if (ctx->header_sent && glcf->ping_interval
+            && now - ctx->last_sent >= glcf->ping_interval
+            && ctx->out.busy == NULL)
+        {
+            ngx_http_glm_lit(&ctx->out, ": ping\n\n");
+            ctx->last_sent = now;
         }
 
-        ngx_add_timer(ev, wait);
+        ngx_http_glm_arm(ctx);
 
         if (ctx->out.first == NULL) {
             return;
         }
     }
 
-    ngx_http_set_log_request(c->log, r);
-
-    ngx_http_glm_progress(ctx);
-
-    ngx_http_run_posted_requests(c);
+    ngx_http_glm_wake(ctx);
 }
 
 

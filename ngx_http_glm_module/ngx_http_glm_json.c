@@ -330,6 +330,19 @@ ngx_http_glm_utf8(const u_char *p, size_t n, ngx_uint_t *chars)
 }
 
 
+/* No line of the log may be made by a client. */
+
+void
+ngx_http_glm_printable(u_char *p, size_t n)
+{
+    for ( /* void */ ; n; p++, n--) {
+        if (*p < 0x20 || *p == 0x7f) {
+            *p = ' ';
+        }
+    }
+}
+
+
 /* Counts brackets before the parser would recurse over them. */
 
 ngx_int_t

@@ -241,6 +241,7 @@ struct ngx_http_glm_ctx_s {
     unsigned                  lost:1;        /* engine went */
     unsigned                  has_usage:1;
     unsigned                  keep_ids:1;    /* ids or logprobs are asked for */
+    unsigned                  rearm:1;       /* a deadline comes nearer */
     unsigned                  nomem:1;
     unsigned                  replace:1;     /* of an HTML page by out */
 };
@@ -417,6 +418,7 @@ ngx_chain_t *ngx_http_glm_out_take(ngx_http_glm_out_t *out, ngx_uint_t last,
 ngx_int_t ngx_http_glm_blob_add(ngx_http_glm_blob_t *b, ngx_pool_t *pool,
     const void *p, size_t n);
 ngx_int_t ngx_http_glm_utf8(const u_char *p, size_t n, ngx_uint_t *chars);
+void ngx_http_glm_printable(u_char *p, size_t n);
 ngx_int_t ngx_http_glm_json_depth(const u_char *p, size_t n, ngx_uint_t max);
 ngx_str_t ngx_http_glm_json_key(const u_char *p, size_t n, size_t pos);
 

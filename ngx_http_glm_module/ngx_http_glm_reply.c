@@ -201,7 +201,12 @@ ngx_http_glm_reply_tokens(ngx_http_glm_call_t *call, u_char *p, size_t len)
         return ngx_http_glm_reply_nonsense(call, "too many tokens came");
     }
 
-    ctx->got_token = 1;
+    if (!ctx->got_token) {
+        ctx->got_token = 1;
+        ctx->rearm = 1;
+        ngx_http_glm_ring_dirty(call->peer, ctx);
+    }
+
     ctx->last_token = ngx_current_msec;
     ctx->completion_tokens += m.ntokens;
 

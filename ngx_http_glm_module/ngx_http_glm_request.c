@@ -11,6 +11,8 @@ static ngx_int_t ngx_http_glm_request_syntax(ngx_http_glm_ctx_t *ctx,
 static void ngx_http_glm_request_unload(void *data);
 static ngx_int_t ngx_http_glm_request_fields(ngx_http_request_t *r,
     ngx_http_glm_ctx_t *ctx);
+static size_t ngx_http_glm_request_name(u_char *buf, size_t size,
+    const char *name);
 static ngx_int_t ngx_http_glm_request_together(ngx_http_glm_ctx_t *ctx);
 static ngx_int_t ngx_http_glm_request_call(ngx_http_request_t *r,
     ngx_http_glm_ctx_t *ctx);
@@ -166,21 +168,12 @@ static ngx_int_t
 ngx_http_glm_request_syntax(ngx_http_glm_ctx_t *ctx, ngx_str_t *body,
     json_error_t *err)
 {
-    char        name[64];
-    size_t      i, len;
-    ngx_str_t   key;
+    char       name[64];
+    ngx_str_t  key;
 
-    /* the parser quotes the input: let no control character pass */
-
-    len = ngx_strlen(err->text);
-
-    for (i = 0; i < len; i++) {
-        if ((u_char) err->text[i] < 0x20) {
-            err->text[i] = ' ';
-        }
-    }
-
-    if (ngx_http_glm_utf8((u_char *) err->text, len, NULL) != NGX_OK) {
+    if (ngx_http_glm_utf8((u_char *) err->text, ngx_strlen(err->text), NULL)
+        != NGX_OK)
+    {
         ngx_cpystrn((u_char *) err->text, (u_char *) "invalid input",
                     sizeof(err->text));
     }
@@ -225,6 +218,7 @@ ngx_http_glm_request_unload(void *data)
 static ngx_int_t
 ngx_http_glm_request_fields(ngx_http_request_t *r, ngx_http_glm_ctx_t *ctx)
 {
+    u_char                       buf[64];
     json_t                      *v;
     ngx_str_t                    first;
     ngx_uint_t                   unknown;
@@ -240,8 +234,8 @@ ngx_http_glm_request_fields(ngx_http_request_t *r, ngx_http_glm_ctx_t *ctx)
 
         if (f == NULL) {
             if (unknown++ == 0) {
-                first.data = (u_char *) name;
-                first.len = ngx_min(ngx_strlen(name), 64);
+                first.data = buf;
+                first.len = ngx_http_glm_request_name(buf, sizeof(buf), name);
             }
 
             continue;
@@ -263,6 +257,26 @@ ngx_http_glm_request_fields(ngx_http_request_t *r, ngx_http_glm_ctx_t *ctx)
     }
 
     return NGX_OK;
+}
+
+
+/* For the log: a client may not write there what it likes. */
+
+static size_t
+ngx_http_glm_request_name(u_char *buf, size_t size, const char *name)
+{
+    u_char  ch;
+    size_t  i;
+
+    for (i = 0; i < size && name[i]; i++) {
+        ch = name[i];
+
+        buf[i] = (ch >= 'A' && ch <= 'Z') || (ch >= 'a' && ch <= 'z')
+                 || (ch >= '0' && ch <= '9') || ch == '_' || ch == '-'
+                 || ch == '.' ? ch : '?';
+    }
+
+    return i;
 }
 
 

@@ -143,7 +143,7 @@ ngx_http_glm_ring_record(ngx_http_glm_peer_t *peer)
     len = rec.size - sizeof(glm_rec_t);
 
     if (call && (rec.type == GLM_MSG_TOKENS || rec.type == GLM_MSG_PROMPT)) {
-        call->owed += glm_ring_round(rec.size);
+        call->owed += rec.size;
     }
 
     if (slot->type || (rec.flags & GLM_REC_MORE)) {

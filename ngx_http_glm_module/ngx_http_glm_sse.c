@@ -62,6 +62,7 @@ ngx_http_glm_stream_start(ngx_http_glm_ctx_t *ctx)
     ngx_http_clear_accept_ranges(r);
 
     ctx->header_sent = 1;
+    ctx->rearm = 1;
     ctx->last_sent = ngx_current_msec;
 
     rc = ngx_http_send_header(r);
