@@ -5,6 +5,8 @@
  * a layer.  A layer's output x is never stored: the next norm makes it of
  * a (the normed input), y (the sublayer's sum over ranks) and the bias.
  */
+#include <string.h>
+
 #include "model_impl.h"
 
 typedef struct {
@@ -15,6 +17,7 @@ typedef struct {
     glm_thread_t        *t;
     int                  own;     /* a is this thread's own, of all rows */
     float               *a, *y;
+    glm_fetch_t          fetch;   /* KV of the next attention */
 } fwd_t;
 
 /* a = norm(alpha a + y + bias), or norm(y) at the bottom. */
@@ -38,7 +41,7 @@ linear(fwd_t *f, float *y, size_t ldy, const float *x, size_t ldx, const glm_mat
     int  p0, p1;
 
     glm_comm_share(f->me, glm_panels(w->n), &p0, &p1);
-    f->m->ops->linear(y, ldy, x, ldx, f->p->n, w, p0, p1);
+    f->m->ops->linear(y, ldy, x, ldx, f->p->n, w, p0, p1, &f->fetch);
 }
 
 static void
@@ -61,13 +64,13 @@ qkv_heads(fwd_t *f, const glm_layer_t *l, int h0, int h1, int keys_only)
 
     if (!keys_only || d % GLM_PANEL != 0) {
         m->ops->linear(f->r->qkv, m->ld_qkv, f->a, m->ld_h, f->p->n, &l->qkv, h0 * per,
-            h1 * per);
+            h1 * per, &f->fetch);
         return;
     }
     skip = d / GLM_PANEL;
     for (int h = h0; h < h1; h++) {
         m->ops->linear(f->r->qkv, m->ld_qkv, f->a, m->ld_h, f->p->n, &l->qkv,
-            h * per + skip, (h + 1) * per);
+            h * per + skip, (h + 1) * per, NULL);
     }
 }
 
@@ -95,6 +98,16 @@ attend(fwd_t *f, const glm_layer_t *l, int r0, int r1, int h0, int h1)
     }
 }
 
+/* The linears from here to the next attention fetch what that will read. */
+static void
+fetch_next(fwd_t *f, const glm_layer_t *l, int h0, int h1)
+{
+    memset(&f->fetch, 0, sizeof(f->fetch));
+    if (f->p->context || l + 1 == f->r->layer + f->p->last) return;
+    f->fetch = (glm_fetch_t) { .kv = &l[1].kv, .at = f->p->at, .rows = f->p->n, .h0 = h0,
+                               .h1 = h1 };
+}
+
 /* Heads shared out whole: what a thread reads it has written itself. */
 static void
 attention_fused(fwd_t *f, const glm_layer_t *l, int keys_only)
@@ -105,6 +118,7 @@ attention_fused(fwd_t *f, const glm_layer_t *l, int keys_only)
     qkv_heads(f, l, h0, h1, keys_only);
     rope_kv(f, l, 0, f->p->n, h0, h1);
     if (!keys_only) attend(f, l, 0, f->p->n, h0, h1);
+    fetch_next(f, l, h0, h1);
 }
 
 /* Any number of threads: panels, then rows, then blocks of rows of a head. */
@@ -212,7 +226,7 @@ head(fwd_t *f)
     if (!f->own) glm_comm_barrier_rank(f->me);
     glm_comm_share(f->me, glm_panels(f->r->embed.n), &p0, &p1);
     m->ops->linear(p->logits + f->r->v0, (size_t) m->cfg.vocab, x, ld, p->nhead,
-        &f->r->embed, p0, p1);
+        &f->r->embed, p0, p1, NULL);
     glm_comm_barrier_all(f->me);
 }
 

@@ -53,6 +53,19 @@ typedef struct {
     const int32_t  *pages;        /* block table of the sequence */
 } glm_at_t;
 
+/*
+ * KV that an attention will read soon: heads h0 .. h1-1 of the pages of some
+ * rows.  linear() brings it into the cache piece by piece, which costs nothing
+ * where it has enough rows to be bound by arithmetic.  Zeroed: nothing.
+ */
+typedef struct {
+    const glm_kv_t  *kv;
+    const glm_at_t  *at;
+    int              rows, h0, h1;
+    int              row, page;   /* where it is */
+    size_t           off;         /* bytes into the heads of that page */
+} glm_fetch_t;
+
 /* (max_seq, d/2) each: fp16 values as section 1 of the reference makes them. */
 typedef struct {
     const float  *cos;
@@ -103,10 +116,10 @@ typedef struct {
     /*
      * y[:, 32 p0 .. 32 p1) = x w^T + bias; x (rows, k).  Each output is one fma
      * chain over k ascending from 0, then + bias.  Nothing past column n is
-     * written.
+     * written.  fetch may be NULL; it moves on.
      */
     void (*linear)(float *y, size_t ldy, const float *x, size_t ldx, int rows,
-        const glm_mat_t *w, int p0, int p1);
+        const glm_mat_t *w, int p0, int p1, glm_fetch_t *fetch);
 
     /*
      * For heads h0 .. h1-1 of qkv (rows, heads * 3d; head h: q k v of d each):

@@ -9,13 +9,40 @@
 #define TILE_AHEAD  64            /* steps of k fetched ahead, 4 KiB: measured best
                                      of 8 .. 128 for weights in the L3 */
 
+#define TILE_BOUND  6             /* rows from which arithmetic is the bound */
+#define TILE_PIECE  256           /* steps of k, a line of KV fetched in each */
+
+/* The next piece of what attention will read; x where there is none left. */
+static const char *
+fetch_piece(glm_fetch_t *f, const float *x)
+{
+    const char  *p;
+    size_t       head, size;
+
+    if (f == NULL || f->row >= f->rows) return (const char *) x;
+    head = 2 * (size_t) f->kv->d * GLM_KV_TOKENS * sizeof(float);
+    size = (size_t) (f->h1 - f->h0) * head;
+    p = (const char *) (f->kv->base
+        + (size_t) f->at[f->row].pages[f->page] * f->kv->page_floats);
+    p += (size_t) f->h0 * head + f->off;
+
+    f->off += TILE_PIECE * 64;
+    if (f->off < size) return p;
+    f->off = 0;
+    if (++f->page <= f->at[f->row].slot / GLM_KV_TOKENS) return p;
+    f->page = 0;
+    f->row++;
+    return p;
+}
+
 /* np panels from p on; x (mr, k). */
 V_INLINE void
 tile(const int mr, const int np, float *y, size_t ldy, const float *x, size_t ldx,
-    const glm_mat_t *w, int p)
+    const glm_mat_t *w, int p, glm_fetch_t *fetch)
 {
     const size_t     k = (size_t) w->k;
     const uint16_t  *b = w->w + (size_t) p * GLM_PANEL * k;
+    const char      *ahead = NULL;
     v16              acc[VEC_MR][2 * 4], b0[4], b1[4], xr;
 
     _Pragma("GCC unroll 12")
@@ -24,20 +51,28 @@ tile(const int mr, const int np, float *y, size_t ldy, const float *x, size_t ld
         for (int j = 0; j < 2 * np; j++) acc[r][j] = v_zero();
     }
 
-    for (size_t i = 0; i < k; i++, b += GLM_PANEL) {
-        _Pragma("GCC unroll 4")
-        for (int j = 0; j < np; j++) {
-            b0[j] = v_loadh(b + (size_t) j * GLM_PANEL * k);
-            b1[j] = v_loadh(b + (size_t) j * GLM_PANEL * k + 16);
-            __builtin_prefetch(b + (size_t) j * GLM_PANEL * k + TILE_AHEAD * GLM_PANEL);
-        }
-        _Pragma("GCC unroll 12")
-        for (int r = 0; r < mr; r++) {
-            xr = v_set1(x[(size_t) r * ldx + i]);
+    for (size_t i = 0, end; i < k; ) {
+        end = k - i > TILE_PIECE ? i + TILE_PIECE : k;
+        if (mr >= TILE_BOUND) ahead = fetch_piece(fetch, x);
+
+        for ( ; i < end; i++, b += GLM_PANEL, ahead += 64) {
+            if (mr >= TILE_BOUND) __builtin_prefetch(ahead, 0, 2);
             _Pragma("GCC unroll 4")
             for (int j = 0; j < np; j++) {
-                acc[r][2 * j] = v_fma(xr, b0[j], acc[r][2 * j]);
-                acc[r][2 * j + 1] = v_fma(xr, b1[j], acc[r][2 * j + 1]);
+                const uint16_t  *bj = b + (size_t) j * GLM_PANEL * k;
+
+                b0[j] = v_loadh(bj);
+                b1[j] = v_loadh(bj + 16);
+                __builtin_prefetch(bj + TILE_AHEAD * GLM_PANEL);
+            }
+            _Pragma("GCC unroll 12")
+            for (int r = 0; r < mr; r++) {
+                xr = v_set1(x[(size_t) r * ldx + i]);
+                _Pragma("GCC unroll 4")
+                for (int j = 0; j < np; j++) {
+                    acc[r][2 * j] = v_fma(xr, b0[j], acc[r][2 * j]);
+                    acc[r][2 * j + 1] = v_fma(xr, b1[j], acc[r][2 * j + 1]);
+                }
             }
         }
     }
@@ -69,14 +104,14 @@ tile(const int mr, const int np, float *y, size_t ldy, const float *x, size_t ld
 }
 
 typedef void (*tile_pt)(float *y, size_t ldy, const float *x, size_t ldx,
-    const glm_mat_t *w, int p);
+    const glm_mat_t *w, int p, glm_fetch_t *fetch);
 
 #define TILE(mr, np)                                                          \
 static void                                                                   \
 tile_##mr##_##np(float *y, size_t ldy, const float *x, size_t ldx,            \
-    const glm_mat_t *w, int p)                                                \
+    const glm_mat_t *w, int p, glm_fetch_t *fetch)                            \
 {                                                                             \
-    tile(mr, np, y, ldy, x, ldx, w, p);                                       \
+    tile(mr, np, y, ldy, x, ldx, w, p, fetch);                                \
 }
 
 TILE(1, 1) TILE(2, 1) TILE(3, 1)
@@ -104,17 +139,17 @@ static const struct { tile_pt one, wide; int np; } tiles[VEC_MR + 1] = {
 /* Panels p0 .. p1-1 for a block of at most VEC_MR rows. */
 static void
 tile_row(float *y, size_t ldy, const float *x, size_t ldx, int mr, const glm_mat_t *w,
-    int p0, int p1)
+    int p0, int p1, glm_fetch_t *fetch)
 {
     int  np = tiles[mr].np;
 
-    for ( ; p0 + np <= p1; p0 += np) tiles[mr].wide(y, ldy, x, ldx, w, p0);
-    for ( ; p0 < p1; p0++) tiles[mr].one(y, ldy, x, ldx, w, p0);
+    for ( ; p0 + np <= p1; p0 += np) tiles[mr].wide(y, ldy, x, ldx, w, p0, fetch);
+    for ( ; p0 < p1; p0++) tiles[mr].one(y, ldy, x, ldx, w, p0, fetch);
 }
 
 static void
 op_linear(float *y, size_t ldy, const float *x, size_t ldx, int rows,
-    const glm_mat_t *w, int p0, int p1)
+    const glm_mat_t *w, int p0, int p1, glm_fetch_t *fetch)
 {
     int  blocks = (rows + VEC_MR - 1) / VEC_MR, group, end, r0, r1;
 
@@ -128,7 +163,7 @@ op_linear(float *y, size_t ldy, const float *x, size_t ldx, int rows,
             r0 = (int) ((int64_t) rows * i / blocks);
             r1 = (int) ((int64_t) rows * (i + 1) / blocks);
             tile_row(y + (size_t) r0 * ldy, ldy, x + (size_t) r0 * ldx, ldx, r1 - r0, w,
-                p0, end);
+                p0, end, fetch);
         }
     }
 }

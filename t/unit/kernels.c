@@ -76,8 +76,8 @@ check_linear(int rows, int k, int n, int with_bias)
         int        good = 1, clean = 1, np = glm_panels(n), cut = np / 3;
 
         memcpy(keep, y, (size_t) rows * ldy * sizeof(float));
-        sets[s]->linear(y, ldy, x, ldx, rows, &m, cut, np);
-        sets[s]->linear(y, ldy, x, ldx, rows, &m, 0, cut);
+        sets[s]->linear(y, ldy, x, ldx, rows, &m, cut, np, NULL);
+        sets[s]->linear(y, ldy, x, ldx, rows, &m, 0, cut, NULL);
         for (int r = 0; r < rows; r++) {
             for (int o = 0; o < n; o++) {
                 double  sum = 0, size = 0, t;
@@ -130,10 +130,10 @@ check_linear_rows(void)
         int        equal = 1;
 
         for (int r = 0; r < rows; r++) {
-            sets[s]->linear(y + r * n, (size_t) n, x + r * k, (size_t) k, 1, &m, 0, 8);
+            sets[s]->linear(y + r * n, (size_t) n, x + r * k, (size_t) k, 1, &m, 0, 8, NULL);
         }
         for (int b = 2; b <= rows; b++) {
-            sets[s]->linear(z, (size_t) n, x + (rows - b) * k, (size_t) k, b, &m, 0, 8);
+            sets[s]->linear(z, (size_t) n, x + (rows - b) * k, (size_t) k, b, &m, 0, 8, NULL);
             equal &= memcmp(z, y + (rows - b) * n, (size_t) (b * n) * sizeof(float)) == 0;
         }
         ok(equal, "%s: linear, 2 to %d rows: the bits of one", sets[s]->isa, rows);

@@ -110,7 +110,7 @@ part(const glm_member_t *me, void *arg)
     p0 = (int) ((int64_t) n * me->id / me->n);
     p1 = (int) ((int64_t) n * (me->id + 1) / me->n);
     if (f->panels) {
-        f->ops->linear(f->y, (size_t) f->rows, f->x, (size_t) f->k, 1, &m, p0, p1);
+        f->ops->linear(f->y, (size_t) f->rows, f->x, (size_t) f->k, 1, &m, p0, p1, NULL);
         return;
     }
     r0 = p0 * GLM_PANEL;

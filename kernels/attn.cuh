@@ -1,0 +1,49 @@
+/*
+ * attn: the pages of keys and values as the kernels see them.  A page of a head:
+ * K [16][d], V [16][d], then for int8 K scales [16], V scales [16] in fp16.
+ */
+#pragma once
+#include "cuda_common.cuh"
+
+namespace {
+
+constexpr int  kPage = GLM_CUDA_KV_TOKENS, kChunk = GLM_CUDA_CHUNK;
+
+struct Kv {
+    uint8_t  *base;
+    size_t    page_bytes;
+    int       heads;
+};
+
+struct Rows {
+    const int32_t  *slot, *position, *pages;
+    int             ldpages, rows;
+};
+
+template <int D, bool INT8>
+struct Head {
+    static constexpr int  kToken = INT8 ? D : 2 * D;       /* bytes of a token's K or V */
+    static constexpr int  kScales = 2 * kPage * kToken;    /* where they start */
+    static constexpr int  kBytes = kScales + (INT8 ? 4 * kPage : 0);
+};
+
+template <int D, bool INT8>
+__device__ __forceinline__ uint8_t *head_at(const Kv &kv, int page, int head)
+{
+    return kv.base + (size_t) page * kv.page_bytes + (size_t) head * Head<D, INT8>::kBytes;
+}
+
+inline bool attn_ok(const glm_attn_args_t *a)
+{
+    if (a == NULL || a->kv == NULL || a->rows == NULL || a->qkv == NULL || a->rope == NULL) return false;
+    const glm_gkv_t    *kv = a->kv;
+    const glm_grows_t  *r = a->rows;
+
+    return (kv->d == 64 || kv->d == 128) && kv->heads >= 1 && kv->base != NULL
+           && aligned16(kv->base) && kv->page_bytes % 16 == 0
+           && kv->page_bytes >= (size_t) kv->heads * glm_cuda_kv_head_bytes(kv->d, kv->int8)
+           && r->slot && r->position && r->pages && r->ldpages >= 1
+           && bucket_ok(r->rows, a->bucket) && aligned16(a->qkv) && aligned16(a->rope);
+}
+
+}  // namespace

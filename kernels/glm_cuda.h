@@ -1,0 +1,218 @@
+/*
+ * glm_cuda: launchers of the CUDA kernels of decode, one table an architecture.
+ * No CUDA type is named here.  A launcher allocates nothing, never waits for
+ * the device, checks shape and alignment, and returns 0, GLM_EINVAL (arguments)
+ * or GLM_EGPU (the launch failed; glm_cuda_error() says how).  Device pointers
+ * are plain pointers; all are 16-byte aligned, weight tiles 128.
+ *
+ * Rows and buckets.  A step has `rows` rows in a bucket R of 8, 16, 32 or 64
+ * rows.  The bits of a row do not depend on rows, R, the row's place, the number
+ * of multiprocessors or the architecture.
+ *
+ * "Packed" activations are fp16 [width / 8][R][8]: 16 bytes of a row, then the
+ * same 16 bytes of the next row.  Every producer writes, and every matrix reads,
+ * this order.  Rows past `rows` may hold anything.
+ */
+#ifndef GLM_CUDA_H
+#define GLM_CUDA_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "error.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define GLM_CUDA_GENERATION  1    /* goes up when any output bit may change */
+#define GLM_CUDA_MAX_ROWS    64
+#define GLM_CUDA_KV_TOKENS   16   /* tokens of a KV page */
+#define GLM_CUDA_CHUNK       256  /* tokens of an attention chunk */
+
+typedef struct glm_stream_s  glm_stream_t;
+
+/* ---- matrices ---- */
+
+enum { GLM_W_INT4, GLM_W_INT8, GLM_W_F16 };
+
+/*
+ * A weight [n][k] in tiles (docs/KERNELS.md has the picture), as pack() makes
+ * it.  A quantised weight is fp16(q * scale): one rounding, as the original's.
+ * glu: the rows of the two halves alternate by 8, so that the matrix itself can
+ * make u1 * gelu(u2).
+ */
+typedef struct {
+    void        *tiles;           /* glm_cuda_tile_bytes() */
+    const void  *bias;            /* fp16 (n), in the order of the source; NULL */
+    int32_t      k;               /* inputs, a multiple of 256 */
+    int32_t      n;               /* outputs, a multiple of 8 (glu: 16), <= 2^19 */
+    int32_t      type;            /* GLM_W_* */
+    int32_t      glu;
+} glm_tiles_t;
+
+size_t glm_cuda_tile_bytes(int type, int k, int n);
+
+enum {
+    GLM_OUT_F32,                  /* y: fp32 [rows][ldy] */
+    GLM_OUT_F16,                  /* y: fp16 [rows][ldy] */
+    GLM_OUT_GLU                   /* y: packed fp16 (n / 2 wide), R rows */
+};
+
+typedef struct {
+    const glm_tiles_t  *w;
+    const void         *x;        /* packed, k wide */
+    void               *y;
+    size_t              ldy;      /* in elements */
+    int32_t             out;      /* GLM_OUT_* */
+    int32_t             rows, bucket;
+    void               *ws;       /* glm_cuda_linear_ws() bytes, zeroed once; of one
+                                     stream: linears share it */
+    int32_t             ring;     /* stages of the ring (sm_90); 0: the best known */
+    int32_t             ctas;     /* at most so many CTAs; 0: one a multiprocessor */
+} glm_linear_args_t;
+
+/* Workspace for any linear of buckets up to this one. */
+size_t glm_cuda_linear_ws(const glm_stream_t *s, int bucket);
+
+/*
+ * Neutral format on the device: src [n][k] int4 (two a byte along k, even column
+ * in the high nibble), int8 or fp16; scale fp16 [n][groups], groups = k / 128 or
+ * 1 (row-wise; always 1 for int8).
+ */
+typedef struct {
+    const glm_tiles_t  *w;
+    const void         *src;
+    const void         *scale;
+    int32_t             groups;
+} glm_pack_args_t;
+
+/* ---- norm, embedding ---- */
+
+/*
+ * x = y + alpha * a (a == NULL: y); out = LayerNorm(x) * weight + bias, in fp32,
+ * rounded once.  x is in registers only: DeepNorm's sum (alpha 11.8 times the
+ * norm's output) never becomes fp16.
+ */
+typedef struct {
+    const float  *y;              /* [rows][ldy] */
+    size_t        ldy;
+    const void   *a;              /* packed, dim wide; may be out */
+    const void   *weight, *bias;  /* fp16 (dim) */
+    void         *out;            /* packed, dim wide */
+    float         alpha, eps;
+    int32_t       dim;            /* a multiple of 256, at most 12288 */
+    int32_t       rows, bucket;
+} glm_gnorm_args_t;
+
+/* y[row] = fp32 of row token[row] of table [vocab][dim] fp16, which may lie in
+ * pinned host memory; a token outside 0 .. vocab-1 gives zeros. */
+typedef struct {
+    float          *y;
+    size_t          ldy;
+    const void     *table;
+    const int32_t  *token;        /* device */
+    int32_t         vocab, dim, rows;
+} glm_embed_args_t;
+
+/* ---- attention ---- */
+
+/*
+ * Keys and values of one layer.  Page p starts at base + p * page_bytes and holds,
+ * a head: K [16][d], V [16][d]; int8 then has K scales [16], V scales [16] (fp16).
+ * int8 values are stored + 128, scale = absmax / 127 rounded up.
+ */
+typedef struct {
+    void     *base;
+    size_t    page_bytes;         /* at least heads * glm_cuda_kv_head_bytes() */
+    int32_t   heads, d;           /* d is 64 or 128 */
+    int32_t   int8;
+} glm_gkv_t;
+
+size_t glm_cuda_kv_head_bytes(int d, int int8);
+
+/* Rows of a step, all device arrays.  slot < 0: no row (nothing is written). */
+typedef struct {
+    const int32_t  *slot;         /* (rows) KV index; the row sees 0 .. slot */
+    const int32_t  *position;     /* (rows) row of the rotary table */
+    const int32_t  *pages;        /* (rows, ldpages) block tables */
+    int32_t         ldpages;
+    int32_t         rows;
+} glm_grows_t;
+
+/* qkv: fp16 [rows][heads * 3d], head h: q k v of d each. rope: half2 (cos, sin)
+ * [positions][d / 2], fp16 values as section 1 of the reference makes them. */
+typedef struct {
+    const glm_gkv_t    *kv;
+    const glm_grows_t  *rows;
+    const void         *qkv;
+    const void         *rope;
+    void               *out;      /* attn_row: packed, heads * d wide */
+    int32_t             bucket;
+    void               *ws;       /* attn_row: glm_cuda_attn_ws(), zeroed once */
+    size_t              ws_bytes;
+} glm_attn_args_t;
+
+/* For rows that see at most max_tokens tokens each. */
+size_t glm_cuda_attn_ws(int rows, int heads, int d, int max_tokens);
+
+/* ---- dummy weights: a fixed hash of (tensor, index) ---- */
+
+/*
+ * f16 == 0: 32-bit word i of dst = glm_cuda_hash(seed, i).
+ * f16 == 1: fp16 element i = lo + (hi - lo) * u, u = (hash >> 8) / 2^24, one
+ * fp32 fma, rounded once.
+ */
+typedef struct {
+    void      *dst;
+    uint64_t   count;             /* words or fp16 elements */
+    uint32_t   seed;              /* of the tensor */
+    int32_t    f16;
+    float      lo, hi;
+} glm_fill_args_t;
+
+#ifdef __CUDACC__
+__host__ __device__
+#endif
+static inline uint32_t
+glm_cuda_hash(uint32_t seed, uint64_t i)
+{
+    uint64_t  x = (i + 1) * 0x9e3779b97f4a7c15u ^ (uint64_t) seed << 32;
+
+    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ x >> 27) * 0x94d049bb133111ebu;
+    return (uint32_t) (x >> 32);
+}
+
+/* ---- the table ---- */
+
+typedef struct {
+    int  arch;                    /* 80 or 90 */
+    int (*pack)(const glm_pack_args_t *, glm_stream_t *);
+    int (*fill)(const glm_fill_args_t *, glm_stream_t *);
+    int (*linear)(const glm_linear_args_t *, glm_stream_t *);
+    int (*embed)(const glm_embed_args_t *, glm_stream_t *);
+    int (*norm)(const glm_gnorm_args_t *, glm_stream_t *);
+    int (*kv_write)(const glm_attn_args_t *, glm_stream_t *);   /* rotates k */
+    int (*attn_row)(const glm_attn_args_t *, glm_stream_t *);   /* rotates q */
+} glm_cuda_ops_t;
+
+/*
+ * Kernels for the current device; arch 0: what GLM_CUDA_ARCH says, else the best.
+ * NULL: none of them runs here (no device, older than sm_80).
+ */
+const glm_cuda_ops_t *glm_cuda_ops(int arch);
+
+/* A stream of the current device. native: its cudaStream_t. */
+int glm_cuda_stream(glm_stream_t **out);
+void glm_cuda_stream_free(glm_stream_t *s);
+void *glm_cuda_stream_native(const glm_stream_t *s);
+
+/* What the last GLM_EGPU of this thread was: "linear: invalid argument". */
+const char *glm_cuda_error(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

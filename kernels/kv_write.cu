@@ -1,0 +1,104 @@
+/*
+ * kv_write: rotates the keys of a step and stores keys and values in their pages,
+ * as fp16 or as int8 with a scale a token and head.  A warp takes a head of a
+ * row.  An ideal run moves rows * heads * d * (4 + 2 or 4) bytes.
+ */
+#include "attn.cuh"
+
+namespace {
+
+__device__ __forceinline__ float warp_max(float v)
+{
+#pragma unroll
+    for (int o = 16; o; o >>= 1) v = fmaxf(v, __shfl_xor_sync(~0u, v, o));
+    return v;
+}
+
+/* fp16 scale = absmax / 127, rounded up so that |q| <= 127; 0 for zeros. */
+__device__ __forceinline__ __half scale_of(float absmax)
+{
+    return __float2half_ru(absmax / 127.f);
+}
+
+__device__ __forceinline__ uint8_t quantise(float v, float scale)
+{
+    return (uint8_t) (scale > 0.f ? 128 + __float2int_rn(fminf(fmaxf(v / scale, -127.f), 127.f)) : 128);
+}
+
+/* E consecutive values of a lane from place i of a token. */
+template <int D, bool INT8, int E>
+__device__ __forceinline__ void put(uint8_t *token, int i, const float v[E], float scale)
+{
+#pragma unroll
+    for (int e = 0; e < E; e++) {
+        if (INT8) token[i + e] = quantise(v[e], scale);
+        else ((__half *) token)[i + e] = __float2half_rn(v[e]);
+    }
+}
+
+template <int D, bool INT8>
+__global__ void __launch_bounds__(128) kv_write_kernel(const Kv kv, const Rows r, const __half *qkv,
+                                                       const __half2 *rope)
+{
+    constexpr int  E = D / 64;
+    using          H = Head<D, INT8>;
+    const int      i = (blockIdx.x * blockDim.x + threadIdx.x) / 32, lane = threadIdx.x % 32;
+    const int      row = i / kv.heads, head = i % kv.heads;
+
+    grid_go();
+    grid_wait();
+    if (row >= r.rows) return;
+    const int  slot = r.slot[row];
+
+    if (slot < 0) return;
+    const __half   *k = qkv + ((size_t) row * kv.heads + head) * 3 * D + D, *v = k + D;
+    const __half2  *cs = rope + (size_t) r.position[row] * (D / 2);
+    uint8_t        *at = head_at<D, INT8>(kv, r.pages[(size_t) row * r.ldpages + slot / kPage], head);
+    float           k0[E], k1[E], v0[E], v1[E], kmax = 0.f, vmax = 0.f, ks = 0.f, vs = 0.f;
+
+#pragma unroll
+    for (int e = 0; e < E; e++) {
+        const int     j = lane * E + e;
+        const float2  c = __half22float2(cs[j]);
+        const float   x = __half2float(k[j]), y = __half2float(k[j + D / 2]);
+
+        k0[e] = fmaf(x, c.x, -(y * c.y));
+        k1[e] = fmaf(y, c.x, x * c.y);
+        v0[e] = __half2float(v[j]);
+        v1[e] = __half2float(v[j + D / 2]);
+        kmax = fmaxf(kmax, fmaxf(fabsf(k0[e]), fabsf(k1[e])));
+        vmax = fmaxf(vmax, fmaxf(fabsf(v0[e]), fabsf(v1[e])));
+    }
+    if (INT8) {
+        const __half  kh = scale_of(warp_max(kmax)), vh = scale_of(warp_max(vmax));
+        __half       *scales = (__half *) (at + H::kScales) + slot % kPage;
+
+        if (lane == 0) scales[0] = kh, scales[kPage] = vh;
+        ks = __half2float(kh), vs = __half2float(vh);
+    }
+    uint8_t  *kt = at + slot % kPage * H::kToken, *vt = kt + kPage * H::kToken;
+
+    put<D, INT8, E>(kt, lane * E, k0, ks);
+    put<D, INT8, E>(kt, lane * E + D / 2, k1, ks);
+    put<D, INT8, E>(vt, lane * E, v0, vs);
+    put<D, INT8, E>(vt, lane * E + D / 2, v1, vs);
+}
+
+template <int D, bool INT8>
+int run(const glm_attn_args_t *a, glm_stream_t *s)
+{
+    const Kv    kv = {(uint8_t *) a->kv->base, a->kv->page_bytes, a->kv->heads};
+    const Rows  r = {a->rows->slot, a->rows->position, a->rows->pages, a->rows->ldpages, a->rows->rows};
+
+    return launch("kv_write", kv_write_kernel<D, INT8>, (r.rows * kv.heads + 3) / 4, 128, 0, 1, s, kv,
+                  r, (const __half *) a->qkv, (const __half2 *) a->rope);
+}
+
+}  // namespace
+
+int GLM_OP(kv_write)(const glm_attn_args_t *a, glm_stream_t *s)
+{
+    if (s == NULL || !attn_ok(a)) return GLM_EINVAL;
+    if (a->kv->int8) return a->kv->d == 128 ? run<128, true>(a, s) : run<64, true>(a, s);
+    return a->kv->d == 128 ? run<128, false>(a, s) : run<64, false>(a, s);
+}

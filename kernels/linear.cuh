@@ -1,0 +1,304 @@
+/*
+ * linear: what both architectures share of y = x W^T.  Work is cut in units, a
+ * unit being one segment of K of one tile row (kN outputs); a CTA takes a
+ * contiguous range of units.  The CTA that has a tile's first segment finishes
+ * the tile: it meets it at the END of its range, when the others, who met it
+ * first, published their segments long ago.  Whoever computes a segment, its
+ * bits and the order of addition are the same.
+ */
+#pragma once
+#include "cuda_common.cuh"
+#include "tiles.cuh"
+
+namespace {
+
+struct Linear {
+    const uint8_t  *w, *x;
+    void           *y;
+    const __half   *bias;
+    float4         *slots;        /* [CTA][segment]: only the first tile of a range */
+    int            *counters;     /* published segments of a tile; 0 between launches */
+    size_t          ldy;
+    int             n, groups, seg_groups, segs, units, rows, out, stages;
+};
+
+/* NT: groups of 8 rows.  WM: blocks of 16 outputs a warp.  KG: groups a stage. */
+template <int WT_, int NT_, int WM_, int KG_, bool WG_>
+struct Cfg {
+    static constexpr int   WT = WT_, NT = NT_, WM = WM_, KG = KG_, WARPS = 8;
+    static constexpr bool  WG = WG_;                       /* wgmma */
+    static constexpr int   kThreads = WARPS * 32, kN = WM * 128, kTile = tile_bytes(WT);
+    static constexpr int   kW = WM * KG * kTile, kX1 = NT * 8 * kGroup * 2, kX = KG * kX1;
+    static constexpr int   kStage = (kW + kX + 127) / 128 * 128;
+};
+
+__device__ __forceinline__ int first_unit(const Linear &a, int cta)
+{
+    return (int) ((long long) cta * a.units / gridDim.x);
+}
+
+/* Groups before a unit, counted over all tiles. */
+__device__ __forceinline__ int first_group(const Linear &a, int unit)
+{
+    return unit / a.segs * a.groups + unit % a.segs * a.seg_groups;
+}
+
+__device__ __forceinline__ void consumers_sync()
+{
+    asm volatile("bar.sync 1, 256;" ::: "memory");
+}
+
+template <class C>
+__device__ __forceinline__ void zero(float (&v)[C::WM][C::NT][4])
+{
+#pragma unroll
+    for (int i = 0; i < C::WM * C::NT * 4; i++) (&v[0][0][0])[i] = 0.f;
+}
+
+/* First of the 16 outputs of block m of this warp; a warpgroup owns 64 in a row. */
+template <class C>
+__device__ __forceinline__ int block_of(int warp, int m)
+{
+    return C::WG ? (warp / 4 * C::WM + m) * 4 + warp % 4 : warp * C::WM + m;
+}
+
+__device__ __forceinline__ float gelu(float u)
+{
+    return 0.5f * u * (1.f + erff(u * 0.70710678118654752f));
+}
+
+template <class C>
+__device__ __forceinline__ void store(const Linear &a, int tile, float (&v)[C::WM][C::NT][4])
+{
+    const int  warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+
+#pragma unroll
+    for (int m = 0; m < C::WM; m++) {
+        const int  o0 = tile * C::kN + block_of<C>(warp, m) * 16;
+
+        if (o0 >= a.n) continue;
+        if (a.out == GLM_OUT_GLU) {
+            const int    i = o0 / 2 + g;                   /* u1; its gate is n / 2 on */
+            const float  b1 = a.bias ? __half2float(a.bias[i]) : 0.f;
+            const float  b2 = a.bias ? __half2float(a.bias[a.n / 2 + i]) : 0.f;
+            __half      *y = (__half *) a.y + (size_t) (o0 / 16) * C::NT * 64 + g;
+
+#pragma unroll
+            for (int b = 0; b < C::NT; b++) {
+#pragma unroll
+                for (int e = 0; e < 2; e++)
+                    y[(b * 8 + t * 2 + e) * 8] =
+                        __float2half_rn((v[m][b][e] + b1) * gelu(v[m][b][e + 2] + b2));
+            }
+            continue;
+        }
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            const int    o = o0 + h * 8 + g;
+            const float  bias = a.bias && o < a.n ? __half2float(a.bias[o]) : 0.f;
+
+#pragma unroll
+            for (int b = 0; b < C::NT; b++) {
+#pragma unroll
+                for (int e = 0; e < 2; e++) {
+                    const int     row = b * 8 + t * 2 + e;
+                    const size_t  at = (size_t) row * a.ldy + o;
+                    const float   y = v[m][b][h * 2 + e] + bias;
+
+                    if (row >= a.rows || o >= a.n) continue;
+                    if (a.out == GLM_OUT_F32) ((float *) a.y)[at] = y;
+                    else ((__half *) a.y)[at] = __float2half_rn(y);
+                }
+            }
+        }
+    }
+}
+
+template <class C>
+__device__ __forceinline__ float4 *slot(const Linear &a, int cta, int seg)
+{
+    return a.slots + ((size_t) cta * kSegments + seg) * (C::WM * C::NT * C::kThreads) + threadIdx.x;
+}
+
+template <class C>
+__device__ __forceinline__ void publish(const Linear &a, int tile, int seg,
+                                        float (&v)[C::WM][C::NT][4])
+{
+    float4  *mine = slot<C>(a, blockIdx.x, seg);
+
+#pragma unroll
+    for (int i = 0; i < C::WM * C::NT; i++) {
+        const float  *f = &v[0][0][0] + i * 4;
+
+        mine[i * C::kThreads] = make_float4(f[0], f[1], f[2], f[3]);
+    }
+    consumers_sync();
+    if (threadIdx.x == 0)
+        asm volatile("fence.acq_rel.gpu;\nred.relaxed.gpu.global.add.s32 [%0], 1;" ::"l"(
+                         a.counters + tile) : "memory");
+}
+
+/* Adds segments seg .. segs-1, which CTAs after this one publish. */
+template <class C>
+__device__ __forceinline__ void gather(const Linear &a, int tile, int seg,
+                                       float (&v)[C::WM][C::NT][4])
+{
+    constexpr int  kN = C::WM * C::NT, kAhead = kN >= 8 ? 1 : 8 / kN;
+    int            cta = blockIdx.x;
+
+    if (threadIdx.x == 0) {
+        int  seen;
+
+        do asm volatile("ld.acquire.gpu.global.s32 %0, [%1];"
+                        : "=r"(seen) : "l"(a.counters + tile) : "memory");
+        while (seen != a.segs - seg);
+        a.counters[tile] = 0;
+    }
+    consumers_sync();
+    for (int s0 = seg; s0 < a.segs; s0 += kAhead) {
+        float4  p[kAhead][kN];
+
+#pragma unroll
+        for (int j = 0; j < kAhead; j++) {
+            const int  u = tile * a.segs + s0 + j;
+
+            if (s0 + j >= a.segs) break;
+            while (first_unit(a, cta + 1) <= u) cta++;
+#pragma unroll
+            for (int i = 0; i < kN; i++) p[j][i] = __ldcg(slot<C>(a, cta, s0 + j) + i * C::kThreads);
+        }
+#pragma unroll
+        for (int j = 0; j < kAhead; j++) {
+            if (s0 + j >= a.segs) break;
+#pragma unroll
+            for (int i = 0; i < kN; i++) {
+                float  *f = &v[0][0][0] + i * 4;
+
+                f[0] += p[j][i].x, f[1] += p[j][i].y, f[2] += p[j][i].z, f[3] += p[j][i].w;
+            }
+        }
+    }
+}
+
+/* End of a unit: acc is one whole segment, sum what this CTA has of the tile. */
+template <class C>
+__device__ __forceinline__ void settle(const Linear &a, int unit, int u0, int u1,
+                                       float (&acc)[C::WM][C::NT][4],
+                                       float (&sum)[C::WM][C::NT][4])
+{
+    const int  tile = unit / a.segs, seg = unit % a.segs;
+
+    if (tile * a.segs < u0) {
+        publish<C>(a, tile, seg, acc);
+        return;
+    }
+#pragma unroll
+    for (int i = 0; i < C::WM * C::NT * 4; i++) {
+        float  *s = &sum[0][0][0] + i, v = (&acc[0][0][0])[i];
+
+        *s = seg == 0 ? v : *s + v;
+    }
+    if (seg + 1 < a.segs && unit + 1 < u1) return;
+    if (seg + 1 < a.segs) gather<C>(a, tile, seg + 1, sum);
+    store<C>(a, tile, sum);
+}
+
+__device__ __forceinline__ void mma(float c[4], const uint32_t a[4], uint32_t b0, uint32_t b1)
+{
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
+        "{%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+/*
+ * Volatile, so that it stays between the waits around a stage; the mma and the
+ * loads of weights are not, since pinning those costs 5 to 27%.
+ */
+__device__ __forceinline__ void ldmatrix(uint32_t r[4], uint32_t addr)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(addr));
+}
+
+/* One stage by mma.sync: sw its weights [WM][KG] tiles, then x [KG][16][R][8]. */
+template <class C>
+__device__ __forceinline__ void mma_stage(const uint8_t *sw, float (&acc)[C::WM][C::NT][4])
+{
+    constexpr int   NT = C::NT, NB = NT == 1 ? 4 : 2 * NT;
+    const int       warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const uint32_t  sx = smem_addr(sw + C::kW) + lane * 16;
+
+#pragma unroll
+    for (int half = 0; half < 2 * C::KG; half++) {
+        uint32_t  a[C::WM][4][4];
+
+#pragma unroll
+        for (int m = 0; m < C::WM; m++) {
+            const int  sub = warp * C::WM + m;
+
+            fragments<C::WT>(sw + (sub / 8 * C::KG + half / 2) * C::kTile, sub % 8, half % 2, lane,
+                             a[m]);
+        }
+#pragma unroll
+        for (int j = 0; j < 4; j += NT == 1 ? 2 : 1) {
+            uint32_t  b[NB];
+
+#pragma unroll
+            for (int i = 0; i < NB; i += 4) ldmatrix(b + i, sx + (half * 4 + j) * NT * 256 + i * 128);
+#pragma unroll
+            for (int m = 0; m < C::WM; m++) {
+                if constexpr (NT == 1) {
+                    mma(acc[m][0], a[m][j], b[0], b[1]);
+                    mma(acc[m][0], a[m][j + 1], b[2], b[3]);
+                } else {
+#pragma unroll
+                    for (int i = 0; i < NT; i++) mma(acc[m][i], a[m][j], b[i], b[NT + i]);
+                }
+            }
+        }
+    }
+}
+
+template <class C>
+void linear_args(Linear *l, const glm_linear_args_t *a)
+{
+    const glm_tiles_t  *w = a->w;
+
+    l->w = (const uint8_t *) w->tiles;
+    l->x = (const uint8_t *) a->x;
+    l->y = a->y;
+    l->bias = (const __half *) w->bias;
+    l->counters = (int *) a->ws;
+    l->slots = (float4 *) ((uint8_t *) a->ws + kCounterBytes);
+    l->ldy = a->ldy;
+    l->n = w->n;
+    l->groups = w->k / kGroup;
+    l->seg_groups = segment_groups(l->groups);
+    l->segs = segment_count(l->groups);
+    l->units = (w->n + C::kN - 1) / C::kN * l->segs;
+    l->rows = a->rows;
+    l->out = a->out;
+}
+
+inline int linear_ctas(const glm_linear_args_t *a, const Linear &l, const glm_stream_t *s)
+{
+    const int  most = l.units < s->sms ? l.units : s->sms;
+
+    return a->ctas && a->ctas < most ? a->ctas : most;
+}
+
+inline bool linear_ok(const glm_linear_args_t *a)
+{
+    const glm_tiles_t  *w = a->w;
+
+    if (w == NULL || w->k < 256 || w->k % 256 || w->n < 16 || w->n % 8 || w->n > kMaxTiles * 128)
+        return false;
+    if ((w->glu != 0) != (a->out == GLM_OUT_GLU) || (w->glu && w->n % 16)) return false;
+    if (a->out < GLM_OUT_F32 || a->out > GLM_OUT_GLU || !bucket_ok(a->rows, a->bucket)) return false;
+    if (a->out != GLM_OUT_GLU && a->ldy < (size_t) w->n) return false;
+    return w->tiles && a->x && a->y && a->ws && aligned16(w->tiles) && aligned16(a->x)
+           && aligned16(a->y) && aligned16(a->ws) && a->ring >= 0 && a->ctas >= 0;
+}
+
+}  // namespace

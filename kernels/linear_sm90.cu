@@ -1,0 +1,211 @@
+/*
+ * linear (sm_90a): y[rows][n] = x W^T for 1..64 rows.  One lane streams whole
+ * tiles and activations with cp.async.bulk into a ring in shared memory; eight
+ * warps dequantise in registers and multiply, weights as the matrix unit's row
+ * operand: mma.sync to 16 rows, wgmma from 32.  Both give the same bits.  With
+ * dependent launch the ring fills with weights before the previous kernel ends.
+ * An ideal run reads the tiles once: n * k / 2 + n * k / 64 bytes (int4).
+ */
+#include "linear.cuh"
+#include "wgmma.cuh"
+
+namespace {
+
+constexpr int  kMaxStages = 16;
+constexpr int  kMaxRing = 227 * 1024 - 1024;
+
+__device__ __forceinline__ void bar_init(uint64_t *b, int n)
+{
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(smem_addr(b)), "r"(n));
+}
+
+__device__ __forceinline__ void bar_expect(uint64_t *b, int bytes)
+{
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(smem_addr(b)),
+                 "r"(bytes) : "memory");
+}
+
+__device__ __forceinline__ void bar_arrive(uint64_t *b)
+{
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(smem_addr(b)) : "memory");
+}
+
+__device__ __forceinline__ void bar_wait(uint64_t *b, int parity)
+{
+    asm volatile("{\n.reg .pred p;\nL: mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n"
+                 "@!p bra L;\n}" ::"r"(smem_addr(b)), "r"(parity) : "memory");
+}
+
+__device__ __forceinline__ void bulk(void *dst, const void *src, int bytes, uint64_t *b)
+{
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], "
+                 "%2, [%3];" ::"r"(smem_addr(dst)), "l"(src), "r"(bytes), "r"(smem_addr(b))
+                 : "memory");
+}
+
+/* Read once: leaves L2 first (the constant evict-first policy). */
+__device__ __forceinline__ void bulk_stream(void *dst, const void *src, int bytes, uint64_t *b)
+{
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes."
+                 "L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(smem_addr(dst)), "l"(src),
+                 "r"(bytes), "r"(smem_addr(b)), "l"(0x12F0000000000000ull) : "memory");
+}
+
+/* The copying lane: every stage of this CTA's range of groups, in order. */
+template <class C>
+__device__ __forceinline__ void produce(const Linear &a, int f0, int n, uint8_t *smem,
+                                        uint64_t *full, uint64_t *empty)
+{
+    auto load_w = [&](int i, int st) {
+        const int  f = f0 + i * C::KG, tile = f / a.groups, kk = f % a.groups;
+
+        bar_expect(full + st, C::kW + C::kX);
+#pragma unroll
+        for (int m = 0; m < C::WM; m++)
+            bulk_stream(smem + st * C::kStage + m * C::KG * C::kTile,
+                        a.w + ((size_t) (tile * C::WM + m) * a.groups + kk) * C::kTile,
+                        C::KG * C::kTile, full + st);
+    };
+    auto load_x = [&](int i, int st) {
+        bulk(smem + st * C::kStage + C::kW, a.x + (size_t) ((f0 + i * C::KG) % a.groups) * C::kX1,
+             C::kX, full + st);
+    };
+    const int  pre = min(n, a.stages);
+    int        st = 0, ph = 0;
+
+    for (int i = 0; i < pre; i++) load_w(i, i);
+    grid_wait();                  /* weights are constant, activations are not */
+    for (int i = 0; i < pre; i++) load_x(i, i);
+    for (int i = pre; i < n; i++) {
+        bar_wait(empty + st, ph);
+        load_w(i, st);
+        load_x(i, st);
+        if (++st == a.stages) st = 0, ph ^= 1;
+    }
+}
+
+/*
+ * One stage by wgmma.  Step s+1 is dequantised into fresh registers while the
+ * tensor cores work on steps s and s-1, also across stages: `before`, the stage
+ * before this one, is free once its last step is done.  Nothing but wgmma may
+ * touch acc here, or ptxas drains it after every stage (C7517).
+ */
+template <class C>
+__device__ __forceinline__ void wgmma_stage(const uint8_t *sw, float (&acc)[C::WM][C::NT][4],
+                                            uint64_t *before)
+{
+    constexpr int   kSteps = C::KG * 2 * C::WM;
+    const int       warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    /* K-major, no swizzle: 8 x 16-byte core matrices, R * 16 bytes apart along
+     * k and 128 along rows. */
+    const uint64_t  desc = ((uint64_t) (128 >> 4) << 32) | ((uint64_t) (C::NT * 128 >> 4) << 16);
+
+    /* A stage of 2 steps would overwrite fragments still being read. */
+    if constexpr (kSteps < 3) wgmma_wait<0>();
+#pragma unroll
+    for (int step = 0; step < kSteps; step++) {
+        const int  kg = step / (2 * C::WM), half = step / C::WM % 2, m = step % C::WM;
+        const int  blk = block_of<C>(warp, m);
+        uint32_t   f[4][4];
+
+        fragments<C::WT>(sw + (blk / 8 * C::KG + kg) * C::kTile, blk % 8, half, lane, f);
+        wgmma_wait<1>();
+        if (step == 1 && before != nullptr && lane == 0) bar_arrive(before);
+        wgmma_fence();
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            const uint32_t  x = smem_addr(sw + C::kW) + ((kg * 2 + half) * 4 + j) * C::NT * 256;
+
+            wgmma<C::NT * 8>(&acc[m][0][0], f[j], desc | (x & 0x3ffff) >> 4);
+        }
+        wgmma_commit();
+    }
+}
+
+template <class C>
+__global__ void __launch_bounds__(C::kThreads + (C::WG ? 128 : 32), 1)
+linear90_kernel(const __grid_constant__ Linear a)
+{
+    extern __shared__ __align__(128) uint8_t smem[];
+    __shared__ uint64_t  full[kMaxStages], empty[kMaxStages];
+    const int  u0 = first_unit(a, blockIdx.x), u1 = first_unit(a, blockIdx.x + 1);
+    const int  warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < a.stages; i++) bar_init(full + i, 1), bar_init(empty + i, C::WARPS);
+        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    }
+    __syncthreads();
+    grid_go();
+
+    if (warp >= C::WARPS) {
+        const int  f0 = first_group(a, u0), n = (first_group(a, u1) - f0) / C::KG;
+
+        if constexpr (C::WG) asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+        if (warp == C::WARPS && lane == 0) produce<C>(a, f0, n, smem, full, empty);
+    } else {
+        float  acc[C::WM][C::NT][4], sum[C::WM][C::NT][4];
+        int    st = 0, ph = 0;
+
+        if constexpr (C::WG) asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+        for (int u = u0; u < u1; u++) {
+            const int  end = min((u % a.segs + 1) * a.seg_groups, a.groups);
+            const int  stages = (end - u % a.segs * a.seg_groups) / C::KG;
+            uint64_t  *before = nullptr;
+
+            zero<C>(acc);
+            for (int i = 0; i < stages; i++) {
+                bar_wait(full + st, ph);
+                if constexpr (C::WG) {
+                    wgmma_stage<C>(smem + st * C::kStage, acc, before);
+                    before = empty + st;
+                } else {
+                    mma_stage<C>(smem + st * C::kStage, acc);
+                    __syncwarp();
+                    if (lane == 0) bar_arrive(empty + st);
+                }
+                if (++st == a.stages) st = 0, ph ^= 1;
+            }
+            if constexpr (C::WG) {
+                wgmma_wait<0>();
+                if (lane == 0) bar_arrive(before);
+            }
+            settle<C>(a, u, u0, u1, acc, sum);
+        }
+    }
+}
+
+template <class C, int ST>
+int run(const glm_linear_args_t *a, glm_stream_t *s)
+{
+    Linear  l;
+
+    static_assert(ST * C::kStage <= kMaxRing && ST <= kMaxStages, "ring does not fit");
+    linear_args<C>(&l, a);
+    l.stages = a->ring ? a->ring : ST;
+    if (l.stages > kMaxStages || l.stages * C::kStage > kMaxRing) return GLM_EINVAL;
+    return launch("linear", linear90_kernel<C>, linear_ctas(a, l, s),
+                  C::kThreads + (C::WG ? 128 : 32), (size_t) l.stages * C::kStage, 1, s, l);
+}
+
+}  // namespace
+
+int GLM_OP(linear)(const glm_linear_args_t *a, glm_stream_t *s)
+{
+    if (a == NULL || s == NULL || !linear_ok(a)) return GLM_EINVAL;
+    switch (a->w->type * 100 + a->bucket) {
+    case GLM_W_INT4 * 100 + 8:  return run<Cfg<GLM_W_INT4, 1, 1, 2, false>, 5>(a, s);
+    case GLM_W_INT4 * 100 + 16: return run<Cfg<GLM_W_INT4, 2, 2, 1, false>, 9>(a, s);
+    case GLM_W_INT4 * 100 + 32: return run<Cfg<GLM_W_INT4, 4, 2, 2, true>, 4>(a, s);
+    case GLM_W_INT4 * 100 + 64: return run<Cfg<GLM_W_INT4, 8, 2, 1, true>, 6>(a, s);
+    case GLM_W_INT8 * 100 + 8:  return run<Cfg<GLM_W_INT8, 1, 1, 2, false>, 5>(a, s);
+    case GLM_W_INT8 * 100 + 16: return run<Cfg<GLM_W_INT8, 2, 1, 2, false>, 5>(a, s);
+    case GLM_W_INT8 * 100 + 32: return run<Cfg<GLM_W_INT8, 4, 2, 1, true>, 5>(a, s);
+    case GLM_W_INT8 * 100 + 64: return run<Cfg<GLM_W_INT8, 8, 2, 1, true>, 4>(a, s);
+    case GLM_W_F16 * 100 + 8:   return run<Cfg<GLM_W_F16, 1, 1, 1, false>, 6>(a, s);
+    case GLM_W_F16 * 100 + 16:  return run<Cfg<GLM_W_F16, 2, 1, 1, false>, 6>(a, s);
+    case GLM_W_F16 * 100 + 32:  return run<Cfg<GLM_W_F16, 4, 1, 1, true>, 5>(a, s);
+    case GLM_W_F16 * 100 + 64:  return run<Cfg<GLM_W_F16, 8, 1, 1, true>, 4>(a, s);
+    default:                    return GLM_EINVAL;
+    }
+}
