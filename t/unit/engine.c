@@ -226,8 +226,10 @@ test_stages(void)
         if (t[i]->ended == 2 && t[i]->no.status != 503) ok(0, "unexpected: %s", t[i]->no.text);
         t_free(t[i]);
     }
+    T_UNTIL(glm_engine_idle(e));
+    nanosleep(&(struct timespec) { .tv_nsec = 30000000 }, NULL);
     beat = stats(e).heartbeat;
-    ok(T_UNTIL(stats(e).heartbeat > beat), "an idle engine's heart beats");
+    ok(t_now() - beat < 20000000, "an idle engine's heart beats");
     down(e, "stages");
 }
 

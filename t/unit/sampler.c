@@ -153,7 +153,7 @@ fill(int v, int shape)
 {
     for (int i = 0; i < v; i++) {
         x[i] = shape == 2 ? (float) (rnd() % 7) : normal() * (shape == 1 ? 6.0f : 2.0f);
-        if (shape == 3) x[i] = 0.5f;
+        if (shape == 3) x[i] = rnd() % 3 ? 0.0f : -0.0f;     /* equal, with other bits */
     }
 }
 

@@ -300,6 +300,34 @@ test_slices(void)
     t_free(a);
     t_free(b);
     down("slices");
+
+    up(16, 32, 100, 20, 100);
+    for (int i = 0; i < 3; i++) arrive(s[i] = request(i, 7, 2));
+    step();
+    ok(fake_slices == 2, "two of three fill the budget: the third waits, %d begun", fake_slices);
+    run_all();
+    for (int i = 0; i < 3; i++) t_free(s[i]);
+    down("whole contexts");
+}
+
+/* Choices need pages of their own: two such requests do not fit at once. */
+static void
+test_pages(void)
+{
+    t_req_t  *a = request(0, 20, 40), *b = request(50, 20, 40);
+
+    up(16, 32, 20, 5, 0);
+    a->r.n = b->r.n = 4;
+    arrive(a);
+    arrive(b);
+    step();
+    ok(S.kv.total - S.kv.nfree == 4 + 3 * 3 && S.nrun == 1 && S.nqueue == 1,
+       "four choices of 61 slots, 16 of them shared, hold 13 pages: %d", S.kv.total - S.kv.nfree);
+    run_all();
+    ok(right(a) && right(b), "one after the other, as if alone");
+    t_free(a);
+    t_free(b);
+    down("pages");
 }
 
 static void
@@ -604,6 +632,7 @@ main(void)
     test_turns();
     test_mix();
     test_slices();
+    test_pages();
     test_fifo();
     test_limits();
     test_deadline();
