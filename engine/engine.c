@@ -121,6 +121,28 @@ make_allow(glm_engine_t *e, glm_err_t *err)
     return 0;
 }
 
+/* A tokenizer of another model would give ids that the weights do not have. */
+static int
+check_tokenizer(const glm_engine_t *e, const char *dir, glm_err_t *err)
+{
+    static const char *const  names[3] = { "[MASK]", "[gMASK]", "[sMASK]" };
+    const int32_t             ids[3] = { e->cfg.mask, e->cfg.gmask, e->cfg.smask };
+
+    if (e->tok == NULL) return 0;
+    if (glm_tokenizer_vocab_size(e->tok) > e->cfg.vocab)
+        return glm_fail(err, GLM_EFORMAT, "%s: the tokenizer has %d ids, the model %d", dir,
+                        glm_tokenizer_vocab_size(e->tok), e->cfg.vocab);
+    for (int i = 0; i < 3; i++) {
+        size_t       len = 0;
+        const char  *name = ids[i] >= 0 ? glm_token_name(e->tok, ids[i], &len) : "";
+
+        if (len != strlen(names[i]) || memcmp(name, names[i], len) != 0)
+            return glm_fail(err, GLM_EFORMAT, "%s: %s is id %d in config.json, and another in the "
+                            "tokenizer", dir, names[i], ids[i]);
+    }
+    return 0;
+}
+
 static int
 load(glm_engine_t *e, const glm_engine_opts_t *o, int32_t *pages, glm_err_t *err)
 {
@@ -131,6 +153,7 @@ load(glm_engine_t *e, const glm_engine_opts_t *o, int32_t *pages, glm_err_t *err
 
     if (rc != 0) return rc;
     if ((rc = glm_tokenizer_load(&e->tok, o->model_dir, err)) != 0) return rc;
+    if ((rc = check_tokenizer(e, o->model_dir, err)) != 0) return rc;
 
     if (tokens <= 0) tokens = (int64_t) DEFAULT_KV_PROMPTS * e->cfg.max_seq;
     if (tokens > (int64_t) INT32_MAX / 2)

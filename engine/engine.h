@@ -170,9 +170,10 @@ typedef struct {
     const char  *model_dir;
     const char  *served_name;          /* NULL: config's name */
     glm_model_opts_t  model;           /* dir is taken from model_dir */
-    int32_t      max_num_seqs;         /* rows of a step, --max-num-seqs */
+    int32_t      max_num_seqs;         /* choices in a step, --max-num-seqs; 0: a default */
     int64_t      kv_tokens;            /* --kv-tokens; 0: a default */
-    int32_t      max_queue;            /* requests accepted and waiting */
+    int32_t      max_queue;            /* requests accepted and waiting; 0: a default;
+                                          < 0: none waits */
     int          tokenizer_threads;
     int64_t      prefill_budget;       /* tokens x layers of context computed between
                                           two decode steps; 0: what takes some 20 ms */

@@ -424,6 +424,43 @@ test_storm(void)
     for (int i = 0; i < STORM; i++) t_free(storm[i]);
 }
 
+/* A directory with the demo's tokenizer and a config.json changed by sed. */
+static int
+start_changed(const char *sed, glm_err_t *err)
+{
+    char                dir[] = "/tmp/glm-engine-XXXXXX", cmd[256];
+    glm_engine_t       *e = NULL;
+    glm_engine_opts_t   o = { .model_dir = dir };
+    int                 rc;
+
+    if (mkdtemp(dir) == NULL) bail_out("no temporary directory");
+    snprintf(cmd, sizeof(cmd), "cp models/demo/tok* %s && sed '%s' models/demo/config.json "
+             "> %s/config.json", dir, sed, dir);
+    if (system(cmd) != 0) bail_out("no copy of the demo model");
+    err->text[0] = '\0';
+    rc = glm_engine_start(&e, &o, err);
+    if (rc == 0) glm_engine_stop(e);
+    snprintf(cmd, sizeof(cmd), "rm -r %s", dir);
+    if (system(cmd) != 0) diag("%s stays", dir);
+    return rc;
+}
+
+static void
+test_start(void)
+{
+    glm_err_t          err = {0};
+    glm_engine_t      *e;
+    glm_engine_opts_t  o = { .model_dir = "/nonexistent" };
+
+    ok(start_changed("", &err) == 0, "the demo's tokenizer belongs to its model: %s", err.text);
+    ok(start_changed("s/8192/8000/", &err) != 0 && strstr(err.text, "8152"), "fewer rows than "
+       "ids: %s", err.text);
+    ok(start_changed("s/7808/7600/", &err) != 0 && strstr(err.text, "[MASK]"), "another [MASK]: %s",
+       err.text);
+    err.text[0] = '\0';
+    ok(glm_engine_start(&e, &o, &err) != 0 && e == NULL && err.text[0], "no model: %s", err.text);
+}
+
 int
 main(void)
 {
@@ -439,6 +476,7 @@ main(void)
     test_latency();
     test_sleep();
     test_drain_stop();
+    test_start();
     test_storm();
     ok(fake_wrong == 0, "the model was called as its header says");
     return tap_done();
