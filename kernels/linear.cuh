@@ -17,7 +17,7 @@ struct Linear {
     void           *y;
     const __half   *bias;
     float4         *slots;        /* [CTA][segment]: only the first tile of a range */
-    int            *counters;     /* published segments of a tile; 0 between launches */
+    int            *counters;     /* CTAs that published; of a tile; 0 between launches */
     size_t          ldy;
     int             n, groups, seg_groups, segs, units, rows, out, stages;
 };
@@ -120,8 +120,9 @@ __device__ __forceinline__ float4 *slot(const Linear &a, int cta, int seg)
     return a.slots + ((size_t) cta * kSegments + seg) * (C::WM * C::NT * C::kThreads) + threadIdx.x;
 }
 
+/* last: this CTA's last segment of the tile; one fence then covers them all. */
 template <class C>
-__device__ __forceinline__ void publish(const Linear &a, int tile, int seg,
+__device__ __forceinline__ void publish(const Linear &a, int tile, int seg, bool last,
                                         float (&v)[C::WM][C::NT][4])
 {
     float4  *mine = slot<C>(a, blockIdx.x, seg);
@@ -132,6 +133,7 @@ __device__ __forceinline__ void publish(const Linear &a, int tile, int seg,
 
         mine[i * C::kThreads] = make_float4(f[0], f[1], f[2], f[3]);
     }
+    if (!last) return;
     consumers_sync();
     if (threadIdx.x == 0)
         asm volatile("fence.acq_rel.gpu;\nred.relaxed.gpu.global.add.s32 [%0], 1;" ::"l"(
@@ -147,11 +149,13 @@ __device__ __forceinline__ void gather(const Linear &a, int tile, int seg,
     int            cta = blockIdx.x;
 
     if (threadIdx.x == 0) {
-        int  seen;
+        const long long  end = (long long) (tile + 1) * a.segs;      /* the last one's CTA */
+        const int        others = (int) ((end * gridDim.x - 1) / a.units) - cta;
+        int              seen;
 
         do asm volatile("ld.acquire.gpu.global.s32 %0, [%1];"
                         : "=r"(seen) : "l"(a.counters + tile) : "memory");
-        while (seen != a.segs - seg);
+        while (seen != others);
         a.counters[tile] = 0;
     }
     consumers_sync();
@@ -189,7 +193,7 @@ __device__ __forceinline__ void settle(const Linear &a, int unit, int u0, int u1
     const int  tile = unit / a.segs, seg = unit % a.segs;
 
     if (tile * a.segs < u0) {
-        publish<C>(a, tile, seg, acc);
+        publish<C>(a, tile, seg, seg + 1 == a.segs || unit + 1 == u1, acc);
         return;
     }
 #pragma unroll

@@ -1,0 +1,70 @@
+# CUDA kernels: libglm_cuda.a, their tests and benchmark, and the bundle for a
+# machine with a card.  GLM_CUDA=auto (when nvcc is there), 0 or 1.
+
+GLM_CUDA  ?= auto
+NVCC      ?= $(firstword $(wildcard /usr/local/cuda/bin/nvcc) nvcc)
+ifeq ($(GLM_CUDA),auto)
+HAVE_CUDA := $(if $(shell command -v $(NVCC) 2>/dev/null),1,0)
+else
+HAVE_CUDA := $(GLM_CUDA)
+endif
+
+ifeq ($(HAVE_CUDA),1)
+
+NVFLAGS   := -O3 -std=c++17 -lineinfo -Ikernels -Iengine -Xcompiler -Wall,-Wextra
+SM80      := -gencode arch=compute_80,code=[sm_80,compute_80]
+SM90      := -gencode arch=compute_90a,code=sm_90a
+CUDA_TWICE := attn_row kv_write norm pack
+CUDA_OBJ  := $(B)/obj/cuda/cuda_ops.o $(B)/obj/cuda/linear_sm80.o $(B)/obj/cuda/linear_sm90.o \
+             $(foreach a,80 90,$(CUDA_TWICE:%=$(B)/obj/cuda/%_$(a).o))
+
+# Every file but two is compiled once for each architecture, into names of its own.
+$(B)/obj/cuda/%_80.o: kernels/%.cu
+	@mkdir -p $(@D)
+	$(NVCC) $(NVFLAGS) -DGLM_ARCH=80 $(SM80) -MMD -MP -c -o $@ $<
+
+$(B)/obj/cuda/%_90.o: kernels/%.cu
+	@mkdir -p $(@D)
+	$(NVCC) $(NVFLAGS) -DGLM_ARCH=90 $(SM90) -MMD -MP -c -o $@ $<
+
+$(B)/obj/cuda/linear_sm80.o: kernels/linear_sm80.cu
+	@mkdir -p $(@D)
+	$(NVCC) $(NVFLAGS) -DGLM_ARCH=80 $(SM80) -MMD -MP -c -o $@ $<
+
+$(B)/obj/cuda/linear_sm90.o: kernels/linear_sm90.cu
+	@mkdir -p $(@D)
+	$(NVCC) $(NVFLAGS) -DGLM_ARCH=90 $(SM90) -MMD -MP -c -o $@ $<
+
+$(B)/obj/cuda/cuda_ops.o: kernels/cuda_ops.cu
+	@mkdir -p $(@D)
+	$(NVCC) $(NVFLAGS) $(SM80) -MMD -MP -c -o $@ $<
+
+$(B)/libglm_cuda.a: $(CUDA_OBJ)
+	rm -f $@
+	$(AR) rcs $@ $^
+
+$(B)/gpu/glm-gputest: t/gpu/kernels.cpp t/gpu/host.h $(B)/libglm_cuda.a
+	@mkdir -p $(@D)
+	$(NVCC) $(NVFLAGS) -Xcompiler -fopenmp -o $@ $< $(B)/libglm_cuda.a -lgomp
+
+$(B)/gpu/gpubench: tools/gpubench/gpubench.cu tools/gpubench/model.h $(B)/libglm_cuda.a
+	@mkdir -p $(@D)
+	$(NVCC) $(NVFLAGS) $(SM80) $(SM90) -Itools/gpubench -o $@ $< $(B)/libglm_cuda.a
+
+$(B)/gpu/run.sh: t/gpu/run.sh
+	@mkdir -p $(@D)
+	cp $< $@
+
+gpu-bundle: $(B)/gpu/glm-gputest $(B)/gpu/gpubench $(B)/gpu/run.sh
+	@test $$(du -sk $(B)/gpu | cut -f1) -le 40960 || { echo "build/gpu is over 40 MiB"; exit 1; }
+
+-include $(wildcard $(B)/obj/cuda/*.d)
+
+else
+
+gpu-bundle:
+	@echo "no nvcc: GLM_CUDA=$(GLM_CUDA)"; exit 1
+
+endif
+
+.PHONY: gpu-bundle
