@@ -170,7 +170,8 @@ test_jobs(glm_engine_t *e)
     t = t_new_ids(e, ids, 2);
     t->r.op = GLM_OP_DETOKENIZE;
     t_run(t);
-    ok(t->ended == 1 && t->text != NULL && !strncmp(t->text, "[MASK]", 6), "detokenize: %s", t->text);
+    ok(t->ended == 1 && t->text != NULL && !strncmp(t->text, "[MASK]", 6), "detokenize: %s",
+       t->text);
     t_free(t);
     t = t_new_ids(e, ids, 3);
     t->r.op = GLM_OP_DETOKENIZE;
@@ -379,7 +380,8 @@ send_storm(void *arg)
     unsigned  s = (unsigned) me + 1;
 
     for (int i = me; i < STORM; i += SENDERS) {
-        t_req_t  *t = storm[i], *other = storm[me + rand_r(&s) % (unsigned) (i / SENDERS + 1) * SENDERS];
+        int       before = (int) (rand_r(&s) % (unsigned) (i / SENDERS + 1));
+        t_req_t  *t = storm[i], *other = storm[me + before * SENDERS];
 
         t_submit(t);
         if (rand_r(&s) % 4 == 0) glm_req_cancel(storm_engine, &other->r);

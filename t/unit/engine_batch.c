@@ -63,7 +63,8 @@ request(glm_engine_t *e, int i)
     t->r.max_tokens = 4 + (int) (rand_r(&s) % 30);
     t->r.n = 1 + (int) (rand_r(&s) % 3);
     t->r.ignore_eos = rand_r(&s) % 4 == 0;
-    if (strstr(t->seg.text, "[MASK]") == NULL && rand_r(&s) % 3 == 0) t->r.mode = GLM_UNIDIRECTIONAL;
+    if (strstr(t->seg.text, "[MASK]") == NULL && rand_r(&s) % 3 == 0)
+        t->r.mode = GLM_UNIDIRECTIONAL;
     if (rand_r(&s) % 4 == 0) {
         t->r.stop = stops;
         t->r.nstop = 2;

@@ -58,7 +58,8 @@ test_bidirectional(void)
     ok(MAKE(10, 7808, 11) == 0 && is(IDS(10, 7808, 11, 2, 7812, -1)) && p.frozen == 1,
        "[MASK] inside: eos is added, positions stay at the mask");
     ok(MAKE(10, 7808) == 0 && is(IDS(10, 7808, 7812, -1)) && p.frozen == 1, "[MASK] last: no eos");
-    ok(MAKE(7810, 10) == 0 && is(IDS(7810, 10, 2, 7812, -1)) && p.frozen == 0, "[sMASK] freezes too");
+    ok(MAKE(7810, 10) == 0 && is(IDS(7810, 10, 2, 7812, -1)) && p.frozen == 0,
+       "[sMASK] freezes too");
     ok(MAKE(7809, 10) == 0 && is(IDS(7809, 10, 2, 7812, -1)) && p.frozen == -1,
        "[gMASK] inside: eos, positions run on");
     ok(MAKE(7809, 7810, 10, 7810, 7808, 9) == 0 && p.frozen == 4,

@@ -380,9 +380,11 @@ bench_all(int v)
     bench("temperature", v, (glm_sample_t) { .temperature = 1, .nlogprobs = -1 });
     bench("top_k 40", v, (glm_sample_t) { .temperature = 1, .top_k = 40, .nlogprobs = -1 });
     bench("top_k 500", v, (glm_sample_t) { .temperature = 1, .top_k = 500, .nlogprobs = -1 });
-    bench("top_p 0.7, flat", v, (glm_sample_t) { .temperature = 1, .top_p = 0.7f, .nlogprobs = -1 });
+    bench("top_p 0.7, flat", v,
+          (glm_sample_t) { .temperature = 1, .top_p = 0.7f, .nlogprobs = -1 });
     for (int i = 0; i < v; i++) x[i] *= 3;
-    bench("top_p 0.7, peaked", v, (glm_sample_t) { .temperature = 1, .top_p = 0.7f, .nlogprobs = -1 });
+    bench("top_p 0.7, peaked", v,
+          (glm_sample_t) { .temperature = 1, .top_p = 0.7f, .nlogprobs = -1 });
 }
 
 int

@@ -198,8 +198,8 @@ test_alone(void)
     {
         int32_t  in[7] = { 30, 31, MASK, 32, 33, 2, SOP };
 
-        ok(as_alone(b, 0, in, 7, 6, 2) && as_alone(b, 1, in, 7, 6, 2) && as_alone(b, 2, in, 7, 6, 2),
-           "[MASK], three choices: positions are frozen at the mask");
+        ok(as_alone(b, 0, in, 7, 6, 2) && as_alone(b, 1, in, 7, 6, 2)
+           && as_alone(b, 2, in, 7, 6, 2), "[MASK], three choices: positions are frozen at the mask");
         ok(memcmp(b->c[0].id, b->c[1].id, 16 * 4) != 0, "choices differ");
     }
     c = request(7, 37, 20);
@@ -616,11 +616,12 @@ test_ends(void)
         } else {
             bad += t->c[0].fin.nkept != 100 || t->c[0].n != 100;
         }
-        for (size_t k = 0; k + 1 < t->c[0].n; k++) bad += t->c[0].id[k] == 501 || t->c[0].id[k] == 2;
+        for (size_t k = 0; k + 1 < t->c[0].n; k++)
+            bad += t->c[0].id[k] == 501 || t->c[0].id[k] == 2;
         bad += t->wrong || t->c[0].fin.stop_id != -1 || t->c[0].fin.stop_index != -1;
         t_free(t);
     }
-    ok(stops > 20 && bad == 0, "eop and eos end a choice, and are counted but not kept (%d)", stops);
+    ok(stops > 20 && bad == 0, "eop and eos end a choice, are counted and not kept (%d)", stops);
     down("ends");
 }
 
