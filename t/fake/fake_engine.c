@@ -23,7 +23,7 @@ struct job_s {
     char           *prompt;       /* its bytes, or those of its ids */
     size_t          nprompt;
     int             prompt_tokens, max_tokens;
-    int             accepted, running, silent;
+    int             accepted, running, silent, garbage;
     int             i;            /* tokens said, of each choice */
     uint64_t        due, t_submit, t_admit, t_first;
     glm_text_t      held;
@@ -188,18 +188,26 @@ end_with(glm_engine_t *e, job_t *j, int status, const char *code, const char *pa
     end_error(e, j, &why);
 }
 
+/*
+ * As a broken engine would: a tail that no record ends at.  Again and again, since
+ * the server may still publish what was said before.
+ */
 static void
 garbage(job_t *j)
 {
     glm_live_t         *l = j->r->owner;
-    glm_ring_shared_t  *ring = l->client->com.shared;
+    glm_conn_t         *c = l->client;
+    glm_ring_shared_t  *ring = c->com.shared;
 
     j->silent = 1;
-    if (l->mute) return;          /* that client has left, and its ring */
-    /* as a broken engine would: a tail that no record ends at */
-    __atomic_store_n(&ring->tail, __atomic_load_n(&ring->tail, __ATOMIC_SEQ_CST) + 13,
-                     __ATOMIC_SEQ_CST);
-    glm_conn_bell(l->client);
+    j->garbage = 1;
+    pthread_mutex_lock(&c->lock);
+    if (!l->mute) {               /* else that client has left, and its ring */
+        __atomic_store_n(&ring->tail, __atomic_load_n(&ring->tail, __ATOMIC_SEQ_CST) | 5,
+                         __ATOMIC_SEQ_CST);
+        glm_conn_bell(c);
+    }
+    pthread_mutex_unlock(&c->lock);
 }
 
 /* 1: one of the accidents at token k happened and the job says no more (or is
@@ -477,6 +485,7 @@ run_job(glm_engine_t *e, job_t *j, uint64_t now)
         end_with(e, j, 504, "deadline_exceeded", "", "the deadline passed in the queue", 0);
         return 1;
     }
+    if (j->garbage) garbage(j);
     if (j->silent || now < j->due || atomic_load(&j->r->paused)) return 0;
     if (!j->accepted) {
         accept_job(e, j);
