@@ -79,9 +79,21 @@ static void size_huge(raw_t *r) { record(r, UINT32_MAX, GLM_MSG_SUBMIT, 0); }
 static void size_beyond(raw_t *r) { record(r, 5000, GLM_MSG_SUBMIT, 0); }
 static void type_unknown(raw_t *r) { record(r, 4096, 99, 0); }
 static void type_answer(raw_t *r) { record(r, 4096, GLM_MSG_DONE, 0); }
-static void flags_unknown(raw_t *r) { record(r, 4096, GLM_MSG_SUBMIT, 0x8000); }
-static void more_cancel(raw_t *r) { record(r, 16, GLM_MSG_CANCEL, GLM_REC_MORE); }
 static void pad_short(raw_t *r) { record(r, 4096, GLM_MSG_PAD, 0); }
+
+static void
+flags_unknown(raw_t *r)
+{
+    raw_put(r, GLM_MSG_CANCEL, 0x8000, 1, NULL, 0);
+    raw_go(r);
+}
+
+static void
+more_cancel(raw_t *r)
+{
+    raw_put(r, GLM_MSG_CANCEL, GLM_REC_MORE, 1, NULL, 0);
+    raw_go(r);
+}
 
 /* ---- messages ---- */
 
