@@ -696,12 +696,32 @@ ngx_http_glm_attach_close(ngx_http_glm_peer_t *peer)
 }
 
 
+/* A worker told to stop at once does not cut its streams without a word. */
+
 void
 ngx_http_glm_attach_exit(ngx_http_glm_peer_t *peer)
 {
-    if (peer->reconnect.handler) {
-        ngx_http_glm_attach_close(peer);
+    uint32_t             i;
+    ngx_http_glm_ctx_t  *ctx;
+
+    if (peer->reconnect.handler == NULL) {
+        return;    /* init process has not come this far */
     }
+
+    for (i = 0; i < peer->nslots; i++) {
+        if (peer->slots[i].call) {
+            ctx = peer->slots[i].call->ctx;
+
+            (void) ngx_http_glm_error(ctx, NGX_HTTP_SERVICE_UNAVAILABLE,
+                                      "server_is_overloaded", NULL,
+                                      "The server is shutting down.");
+            ngx_http_glm_ring_dirty(peer, ctx);
+        }
+    }
+
+    ngx_http_glm_ring_flush(peer);
+
+    ngx_http_glm_attach_close(peer);
 }
 
 

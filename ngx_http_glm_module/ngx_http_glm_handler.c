@@ -153,7 +153,7 @@ ngx_http_glm_find(ngx_http_request_t *r, ngx_http_glm_ctx_t *ctx,
     ngx_uint_t mask)
 {
     size_t                     len;
-    u_char                    *p;
+    u_char                    *p, *last;
     const ngx_http_glm_api_t  *api, *found;
 
     found = NULL;
@@ -166,22 +166,24 @@ ngx_http_glm_find(ngx_http_request_t *r, ngx_http_glm_ctx_t *ctx,
         }
 
         if (api->path.data[api->path.len - 1] == '/') {
-            p = ngx_strlcasestrn(r->uri.data, r->uri.data + r->uri.len,
-                                 api->path.data, api->path.len - 1);
 
-            if (p == NULL
-                || ngx_strncmp(p, api->path.data, api->path.len) != 0
-                || p + api->path.len == r->uri.data + r->uri.len
-                || (size_t) (r->uri.data + r->uri.len - p) <= len)
-            {
-                continue;
+            /* a name may have slashes, too: the first such path begins it */
+
+            last = r->uri.data + r->uri.len - api->path.len;
+
+            for (p = r->uri.data; p < last; p++) {
+                if (ngx_strncmp(p, api->path.data, api->path.len) == 0) {
+                    break;
+                }
             }
 
-            ctx->model_id.data = p + api->path.len;
-            ctx->model_id.len = r->uri.data + r->uri.len
-                                - ctx->model_id.data;
-            len = r->uri.data + r->uri.len - p;
-            found = api;
+            if (p < last && (size_t) (r->uri.data + r->uri.len - p) > len) {
+                ctx->model_id.data = p + api->path.len;
+                ctx->model_id.len = last - p;
+                len = r->uri.data + r->uri.len - p;
+                found = api;
+            }
+
             continue;
         }
 

@@ -63,6 +63,10 @@ ngx_http_glm_put(ngx_http_glm_out_t *out, const void *p, size_t n)
     ngx_buf_t     *b;
     const u_char  *s;
 
+    if (n == 0) {
+        return;
+    }
+
     s = p;
     b = out->buf;
 

@@ -24,6 +24,7 @@ ngx_int_t
 ngx_http_glm_request_parse(ngx_http_request_t *r, ngx_http_glm_ctx_t *ctx)
 {
     ngx_str_t               body;
+    ngx_int_t               rc;
     ngx_http_glm_params_t  *p;
 
     p = &ctx->params;
@@ -39,8 +40,19 @@ ngx_http_glm_request_parse(ngx_http_request_t *r, ngx_http_glm_ctx_t *ctx)
     p->parse_masks = 1;
     p->add_special = 1;
 
-    if (ngx_http_glm_request_body(r, ctx, &body) != NGX_OK
-        || ngx_http_glm_request_load(r, ctx, &body) != NGX_OK
+    if (ngx_http_glm_request_body(r, ctx, &body) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    rc = ngx_http_glm_request_load(r, ctx, &body);
+
+    /* a copy of a long body need not stay as long as the answer takes */
+
+    if (body.len && body.data != r->request_body->bufs->buf->pos) {
+        (void) ngx_pfree(r->pool, body.data);
+    }
+
+    if (rc != NGX_OK
         || ngx_http_glm_request_fields(r, ctx) != NGX_OK
         || ngx_http_glm_request_together(ctx) != NGX_OK)
     {
@@ -96,6 +108,10 @@ ngx_http_glm_request_body(ngx_http_request_t *r, ngx_http_glm_ctx_t *ctx,
 
     for (cl = r->request_body->bufs; cl; cl = cl->next) {
         b = cl->buf;
+
+        if (ngx_buf_size(b) == 0) {
+            continue;
+        }
 
         if (!b->in_file) {
             p = ngx_cpymem(p, b->pos, b->last - b->pos);
