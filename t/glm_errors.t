@@ -277,7 +277,7 @@ refused('{"tokens":[' . '[' x 100000, 400, 'nesting', uri => '/detokenize', para
 $c->request('POST', $URI, body => to_json($good));
 is(json($c->response->{body})->{choices}[0]{text}, 'Wo ist die Datei?', "same connection, after $refused refusals");
 beside(20) if $other;
-cmp_ok($beside, '>', 3, "$beside streams went by");
+cmp_ok($beside, '>', 1, "$beside streams went by");
 is($disturbed, 0, 'none of them was disturbed');
 $t->idle(5, 'nothing is left');
 $t->done;

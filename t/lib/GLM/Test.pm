@@ -30,6 +30,9 @@ our @EXPORT = qw(wait_for json to_json check_error check_utf8 data_events median
 
 use constant { TRUE => JSON::PP::true, FALSE => JSON::PP::false };
 
+binmode $_, ':utf8'
+    for map { Test::More->builder->$_ } qw(output failure_output todo_output);
+
 my $JSON = JSON::PP->new->utf8->canonical->allow_nonref;
 my @LIVE;
 my $TREE = Cwd::realpath(File::Basename::dirname(__FILE__) . '/../../..');
