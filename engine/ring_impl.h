@@ -58,6 +58,7 @@ struct glm_live_s {
     int            ready;         /* L */
     int            mute;          /* L: output is thrown away */
     int            nomem;         /* L: a callback found no memory */
+    int            braked;        /* L: paused by its sink, see ring_send.c */
     int            ended;         /* L: done or error was said */
     uint16_t       end_type;      /* L */
     uint32_t       end_size;      /* L */
@@ -106,6 +107,7 @@ struct glm_conn_s {
     glm_live_t        *ready, *ready_last;   /* L: have something to send or to end */
     atomic_size_t      spool;                /* bytes kept for this client */
     atomic_int         dirty;                /* ready is not empty */
+    atomic_int         braked;               /* one of its requests is */
 };
 
 struct glm_server_s {

@@ -7,7 +7,8 @@
  * paused that hold at least an equal part of it; over twice its share, all that
  * hold anything.  When the spool as a whole is full the shares shrink to an
  * equal part.  So a client that never reads keeps a bounded amount, and a
- * request that is read in time is not touched.
+ * request that is read in time is not touched.  When this thread comes too late
+ * for that, the sink brakes (ring_sink.c), and it is decided here what of it stays.
  */
 #include "ring_impl.h"
 
@@ -206,14 +207,17 @@ count_holders(glm_conn_t *c)
 static void
 balance_live(glm_live_t *l, size_t all, size_t part, int holders)
 {
-    int     ended;
+    int     ended, braked;
     size_t  held;
 
     pthread_mutex_lock(&l->client->lock);
     held = l->charged;
     ended = l->ended;
+    braked = l->braked;
+    l->braked = 0;
     pthread_mutex_unlock(&l->client->lock);
 
+    if (braked) pause_live(l, 1);
     if (!l->submitted || ended) {
         pause_live(l, 0);
     } else if (l->paused_at) {
@@ -232,7 +236,9 @@ balance(glm_conn_t *c)
     size_t       all, part = share(c->s);
     glm_live_t  *l;
 
-    if (c->npaused == 0 && atomic_load(&c->spool) <= part) return;
+    if (!atomic_exchange(&c->braked, 0) && c->npaused == 0 && atomic_load(&c->spool) <= part) {
+        return;
+    }
     all = atomic_load(&c->spool);
     holders = count_holders(c);
     for (i = 0; i < GLM_HASH_SIZE; i++) {

@@ -39,11 +39,30 @@ glm_live_charge(glm_live_t *l)
     atomic_fetch_add(&l->client->s->spool, delta);
 }
 
+/*
+ * The I/O thread decides on pauses, but on a busy machine it comes late.  Far over
+ * the share the request stops here and now; the flag is the engine's own, read on
+ * this thread before the next step.
+ */
+static void
+brake(glm_live_t *l)
+{
+    glm_conn_t  *c = l->client;
+    size_t       all = c->s->o.spool_bytes;
+
+    if (l->braked || l->charged == 0) return;
+    if (atomic_load(&c->spool) <= all / 2 && atomic_load(&c->s->spool) <= all + all / 4) return;
+    l->braked = 1;
+    atomic_store(&l->sub.req.paused, 1);
+    atomic_store(&c->braked, 1);
+}
+
 static void
 leave(glm_live_t *l, int rc)
 {
     if (rc != 0) l->nomem = 1;
     glm_live_charge(l);
+    brake(l);
     glm_live_ready(l);
     pthread_mutex_unlock(&l->client->lock);
 }

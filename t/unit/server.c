@@ -27,6 +27,21 @@ paused(glm_client_t *c)
     return glm_client_stats(c, &s) == 0 ? s.paused : 99;
 }
 
+static uint64_t
+requests(glm_client_t *c)
+{
+    glm_wire_stats_t  s;
+
+    return glm_client_stats(c, &s) == 0 ? s.requests : 0;
+}
+
+/* The engine has got all that were sent (now counts them), and is done with them. */
+static int
+ran(glm_client_t *c, uint64_t before, int n)
+{
+    return WAIT_FOR(requests(c) == before + (uint64_t) n && fake_engine_jobs() == 0);
+}
+
 /* Nothing within ms. */
 static int
 silent(glm_client_t *c, int ms)
@@ -221,12 +236,65 @@ test_held_text(glm_client_t *c)
     answer(c, 1);
 }
 
+/* A message of many records stops between two of them, and is never left half. */
+static void
+test_pieces(void)
+{
+    int                  i;
+    char                *text = malloc(40001);
+    uint64_t             before;
+    glm_err_t            err = {{0}};
+    glm_event_t          ev;
+    glm_client_opts_t    o = { .complete_bytes = GLM_WIRE_MIN_RING };
+    glm_client_t        *c = join(&world, &o);
+    glm_client_submit_t  s;
+
+    memset(text, 'x', 40000);
+    for (i = 0; i < 2; i++) {
+        s = (glm_client_submit_t) { .m = { .op = GLM_SUBMIT_TOKENIZE, .window = 1 } };
+        glm_wire_section(&s.sections, GLM_SEC_TEXT, text, 40000);
+        before = requests(c);
+        glm_client_submit(c, 1, &s, &err);
+        ok(ran(c, before, 1) && silent(c, 50), "PROMPT of 160 kB: no window, no end");
+        if (i == 0) glm_client_window(c, 1, 1 << 20);
+        else glm_client_cancel(c, 1);
+        ok(hear(c, &ev) == GLM_MSG_PROMPT && ev.nids == 40000 && ev.ids[39999] == 'x',
+           i ? "cancelled in its middle, it comes whole" : "with a window it comes whole");
+        ok(hear(c, &ev) == GLM_MSG_DONE, "then DONE");
+    }
+    glm_client_free(c);
+    free(text);
+}
+
+/* What a client's live requests hold of the engine's memory has an end. */
+static void
+test_held(void)
+{
+    int            i, refused = 0;
+    char          *text = malloc(2000001);
+    answer_t       a;
+    glm_client_t  *c = join(&world, NULL);
+
+    memset(text, ' ', 2000000);
+    memcpy(text, "fake: hang", 10);
+    text[2000000] = '\0';
+    for (i = 0; i < 17; i++) ask(c, (uint64_t) i, text, 1, 0, 0);
+    a = answer(c, 16);
+    refused = a.ended == GLM_MSG_ERROR && a.error.status == 503;
+    ok(refused, "34 MB of prompts: the last one is refused");
+    ok(glm_client_live(c) == 16, "the others are not");
+    glm_client_free(c);
+    ok(WAIT_FOR(fake_engine_jobs() == 0), "they end with their client");
+    free(text);
+}
+
 /* ---- cancel ---- */
 
 static void
 test_cancel(glm_client_t *c)
 {
     answer_t     a;
+    uint64_t     before;
     glm_event_t  ev;
 
     ask(c, 1, "fake: tokens=1000000 delay=5", 1000000, 1 << 20, 0);
@@ -242,8 +310,9 @@ test_cancel(glm_client_t *c)
     a = answer(c, 1);
     ok(a.done.cancelled == 1 && !a.accepted, "cancelled (twice) before it was accepted");
 
+    before = requests(c);
     ask(c, 1, "fake: tokens=100", 100, 0, 0);
-    WAIT_FOR(fake_engine_jobs() == 0);
+    ran(c, before, 1);
     glm_client_cancel(c, 1);
     a = answer(c, 1);
     ok(a.ended == GLM_MSG_DONE && a.done.cancelled == 0 && a.nids == 0 && a.done.completion_tokens
@@ -376,7 +445,7 @@ test_choices(void)
     ok(glm_client_welcome(c)->max_n == 4, "max_n is told");
     glm_wire_section(&s.sections, GLM_SEC_TEXT, "fake: tokens=200", 16);
     glm_client_submit(c, 1, &s, &err);
-    WAIT_FOR(fake_engine_jobs() == 0);
+    ran(c, 0, 1);
     glm_client_window(c, 1, 1 << 20);
     while (hear(c, &ev) != 0 && ev.type != GLM_MSG_DONE) {
         if (ev.type == GLM_MSG_TOKENS) ids[ev.tokens.choice & 1] += (int) ev.nids, msgs++;
@@ -543,6 +612,8 @@ main(void)
     test_many(c);
     test_windows(c);
     test_held_text(c);
+    test_pieces();
+    test_held();
     test_cancel(c);
     test_hold(c);
     test_cancel_fits();
