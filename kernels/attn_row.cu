@@ -11,7 +11,7 @@
 
 namespace {
 
-constexpr int  kWarps = 4, kThreads = kWarps * 32;
+constexpr int  kWarps = 4, kThreads = kWarps * 32, kAhead = 2, kCtas = 6;
 
 struct Attn {
     Kv              kv;
@@ -30,6 +30,8 @@ template <int D, bool INT8>
 struct Step {
     static constexpr int  E = INT8 ? 16 : 8, LT = D / E, kPer = 32 / LT;
     static constexpr int  NI = 4 * kPer < kPage ? 4 : kPage / kPer, kTokens = NI * kPer;
+    static constexpr int  kHalf = NI * 512;                /* bytes of K or V of a step */
+    static constexpr int  kBytes = 2 * kHalf + (INT8 ? 64 : 0);
 };
 
 /* 16 stored bytes as values; int8 without its scale. */
@@ -53,62 +55,145 @@ __device__ __forceinline__ void values(uint4 q, float *f)
     }
 }
 
-template <int D>
+template <int D, bool INT8>
 struct Shared {
-    float  q[D];
-    float  o[kWarps][D];
-    float  m[kWarps], l[kWarps];
-    int    chunks[GLM_CUDA_MAX_ROWS + 1];   /* prefix sums over rows */
-    int    last;
+    uint8_t  ring[kWarps][kAhead][Step<D, INT8>::kBytes];
+    float    q[D];
+    float    o[kWarps][D];
+    float    m[kWarps], l[kWarps];
+    int      chunks[GLM_CUDA_MAX_ROWS + 1];   /* prefix sums over rows */
+    int      last;
 };
 
-/* q rotated, times 1 / sqrt(d). */
-template <int D>
-__device__ __forceinline__ void load_q(const Attn &a, int row, int head, Shared<D> &sh)
+/* A place in the units of this CTA; u < 0: past their end. */
+struct Unit {
+    int  u, row, head, chunk, len;
+};
+
+template <class S>
+__device__ __forceinline__ Unit unit_at(const Attn &a, const S &sh, int u)
 {
-    const int  i = threadIdx.x;
+    Unit  n = {-1, 0, 0, 0, 0};
 
-    if (i >= D / 2) return;
-    const __half  *q = a.qkv + ((size_t) row * a.kv.heads + head) * 3 * D;
-    const float2   c = __half22float2(a.rope[(size_t) a.r.position[row] * (D / 2) + i]);
-    const float    x = __half2float(q[i]), y = __half2float(q[i + D / 2]);
+    if (u >= sh.chunks[a.r.rows] * a.kv.heads) return n;
+    const int  flat = u / a.kv.heads;
 
-    sh.q[i] = fmaf(x, c.x, -(y * c.y)) * a.rsqrt_d;
-    sh.q[i + D / 2] = fmaf(y, c.x, x * c.y) * a.rsqrt_d;
+    for (int x = 32; x; x >>= 1)
+        if (n.row + x < a.r.rows && sh.chunks[n.row + x] <= flat) n.row += x;
+    n.u = u, n.head = u % a.kv.heads;
+    n.chunk = flat - sh.chunks[n.row], n.len = a.r.slot[n.row] + 1;
+    return n;
 }
 
-/* One warp's steps of tokens t0 .. t1-1; leaves o, m, l in shared memory. */
+/* The copies of a warp: its steps, one unit after the other, kAhead early. */
 template <int D, bool INT8>
-__device__ __forceinline__ void warp_chunk(const Attn &a, int row, int head, int t0, int t1,
-                                           Shared<D> &sh)
+struct Copies {
+    using  S = Step<D, INT8>;
+    using  H = Head<D, INT8>;
+
+    Unit  n;
+    int   t, t1, page, stage;     /* page: of the chunk's page `lane` */
+
+    __device__ __forceinline__ void enter(const Attn &a, const Shared<D, INT8> &sh, int u)
+    {
+        const int  lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+
+        for (;; u += gridDim.x) {
+            n = unit_at(a, sh, u);
+            if (n.u < 0) return;
+            t = n.chunk * kChunk + warp * S::kTokens;
+            t1 = min(n.len, (n.chunk + 1) * kChunk);
+            if (t < t1) break;
+        }
+        const int  first = n.chunk * (kChunk / kPage), i = first + lane % (kChunk / kPage);
+
+        page = a.r.pages[(size_t) n.row * a.r.ldpages + (i * kPage < n.len ? i : first)];
+    }
+
+    __device__ __forceinline__ void issue(const Attn &a, Shared<D, INT8> &sh)
+    {
+        const int  lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+
+        if (n.u >= 0) {
+            const int       at = t % kPage, id = __shfl_sync(~0u, page, t / kPage % (kChunk / kPage));
+            const uint8_t  *head = head_at<D, INT8>(a.kv, id, n.head);
+            const uint32_t  dst = smem_addr(sh.ring[warp][stage]);
+
+#pragma unroll
+            for (int i = 0; i < S::NI; i++) {
+                copy16(dst + i * 512 + lane * 16, head + at * H::kToken + i * 512 + lane * 16);
+                copy16(dst + S::kHalf + i * 512 + lane * 16,
+                       head + (kPage + at) * H::kToken + i * 512 + lane * 16);
+            }
+            if (INT8 && lane < 4)
+                copy16(dst + 2 * S::kHalf + lane * 16, head + H::kScales + lane * 16);
+            stage = stage + 1 == kAhead ? 0 : stage + 1;
+            t += kWarps * S::kTokens;
+            if (t >= t1) enter(a, sh, n.u + gridDim.x);
+        }
+        asm volatile("cp.async.commit_group;" ::: "memory");
+    }
+};
+
+/* What a thread of the first D / 2 needs for q of a unit. */
+struct Query {
+    __half   x, y;
+    __half2  c;
+};
+
+template <int D>
+__device__ __forceinline__ Query fetch_q(const Attn &a, const Unit &n)
+{
+    const int  i = threadIdx.x;
+    Query      q = {};
+
+    if (n.u >= 0 && i < D / 2) {
+        const __half  *p = a.qkv + ((size_t) n.row * a.kv.heads + n.head) * 3 * D;
+
+        q.x = p[i], q.y = p[i + D / 2];
+        q.c = a.rope[(size_t) a.r.position[n.row] * (D / 2) + i];
+    }
+    return q;
+}
+
+/* Rotated, times 1 / sqrt(d). */
+template <int D, bool INT8>
+__device__ __forceinline__ void place_q(const Attn &a, const Query &q, Shared<D, INT8> &sh)
+{
+    const float2  c = __half22float2(q.c);
+    const float   x = __half2float(q.x), y = __half2float(q.y);
+
+    if (threadIdx.x >= D / 2) return;
+    sh.q[threadIdx.x] = fmaf(x, c.x, -(y * c.y)) * a.rsqrt_d;
+    sh.q[threadIdx.x + D / 2] = fmaf(y, c.x, x * c.y) * a.rsqrt_d;
+}
+
+/* One warp's steps of a unit; leaves o, m, l in shared memory. */
+template <int D, bool INT8>
+__device__ __forceinline__ void warp_chunk(const Attn &a, const Unit &n, Copies<D, INT8> &copies,
+                                           int &stage, Shared<D, INT8> &sh)
 {
     using            S = Step<D, INT8>;
-    using            H = Head<D, INT8>;
     constexpr int    E = S::E, NI = S::NI;
     const int        warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const int        c = lane % S::LT, tg = lane / S::LT;
-    const int32_t   *pages = a.r.pages + (size_t) row * a.r.ldpages;
+    const int        t0 = n.chunk * kChunk, t1 = min(n.len, t0 + kChunk);
     float            m = -INFINITY, l = 0.f, o[E] = {}, q[E];
 
 #pragma unroll
     for (int e = 0; e < E; e++) q[e] = sh.q[c * E + e];
     for (int t = t0 + warp * S::kTokens; t < t1; t += kWarps * S::kTokens) {
-        const uint8_t  *at = head_at<D, INT8>(a.kv, pages[t / kPage], head);
-        const uint8_t  *kp = at + (t % kPage + tg) * H::kToken + c * 16;
-        const __half   *scales = (const __half *) (at + H::kScales) + t % kPage + tg;
-        uint4           k[NI], v[NI];
+        const uint8_t  *k = sh.ring[warp][stage], *v = k + S::kHalf;
+        const __half   *scales = (const __half *) (k + 2 * S::kHalf) + t % kPage + tg;
         float           s[NI], top = -INFINITY;
 
-#pragma unroll
-        for (int i = 0; i < NI; i++) k[i] = __ldcs((const uint4 *) (kp + i * S::kPer * H::kToken));
-#pragma unroll
-        for (int i = 0; i < NI; i++)
-            v[i] = __ldcs((const uint4 *) (kp + (kPage + i * S::kPer) * H::kToken));
+        asm volatile("cp.async.wait_group %0;" ::"n"(kAhead - 1) : "memory");
+        __syncwarp();
 #pragma unroll
         for (int i = 0; i < NI; i++) {
             float  f[E], p = 0.f;
 
-            values<INT8>(k[i], f);
+            values<INT8>(*(const uint4 *) (k + i * 512 + lane * 16), f);
 #pragma unroll
             for (int e = 0; e < E; e++) p = fmaf(q[e], f[e], p);
 #pragma unroll
@@ -133,10 +218,13 @@ __device__ __forceinline__ void warp_chunk(const Attn &a, int row, int head, int
             l += p;
             /* A token past the end may hold anything, NaN too. */
             if (INT8) p = p > 0.f ? p * __half2float(scales[kPage + i * S::kPer]) : 0.f;
-            values<INT8>(v[i], f);
+            values<INT8>(*(const uint4 *) (v + i * 512 + lane * 16), f);
 #pragma unroll
             for (int e = 0; e < E; e++) o[e] = p > 0.f ? fmaf(p, f[e], o[e]) : o[e];
         }
+        __syncwarp();
+        copies.issue(a, sh);
+        stage = stage + 1 == kAhead ? 0 : stage + 1;
     }
 #pragma unroll
     for (int x = S::LT; x < 32; x <<= 1) {
@@ -160,10 +248,10 @@ __device__ __forceinline__ void put_out(const Attn &a, int row, int head, float 
 }
 
 /* Joins the warps; a lone chunk is the result, others wait for the last one. */
-template <int D>
-__device__ __forceinline__ void join(const Attn &a, int row, int head, int chunk, int nchunks,
-                                     Shared<D> &sh)
+template <int D, bool INT8>
+__device__ __forceinline__ void join(const Attn &a, const Unit &n, Shared<D, INT8> &sh)
 {
+    const int  row = n.row, head = n.head, nchunks = (n.len + kChunk - 1) / kChunk;
     const int  i = threadIdx.x;
     float      m = sh.m[0], l = 0.f, o = 0.f;
 
@@ -181,10 +269,10 @@ __device__ __forceinline__ void join(const Attn &a, int row, int head, int chunk
         return;
     }
     const size_t  pair = (size_t) row * a.kv.heads + head;
-    float        *p = a.partial + pair * a.max_chunks * (D + 4);
+    float        *p = a.partial + pair * a.max_chunks * (D + 4), *mine = p + n.chunk * (D + 4);
 
-    if (i < D) p[chunk * (D + 4) + i] = o;
-    if (i == 0) p[chunk * (D + 4) + D] = m, p[chunk * (D + 4) + D + 1] = l;
+    if (i < D) mine[i] = o;
+    if (i == 0) mine[D] = m, mine[D + 1] = l;
     __threadfence();
     __syncthreads();
     if (i == 0) sh.last = atomicAdd(a.counters + pair, 1) == nchunks - 1;
@@ -204,14 +292,13 @@ __device__ __forceinline__ void join(const Attn &a, int row, int head, int chunk
 }
 
 template <int D, bool INT8>
-__global__ void __launch_bounds__(kThreads, 4) attn_row_kernel(const Attn a)
+__global__ void __launch_bounds__(kThreads, kCtas) attn_row_kernel(const Attn a)
 {
-    __shared__ Shared<D>  sh;
+    __shared__ __align__(16) Shared<D, INT8>  sh;
 
     grid_go();
-    grid_wait();
     if (threadIdx.x == 0) sh.chunks[0] = 0;
-    if (threadIdx.x < 32) {
+    if (threadIdx.x < 32) {                   /* rows do not change within a step */
         int  before = 0;
 
         for (int r0 = 0; r0 < a.r.rows; r0 += 32) {
@@ -229,22 +316,27 @@ __global__ void __launch_bounds__(kThreads, 4) attn_row_kernel(const Attn a)
         }
     }
     __syncthreads();
-    const int  units = sh.chunks[a.r.rows] * a.kv.heads;
+    Copies<D, INT8>  copies;
+    int              stage = 0;
+    Unit             n = unit_at(a, sh, blockIdx.x);
 
-    for (int u = blockIdx.x; u < units; u += gridDim.x) {
-        const int  flat = u / a.kv.heads, head = u % a.kv.heads;
-        int        row = 0;
+    copies.stage = 0;
+    copies.enter(a, sh, blockIdx.x);
+    grid_wait();
+    for (int i = 0; i < kAhead; i++) copies.issue(a, sh);
+    Query  q = fetch_q<D>(a, n);
 
-        for (int x = 32; x; x >>= 1)
-            if (row + x < a.r.rows && sh.chunks[row + x] <= flat) row += x;
-        const int  chunk = flat - sh.chunks[row], len = a.r.slot[row] + 1;
+    while (n.u >= 0) {
+        const Unit  next = unit_at(a, sh, n.u + gridDim.x);
 
-        load_q<D>(a, row, head, sh);
+        place_q<D, INT8>(a, q, sh);
+        q = fetch_q<D>(a, next);
         __syncthreads();
-        warp_chunk<D, INT8>(a, row, head, chunk * kChunk, min(len, (chunk + 1) * kChunk), sh);
+        warp_chunk<D, INT8>(a, n, copies, stage, sh);
         __syncthreads();
-        join<D>(a, row, head, chunk, (len + kChunk - 1) / kChunk, sh);
+        join<D, INT8>(a, n, sh);
         __syncthreads();
+        n = next;
     }
 }
 
@@ -268,7 +360,7 @@ int run(const glm_attn_args_t *a, glm_stream_t *s)
     t.max_chunks = (a->rows->ldpages * kPage + kChunk - 1) / kChunk;
     t.rsqrt_d = 1.f / sqrtf((float) D);
     if (a->ws_bytes < counters + chunk * t.max_chunks) return GLM_EINVAL;
-    return launch("attn_row", attn_row_kernel<D, INT8>, s->sms * 4, kThreads, 0, 1, s, t);
+    return launch("attn_row", attn_row_kernel<D, INT8>, s->sms * kCtas, kThreads, 0, 1, s, t);
 }
 
 }  // namespace

@@ -82,6 +82,11 @@ __device__ __forceinline__ uint32_t smem_addr(const void *p)
     return (uint32_t) __cvta_generic_to_shared(p);
 }
 
+__device__ __forceinline__ void copy16(uint32_t dst, const void *src)
+{
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(dst), "l"(src) : "memory");
+}
+
 __device__ __forceinline__ float2 half2_float2(uint32_t v)
 {
     return __half22float2(*(const __half2 *) &v);

@@ -131,7 +131,8 @@ typedef struct {
 
 size_t glm_cuda_kv_head_bytes(int d, int int8);
 
-/* Rows of a step, all device arrays.  slot < 0: no row (nothing is written). */
+/* Rows of a step, all device arrays, written before its first kernel starts.
+ * slot < 0: no row (nothing is written). */
 typedef struct {
     const int32_t  *slot;         /* (rows) KV index; the row sees 0 .. slot */
     const int32_t  *position;     /* (rows) row of the rotary table */

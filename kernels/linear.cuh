@@ -1,10 +1,11 @@
 /*
  * linear: what both architectures share of y = x W^T.  Work is cut in units, a
- * unit being one segment of K of one tile row (kN outputs); a CTA takes a
- * contiguous range of units.  The CTA that has a tile's first segment finishes
- * the tile: it meets it at the END of its range, when the others, who met it
- * first, published their segments long ago.  Whoever computes a segment, its
- * bits and the order of addition are the same.
+ * unit being one segment of K of one tile row (CL * kN outputs); a worker, which
+ * is a CTA or a cluster of CL CTAs side by side, takes a contiguous range of
+ * units.  The worker that has a tile's first segment finishes the tile: it meets
+ * it at the END of its range, when the others, who met it first, published their
+ * segments long ago.  Whoever computes a segment, its bits and the order of
+ * addition are the same.
  */
 #pragma once
 #include "cuda_common.cuh"
@@ -19,22 +20,25 @@ struct Linear {
     float4         *slots;        /* [CTA][segment]: only the first tile of a range */
     int            *counters;     /* CTAs that published; of a tile; 0 between launches */
     size_t          ldy;
-    int             n, groups, seg_groups, segs, units, rows, out, stages;
+    int             n, groups, seg_groups, segs, units, workers, rows, out, stages;
 };
 
-/* NT: groups of 8 rows.  WM: blocks of 16 outputs a warp.  KG: groups a stage. */
-template <int WT_, int NT_, int WM_, int KG_, bool WG_>
+/*
+ * NT: groups of 8 rows.  WM: blocks of 16 outputs a warp.  KG: groups a stage.
+ * CL: CTAs of a cluster.
+ */
+template <int WT_, int NT_, int WM_, int KG_, bool WG_, int CL_ = 1>
 struct Cfg {
-    static constexpr int   WT = WT_, NT = NT_, WM = WM_, KG = KG_, WARPS = 8;
+    static constexpr int   WT = WT_, NT = NT_, WM = WM_, KG = KG_, WARPS = 8, CL = CL_;
     static constexpr bool  WG = WG_;                       /* wgmma */
     static constexpr int   kThreads = WARPS * 32, kN = WM * 128, kTile = tile_bytes(WT);
     static constexpr int   kW = WM * KG * kTile, kX1 = NT * 8 * kGroup * 2, kX = KG * kX1;
     static constexpr int   kStage = (kW + kX + 127) / 128 * 128;
 };
 
-__device__ __forceinline__ int first_unit(const Linear &a, int cta)
+__device__ __forceinline__ int first_unit(const Linear &a, int worker)
 {
-    return (int) ((long long) cta * a.units / gridDim.x);
+    return (int) ((long long) worker * a.units / a.workers);
 }
 
 /* Groups before a unit, counted over all tiles. */
@@ -114,9 +118,12 @@ __device__ __forceinline__ void store(const Linear &a, int tile, float (&v)[C::W
     }
 }
 
+/* Of the CTA that has this one's place in a worker. */
 template <class C>
-__device__ __forceinline__ float4 *slot(const Linear &a, int cta, int seg)
+__device__ __forceinline__ float4 *slot(const Linear &a, int worker, int seg)
 {
+    const int  cta = worker * C::CL + blockIdx.x % C::CL;
+
     return a.slots + ((size_t) cta * kSegments + seg) * (C::WM * C::NT * C::kThreads) + threadIdx.x;
 }
 
@@ -125,7 +132,7 @@ template <class C>
 __device__ __forceinline__ void publish(const Linear &a, int tile, int seg, bool last,
                                         float (&v)[C::WM][C::NT][4])
 {
-    float4  *mine = slot<C>(a, blockIdx.x, seg);
+    float4  *mine = slot<C>(a, blockIdx.x / C::CL, seg);
 
 #pragma unroll
     for (int i = 0; i < C::WM * C::NT; i++) {
@@ -140,17 +147,18 @@ __device__ __forceinline__ void publish(const Linear &a, int tile, int seg, bool
                          a.counters + tile) : "memory");
 }
 
-/* Adds segments seg .. segs-1, which CTAs after this one publish. */
+/* Adds segments of a unit's tile from seg on, which later workers publish. */
 template <class C>
-__device__ __forceinline__ void gather(const Linear &a, int tile, int seg,
+__device__ __forceinline__ void gather(const Linear &a, int unit, int tile, int seg,
                                        float (&v)[C::WM][C::NT][4])
 {
-    constexpr int  kN = C::WM * C::NT, kAhead = kN >= 8 ? 1 : 8 / kN;
-    int            cta = blockIdx.x;
+    const int      u0 = unit / a.segs * a.segs;
+    constexpr int  kN = C::WM * C::NT, kAhead = kN >= 8 ? 1 : 3;
+    int            worker = blockIdx.x / C::CL;
 
     if (threadIdx.x == 0) {
-        const long long  end = (long long) (tile + 1) * a.segs;      /* the last one's CTA */
-        const int        others = (int) ((end * gridDim.x - 1) / a.units) - cta;
+        const long long  end = u0 + a.segs;
+        const int        others = (int) ((end * a.workers - 1) / a.units) - worker;
         int              seen;
 
         do asm volatile("ld.acquire.gpu.global.s32 %0, [%1];"
@@ -164,12 +172,11 @@ __device__ __forceinline__ void gather(const Linear &a, int tile, int seg,
 
 #pragma unroll
         for (int j = 0; j < kAhead; j++) {
-            const int  u = tile * a.segs + s0 + j;
-
             if (s0 + j >= a.segs) break;
-            while (first_unit(a, cta + 1) <= u) cta++;
+            while (first_unit(a, worker + 1) <= u0 + s0 + j) worker++;
 #pragma unroll
-            for (int i = 0; i < kN; i++) p[j][i] = __ldcg(slot<C>(a, cta, s0 + j) + i * C::kThreads);
+            for (int i = 0; i < kN; i++)
+                p[j][i] = __ldcg(slot<C>(a, worker, s0 + j) + i * C::kThreads);
         }
 #pragma unroll
         for (int j = 0; j < kAhead; j++) {
@@ -190,9 +197,9 @@ __device__ __forceinline__ void settle(const Linear &a, int unit, int u0, int u1
                                        float (&acc)[C::WM][C::NT][4],
                                        float (&sum)[C::WM][C::NT][4])
 {
-    const int  tile = unit / a.segs, seg = unit % a.segs;
+    const int  seg = unit % a.segs, tile = unit / a.segs * C::CL + blockIdx.x % C::CL;
 
-    if (tile * a.segs < u0) {
+    if (unit - seg < u0) {
         publish<C>(a, tile, seg, seg + 1 == a.segs || unit + 1 == u1, acc);
         return;
     }
@@ -203,7 +210,7 @@ __device__ __forceinline__ void settle(const Linear &a, int unit, int u0, int u1
         *s = seg == 0 ? v : *s + v;
     }
     if (seg + 1 < a.segs && unit + 1 < u1) return;
-    if (seg + 1 < a.segs) gather<C>(a, tile, seg + 1, sum);
+    if (seg + 1 < a.segs) gather<C>(a, unit, tile, seg + 1, sum);
     store<C>(a, tile, sum);
 }
 
@@ -265,8 +272,9 @@ __device__ __forceinline__ void mma_stage(const uint8_t *sw, float (&acc)[C::WM]
 }
 
 template <class C>
-void linear_args(Linear *l, const glm_linear_args_t *a)
+void linear_args(Linear *l, const glm_linear_args_t *a, const glm_stream_t *s)
 {
+    const int           ctas = a->ctas && a->ctas < s->sms ? a->ctas : s->sms;
     const glm_tiles_t  *w = a->w;
 
     l->w = (const uint8_t *) w->tiles;
@@ -280,16 +288,11 @@ void linear_args(Linear *l, const glm_linear_args_t *a)
     l->groups = w->k / kGroup;
     l->seg_groups = segment_groups(l->groups);
     l->segs = segment_count(l->groups);
-    l->units = (w->n + C::kN - 1) / C::kN * l->segs;
+    l->units = (w->n + C::CL * C::kN - 1) / (C::CL * C::kN) * l->segs;
+    l->workers = ctas / C::CL < l->units ? ctas / C::CL : l->units;
+    if (l->workers == 0) l->workers = 1;
     l->rows = a->rows;
     l->out = a->out;
-}
-
-inline int linear_ctas(const glm_linear_args_t *a, const Linear &l, const glm_stream_t *s)
-{
-    const int  most = l.units < s->sms ? l.units : s->sms;
-
-    return a->ctas && a->ctas < most ? a->ctas : most;
 }
 
 inline bool linear_ok(const glm_linear_args_t *a)

@@ -12,11 +12,6 @@ struct Ring {                     /* stages in the 160 KB an A100's CTA may have
     static constexpr int  kFit = 160 * 1024 / C::kStage, kStages = kFit < 6 ? kFit : 6;
 };
 
-__device__ __forceinline__ void copy16(uint32_t dst, const void *src)
-{
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(dst), "l"(src) : "memory");
-}
-
 template <class C>
 __global__ void __launch_bounds__(C::kThreads, 1) linear80_kernel(const Linear a)
 {
@@ -67,9 +62,9 @@ int run(const glm_linear_args_t *a, glm_stream_t *s)
     Linear  l;
 
     static_assert(Ring<C>::kStages >= 2, "two stages at least");
-    linear_args<C>(&l, a);
+    linear_args<C>(&l, a, s);
     l.stages = Ring<C>::kStages;
-    return launch("linear", linear80_kernel<C>, linear_ctas(a, l, s), C::kThreads,
+    return launch("linear", linear80_kernel<C>, l.workers, C::kThreads,
                   (size_t) Ring<C>::kStages * C::kStage, 1, s, l);
 }
 

@@ -2,8 +2,10 @@
  * linear (sm_90a): y[rows][n] = x W^T for 1..64 rows.  One lane streams whole
  * tiles and activations with cp.async.bulk into a ring in shared memory; eight
  * warps dequantise in registers and multiply, weights as the matrix unit's row
- * operand: mma.sync to 16 rows, wgmma from 32.  Both give the same bits.  With
- * dependent launch the ring fills with weights before the previous kernel ends.
+ * operand: mma.sync to 16 rows, wgmma from 32.  Both give the same bits.  From 16
+ * rows on two CTAs are a cluster and each fetches half of the activations for
+ * both.  With dependent launch the ring fills with weights before the previous
+ * kernel ends.
  * An ideal run reads the tiles once: n * k / 2 + n * k / 64 bytes (int4).
  */
 #include "linear.cuh"
@@ -25,9 +27,17 @@ __device__ __forceinline__ void bar_expect(uint64_t *b, int bytes)
                  "r"(bytes) : "memory");
 }
 
-__device__ __forceinline__ void bar_arrive(uint64_t *b)
+/* A warp frees a stage, in every CTA of the cluster. */
+template <int CL>
+__device__ __forceinline__ void bar_arrive(uint64_t *b, int lane)
 {
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(smem_addr(b)) : "memory");
+    if (lane >= CL) return;
+    if constexpr (CL == 1)
+        asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(smem_addr(b)) : "memory");
+    else
+        asm volatile("{\n.reg .b32 r;\nmapa.shared::cluster.u32 r, %0, %1;\n"
+                     "mbarrier.arrive.shared::cluster.b64 _, [r];\n}" ::"r"(smem_addr(b)), "r"(lane)
+                     : "memory");
 }
 
 __device__ __forceinline__ void bar_wait(uint64_t *b, int parity)
@@ -43,6 +53,19 @@ __device__ __forceinline__ void bulk(void *dst, const void *src, int bytes, uint
                  : "memory");
 }
 
+/* To the same place in both CTAs of the cluster. */
+__device__ __forceinline__ void bulk_both(void *dst, const void *src, int bytes, uint64_t *b)
+{
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes."
+                 "multicast::cluster [%0], [%1], %2, [%3], %4;" ::"r"(smem_addr(dst)), "l"(src),
+                 "r"(bytes), "r"(smem_addr(b)), "h"((uint16_t) 3) : "memory");
+}
+
+__device__ __forceinline__ void cluster_sync()
+{
+    asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
+}
+
 /* Read once: leaves L2 first (the constant evict-first policy). */
 __device__ __forceinline__ void bulk_stream(void *dst, const void *src, int bytes, uint64_t *b)
 {
@@ -56,8 +79,10 @@ template <class C>
 __device__ __forceinline__ void produce(const Linear &a, int f0, int n, uint8_t *smem,
                                         uint64_t *full, uint64_t *empty)
 {
+    const int  rank = blockIdx.x % C::CL;
+
     auto load_w = [&](int i, int st) {
-        const int  f = f0 + i * C::KG, tile = f / a.groups, kk = f % a.groups;
+        const int  f = f0 + i * C::KG, tile = f / a.groups * C::CL + rank, kk = f % a.groups;
 
         bar_expect(full + st, C::kW + C::kX);
 #pragma unroll
@@ -67,8 +92,11 @@ __device__ __forceinline__ void produce(const Linear &a, int f0, int n, uint8_t 
                         C::KG * C::kTile, full + st);
     };
     auto load_x = [&](int i, int st) {
-        bulk(smem + st * C::kStage + C::kW, a.x + (size_t) ((f0 + i * C::KG) % a.groups) * C::kX1,
-             C::kX, full + st);
+        const uint8_t  *x = a.x + (size_t) ((f0 + i * C::KG) % a.groups) * C::kX1;
+        const int       part = C::kX / C::CL * rank;
+
+        if constexpr (C::CL == 1) bulk(smem + st * C::kStage + C::kW, x, C::kX, full + st);
+        else bulk_both(smem + st * C::kStage + C::kW + part, x + part, C::kX / C::CL, full + st);
     };
     const int  pre = min(n, a.stages);
     int        st = 0, ph = 0;
@@ -110,7 +138,7 @@ __device__ __forceinline__ void wgmma_stage(const uint8_t *sw, float (&acc)[C::W
 
         fragments<C::WT>(sw + (blk / 8 * C::KG + kg) * C::kTile, blk % 8, half, lane, f);
         wgmma_wait<1>();
-        if (step == 1 && before != nullptr && lane == 0) bar_arrive(before);
+        if (step == 1 && before != nullptr) bar_arrive<C::CL>(before, lane);
         wgmma_fence();
 #pragma unroll
         for (int j = 0; j < 4; j++) {
@@ -128,14 +156,19 @@ linear90_kernel(const __grid_constant__ Linear a)
 {
     extern __shared__ __align__(128) uint8_t smem[];
     __shared__ uint64_t  full[kMaxStages], empty[kMaxStages];
-    const int  u0 = first_unit(a, blockIdx.x), u1 = first_unit(a, blockIdx.x + 1);
+    const int  worker = blockIdx.x / C::CL;
+    const int  u0 = first_unit(a, worker), u1 = first_unit(a, worker + 1);
     const int  warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 
     if (threadIdx.x == 0) {
-        for (int i = 0; i < a.stages; i++) bar_init(full + i, 1), bar_init(empty + i, C::WARPS);
+        for (int i = 0; i < a.stages; i++) {
+            bar_init(full + i, 1);
+            bar_init(empty + i, C::WARPS * C::CL);
+        }
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
-    __syncthreads();
+    if constexpr (C::CL > 1) cluster_sync();
+    else __syncthreads();
     grid_go();
 
     if (warp >= C::WARPS) {
@@ -162,16 +195,21 @@ linear90_kernel(const __grid_constant__ Linear a)
                 } else {
                     mma_stage<C>(smem + st * C::kStage, acc);
                     __syncwarp();
-                    if (lane == 0) bar_arrive(empty + st);
+                    bar_arrive<C::CL>(empty + st, lane);
                 }
                 if (++st == a.stages) st = 0, ph ^= 1;
             }
             if constexpr (C::WG) {
                 wgmma_wait<0>();
-                if (lane == 0) bar_arrive(before);
+                bar_arrive<C::CL>(before, lane);
             }
             settle<C>(a, u, u0, u1, acc, sum);
         }
+    }
+    /* The other CTA may still free stages, and write activations, here. */
+    if constexpr (C::CL > 1) {
+        __syncwarp();
+        cluster_sync();
     }
 }
 
@@ -181,11 +219,11 @@ int run(const glm_linear_args_t *a, glm_stream_t *s)
     Linear  l;
 
     static_assert(ST * C::kStage <= kMaxRing && ST <= kMaxStages, "ring does not fit");
-    linear_args<C>(&l, a);
+    linear_args<C>(&l, a, s);
     l.stages = a->ring ? a->ring : ST;
     if (l.stages > kMaxStages || l.stages * C::kStage > kMaxRing) return GLM_EINVAL;
-    return launch("linear", linear90_kernel<C>, linear_ctas(a, l, s),
-                  C::kThreads + (C::WG ? 128 : 32), (size_t) l.stages * C::kStage, 1, s, l);
+    return launch("linear", linear90_kernel<C>, l.workers * C::CL,
+                  C::kThreads + (C::WG ? 128 : 32), (size_t) l.stages * C::kStage, C::CL, s, l);
 }
 
 }  // namespace
@@ -194,18 +232,18 @@ int GLM_OP(linear)(const glm_linear_args_t *a, glm_stream_t *s)
 {
     if (a == NULL || s == NULL || !linear_ok(a)) return GLM_EINVAL;
     switch (a->w->type * 100 + a->bucket) {
-    case GLM_W_INT4 * 100 + 8:  return run<Cfg<GLM_W_INT4, 1, 1, 2, false>, 5>(a, s);
-    case GLM_W_INT4 * 100 + 16: return run<Cfg<GLM_W_INT4, 2, 2, 1, false>, 9>(a, s);
-    case GLM_W_INT4 * 100 + 32: return run<Cfg<GLM_W_INT4, 4, 2, 2, true>, 4>(a, s);
-    case GLM_W_INT4 * 100 + 64: return run<Cfg<GLM_W_INT4, 8, 2, 1, true>, 6>(a, s);
+    case GLM_W_INT4 * 100 + 8:  return run<Cfg<GLM_W_INT4, 1, 1, 2, false>, 9>(a, s);
+    case GLM_W_INT4 * 100 + 16: return run<Cfg<GLM_W_INT4, 2, 1, 2, false, 2>, 7>(a, s);
+    case GLM_W_INT4 * 100 + 32: return run<Cfg<GLM_W_INT4, 4, 1, 2, true, 2>, 6>(a, s);
+    case GLM_W_INT4 * 100 + 64: return run<Cfg<GLM_W_INT4, 8, 1, 2, true, 2>, 4>(a, s);
     case GLM_W_INT8 * 100 + 8:  return run<Cfg<GLM_W_INT8, 1, 1, 2, false>, 5>(a, s);
-    case GLM_W_INT8 * 100 + 16: return run<Cfg<GLM_W_INT8, 2, 1, 2, false>, 5>(a, s);
-    case GLM_W_INT8 * 100 + 32: return run<Cfg<GLM_W_INT8, 4, 2, 1, true>, 5>(a, s);
-    case GLM_W_INT8 * 100 + 64: return run<Cfg<GLM_W_INT8, 8, 2, 1, true>, 4>(a, s);
+    case GLM_W_INT8 * 100 + 16: return run<Cfg<GLM_W_INT8, 2, 1, 2, false, 2>, 5>(a, s);
+    case GLM_W_INT8 * 100 + 32: return run<Cfg<GLM_W_INT8, 4, 1, 2, true, 2>, 4>(a, s);
+    case GLM_W_INT8 * 100 + 64: return run<Cfg<GLM_W_INT8, 8, 1, 2, true, 2>, 3>(a, s);
     case GLM_W_F16 * 100 + 8:   return run<Cfg<GLM_W_F16, 1, 1, 1, false>, 6>(a, s);
-    case GLM_W_F16 * 100 + 16:  return run<Cfg<GLM_W_F16, 2, 1, 1, false>, 6>(a, s);
-    case GLM_W_F16 * 100 + 32:  return run<Cfg<GLM_W_F16, 4, 1, 1, true>, 5>(a, s);
-    case GLM_W_F16 * 100 + 64:  return run<Cfg<GLM_W_F16, 8, 1, 1, true>, 4>(a, s);
+    case GLM_W_F16 * 100 + 16:  return run<Cfg<GLM_W_F16, 2, 1, 1, false, 2>, 6>(a, s);
+    case GLM_W_F16 * 100 + 32:  return run<Cfg<GLM_W_F16, 4, 1, 1, true, 2>, 5>(a, s);
+    case GLM_W_F16 * 100 + 64:  return run<Cfg<GLM_W_F16, 8, 1, 1, true, 2>, 4>(a, s);
     default:                    return GLM_EINVAL;
     }
 }

@@ -12,7 +12,7 @@
  *   int8  [sub][half][pair][lane][4 words]  2 words a step: bytes q + 128, a0 a1 | a2 a3
  *   fp16  [sub][half][step][lane][4 words]  a0 a1 a2 a3
  *
- * The cut of K depends on k alone: up to 8 segments of equally many groups (an
+ * The cut of K depends on k alone: up to 4 segments of equally many groups (an
  * even number).  A segment is one chain of matrix instructions from zero in
  * ascending k; segments are added in ascending order.
  */
@@ -22,7 +22,7 @@
 #include "glm_cuda.h"
 
 constexpr int kGroup = 128;
-constexpr int kSegments = 8;
+constexpr int kSegments = 4;
 
 __host__ __device__ constexpr int tile_data(int type)
 {

@@ -1,0 +1,609 @@
+/*
+ * Every CUDA kernel against float64 on the host, by both architectures' tables,
+ * and the bits of a row under every change that must not matter: its bucket,
+ * its place, its neighbours, the number of CTAs, the architecture.  Prints TAP.
+ *
+ *     glm-gputest [--small] [--arch 80|90]     both tables without --arch
+ *
+ * Tolerances are relative Frobenius norms of a dtype: fp16 results 5e-4 (one
+ * rounding is 2.8e-4 at most), fp32 sums of fp16 products 5e-5.
+ */
+#include <algorithm>
+
+#include "host.h"
+
+static const double  kTolF16 = 5e-4, kTolF32 = 5e-5;
+static bool          small_only;
+static std::vector<const glm_cuda_ops_t *>  tables;
+
+/* ---- linear ---- */
+
+struct Weight {
+    int                    type, k, n, groups, glu;
+    std::vector<uint8_t>   q;         /* neutral */
+    std::vector<uint16_t>  scale, bias;
+};
+
+static Weight make_weight(int type, int k, int n, int groups, int glu, uint32_t seed)
+{
+    Weight    w = {type, k, n, groups, glu, {}, {}, {}};
+    Random    r(seed);
+    size_t    bytes = (size_t) n * k * (type == GLM_W_INT4 ? 1 : type == GLM_W_INT8 ? 2 : 4) / 2;
+
+    w.bias = random_halves(n, seed + 1, 1.f);
+    if (type == GLM_W_F16) {
+        std::vector<uint16_t>  h = random_halves((size_t) n * k, seed + 2, 0.02f);
+
+        w.q.assign((uint8_t *) h.data(), (uint8_t *) h.data() + bytes);
+        return w;
+    }
+    w.q.resize(bytes);
+    for (size_t i = 0; i < bytes; i += 4) {
+        uint32_t  b = r.bits();
+
+        memcpy(&w.q[i], &b, 4);
+    }
+    w.scale.resize((size_t) n * groups);
+    for (auto &s : w.scale) s = to_h((type == GLM_W_INT4 ? 0.004f : 0.0003f) * (0.5f + r.uniform()));
+    return w;
+}
+
+/* fp16(q * scale): a product of a small integer and an fp16 value, rounded once. */
+static float weight_at(const Weight &w, int o, int i)
+{
+    const size_t  at = (size_t) o * w.k + i;
+
+    if (w.type == GLM_W_F16) {
+        uint16_t  h;
+
+        memcpy(&h, &w.q[at * 2], 2);
+        return to_f(h);
+    }
+    const float  s = to_f(w.scale[(size_t) o * w.groups + (w.groups == 1 ? 0 : i / 128)]);
+    int          q;
+
+    if (w.type == GLM_W_INT8) q = (int8_t) w.q[at];
+    else q = (int8_t) (i % 2 ? w.q[at / 2] << 4 : w.q[at / 2] & 0xf0) >> 4;
+    return to_f(to_h((float) q * s));
+}
+
+static double gelu_ref(double u) { return 0.5 * u * (1 + erf(u / sqrt(2.0))); }
+
+struct Device {                   /* a weight on the card, packed */
+    Dev<uint8_t>   tiles;
+    Dev<uint16_t>  bias;
+    glm_tiles_t    t;
+
+    Device(const glm_cuda_ops_t *ops, const Weight &w)
+        : tiles(glm_cuda_tile_bytes(w.type, w.k, w.n)), bias(w.bias)
+    {
+        Dev<uint8_t>   src(w.q);
+        Dev<uint16_t>  scale(w.scale);
+
+        t = {tiles.p, bias.p, w.k, w.n, w.type, w.glu};
+        const glm_pack_args_t  a = {&t, src.p, scale.p, w.groups};
+
+        must(ops->pack(&a, stream), "pack");
+        sync();
+    }
+};
+
+/* Output bits of rows `pick` of x in a bucket: [row][n or n / 2] as 32-bit words. */
+static std::vector<uint32_t> linear(const glm_cuda_ops_t *ops, const Device &d, int out,
+                                    const std::vector<uint16_t> &x, int bucket,
+                                    const std::vector<int> &pick, int ctas, Dev<uint8_t> &ws)
+{
+    const int      n = d.t.n, rows = (int) pick.size(), width = out == GLM_OUT_GLU ? n / 2 : n;
+    const size_t   ldy = n + 8;
+    Dev<uint16_t>  xd(packed(x, d.t.k, bucket, pick));
+    Dev<uint32_t>  y((size_t) bucket * ldy);
+    const glm_linear_args_t  a = {&d.t, xd.p, y.p, ldy, out, rows, bucket, ws.p, 0, ctas};
+    std::vector<uint32_t>    got((size_t) rows * width);
+
+    must(ops->linear(&a, stream), "linear");
+    sync();
+    std::vector<uint32_t>   v = y.get();
+    const uint16_t         *h = (const uint16_t *) v.data();
+
+    for (int r = 0; r < rows; r++)
+        for (int i = 0; i < width; i++) {
+            uint32_t  *g = &got[(size_t) r * width + i];
+
+            if (out == GLM_OUT_F32) *g = v[r * ldy + i];
+            else if (out == GLM_OUT_F16) *g = h[r * ldy + i];
+            else *g = h[((size_t) (i / 8) * bucket + r) * 8 + i % 8];
+        }
+    if (out != GLM_OUT_GLU)       /* nothing past the row's end */
+        for (int r = 0; r < rows; r++)
+            for (int i = n; i < (int) ldy; i++)
+                if (out == GLM_OUT_F32 ? v[r * ldy + i] != 0xffffffff : h[r * ldy + i] != 0xffff)
+                    got[(size_t) r * width] = 0x7fc00000;
+    return got;
+}
+
+static std::vector<int> iota(int n)
+{
+    std::vector<int>  v(n);
+
+    for (int i = 0; i < n; i++) v[i] = i;
+    return v;
+}
+
+static float out_value(int out, uint32_t bits)
+{
+    float  f;
+
+    if (out != GLM_OUT_F32) return to_f((uint16_t) bits);
+    memcpy(&f, &bits, 4);
+    return f;
+}
+
+static void test_linear(int type, int k, int n, int groups, int out)
+{
+    static const char *const  names[] = {"int4", "int8", "fp16"}, *const outs[] = {"fp32", "fp16", "glu"};
+    const int       glu = out == GLM_OUT_GLU, width = glu ? n / 2 : n;
+    const Weight    w = make_weight(type, k, n, groups, glu, (uint32_t) (k + n + type));
+    std::vector<uint16_t>  x = random_halves((size_t) 64 * k, 77, 1.f);
+    std::vector<uint32_t>  first;
+    const int       stride = width <= 1536 ? 1 : width / 160;
+    const int       outputs = (width + stride - 1) / stride;
+    std::vector<double>    ref((size_t) 64 * outputs);
+
+    for (int r = 0; r < 64; r += 9)            /* loud columns, as real activations have */
+        x[(size_t) r * k + 17] = to_h(60.f);
+#pragma omp parallel for schedule(dynamic, 1)
+    for (int c = 0; c < outputs; c++) {
+        std::vector<float>  row(k), gate(glu ? k : 0);
+        const int           o = c * stride;
+
+        for (int i = 0; i < k; i++) row[i] = weight_at(w, o, i);
+        for (int i = 0; glu && i < k; i++) gate[i] = weight_at(w, n / 2 + o, i);
+        for (int r = 0; r < 64; r++) {
+            double  s = to_f(w.bias[o]), g = glu ? to_f(w.bias[n / 2 + o]) : 0;
+
+            for (int i = 0; i < k; i++) {
+                const double  v = to_f(x[(size_t) r * k + i]);
+
+                s += v * row[i];
+                if (glu) g += v * gate[i];
+            }
+            ref[(size_t) r * outputs + c] = glu ? s * gelu_ref(g) : s;
+        }
+    }
+    for (const glm_cuda_ops_t *ops : tables) {
+        Dev<uint8_t>  ws(glm_cuda_linear_ws(stream, 64));
+        Device        d(ops, w);
+        Error         e;
+        int           differ = 0, tried = 0;
+
+        ws.clear();
+        const std::vector<uint32_t>  all = linear(ops, d, out, x, 64, iota(64), 0, ws);
+
+        for (int r = 0; r < 64; r++)
+            for (int c = 0; c < outputs; c++)
+                e.add(out_value(out, all[(size_t) r * width + c * stride]), ref[(size_t) r * outputs + c]);
+        ok(e.below(out == GLM_OUT_F32 ? kTolF32 : kTolF16), "sm_%d linear %s %dx%d groups %d -> %s: error %.2e",
+           ops->arch, names[type], n, k, groups, outs[out], e.rel());
+
+        /* The same row alone, elsewhere, in company, on fewer CTAs. */
+        struct { int bucket, rows, ctas; }  cases[] = {
+            {8, 1, 0}, {8, 8, 0}, {16, 11, 0}, {16, 16, 37}, {32, 32, 0}, {32, 17, 5}, {64, 64, 23}, {8, 3, 50}
+        };
+        for (auto &cs : cases) {
+            std::vector<int>  pick;
+
+            for (int i = 0; i < cs.rows; i++) pick.push_back((i * 29 + 5) % 64);
+            const std::vector<uint32_t>  some = linear(ops, d, out, x, cs.bucket, pick, cs.ctas, ws);
+
+            for (int i = 0; i < cs.rows; i++, tried++)
+                differ += memcmp(&some[(size_t) i * width], &all[(size_t) pick[i] * width], (size_t) width * 4) != 0;
+        }
+        ok(differ == 0, "sm_%d linear %s %dx%d -> %s: %d of %d rows change with the batch", ops->arch,
+           names[type], n, k, outs[out], differ, tried);
+        if (first.empty()) first = all;
+        else ok(first == all, "linear %s %dx%d -> %s: sm_80 and sm_90 give the same bits", names[type], n, k, outs[out]);
+    }
+}
+
+static void test_linears()
+{
+    for (int type : {GLM_W_INT4, GLM_W_INT8, GLM_W_F16}) {
+        test_linear(type, 256, 768, type == GLM_W_INT4 ? 2 : 1, GLM_OUT_F16);
+        test_linear(type, 512, 1000, 1, GLM_OUT_F32);
+        test_linear(type, 512, 3072, type == GLM_W_INT4 ? 4 : 1, GLM_OUT_GLU);
+        test_linear(type, 1536, 512, type == GLM_W_INT4 ? 12 : 1, GLM_OUT_F32);
+    }
+    test_linear(GLM_W_INT4, 2816, 1552, 22, GLM_OUT_GLU);     /* an uneven last segment */
+    if (small_only) return;
+    test_linear(GLM_W_INT4, 12288, 36864, 96, GLM_OUT_F16);
+    test_linear(GLM_W_INT4, 12288, 12288, 96, GLM_OUT_F32);
+    test_linear(GLM_W_INT4, 12288, 65536, 96, GLM_OUT_GLU);
+    test_linear(GLM_W_INT4, 32768, 12288, 256, GLM_OUT_F32);
+    test_linear(GLM_W_INT4, 12288, 12288, 1, GLM_OUT_F16);
+    test_linear(GLM_W_INT8, 12288, 36864, 1, GLM_OUT_F32);
+    test_linear(GLM_W_F16, 12288, 12288, 1, GLM_OUT_F32);
+}
+
+/* ---- norm, embedding ---- */
+
+static void test_norm(int dim, bool residual, float loud)
+{
+    const float            alpha = 11.832159566f, eps = 1e-5f;
+    std::vector<uint16_t>  a = random_halves((size_t) 64 * dim, 5, 1.f), w = random_halves(dim, 6, 0.3f, 1.f),
+                           b = random_halves(dim, 7, 0.5f);
+    std::vector<float>     y((size_t) 64 * dim);
+    std::vector<uint16_t>  first;
+    Random                 r(8);
+
+    for (auto &v : y) v = 4.f * r.normal();
+    for (int i = 0; i < 64; i++) y[(size_t) i * dim + i * 3] = loud;
+    for (const glm_cuda_ops_t *ops : tables) {
+        std::vector<uint16_t>  alone;
+        Error                  e;
+        int                    differ = 0;
+
+        for (int bucket : {64, 8, 16, 32}) {
+            const int              rows = bucket == 64 ? 64 : bucket - 3;
+            std::vector<int>       pick;
+            std::vector<float>     yp((size_t) bucket * (dim + 4), NAN);
+
+            for (int i = 0; i < rows; i++) pick.push_back(bucket == 64 ? i : (i * 29 + 5) % 64);
+            for (int i = 0; i < rows; i++)
+                memcpy(&yp[(size_t) i * (dim + 4)], &y[(size_t) pick[i] * dim], (size_t) dim * 4);
+            Dev<uint16_t>          ad(packed(a, dim, bucket, pick)), wd(w), bd(b);
+            Dev<float>             yd(yp);
+            const glm_gnorm_args_t n = {yd.p, (size_t) dim + 4, residual ? ad.p : NULL, wd.p, bd.p, ad.p,
+                                        alpha, eps, dim, rows, bucket};
+
+            must(ops->norm(&n, stream), "norm");
+            sync();
+            const std::vector<uint16_t>  o = ad.get();
+
+            if (bucket == 64) {
+                alone = o;
+                for (int i = 0; i < 64; i++) {
+                    std::vector<double>  x(dim);
+                    double               mean = 0, var = 0;
+
+                    for (int c = 0; c < dim; c++) {
+                        x[c] = y[(size_t) i * dim + c] + (residual ? (double) alpha * to_f(a[(size_t) i * dim + c]) : 0);
+                        mean += x[c] / dim;
+                    }
+                    for (int c = 0; c < dim; c++) var += (x[c] - mean) * (x[c] - mean) / dim;
+                    for (int c = 0; c < dim; c++)
+                        e.add(to_f(packed_at(o, 64, i, c)), (x[c] - mean) / sqrt(var + eps) * to_f(w[c]) + to_f(b[c]));
+                }
+            } else {
+                for (int i = 0; i < rows; i++)
+                    for (int c = 0; c < dim; c++)
+                        differ += packed_at(o, bucket, i, c) != packed_at(alone, 64, pick[i], c);
+            }
+        }
+        ok(e.below(kTolF16), "sm_%d norm %d%s loud %g: error %.2e", ops->arch, dim,
+           residual ? " with residual" : "", loud, e.rel());
+        ok(differ == 0, "sm_%d norm %d: %d elements change with the batch", ops->arch, dim, differ);
+        if (first.empty()) first = alone;
+        else ok(first == alone, "norm %d: sm_80 and sm_90 give the same bits", dim);
+    }
+}
+
+static void test_embed()
+{
+    const int                dim = 512, vocab = 100;
+    std::vector<uint16_t>    e = random_halves((size_t) vocab * dim, 3, 1.f);
+    std::vector<int32_t>     ids = {0, 99, 50, -1, 100, 50, 7};
+
+    for (const glm_cuda_ops_t *ops : tables) {
+        Dev<int32_t>            id(ids);
+        Dev<float>              y(ids.size() * dim);
+        uint16_t               *table;
+        int                     bad = 0;
+
+        CK(cudaMallocHost(&table, e.size() * 2));
+        memcpy(table, e.data(), e.size() * 2);
+        const glm_embed_args_t  a = {y.p, (size_t) dim, table, id.p, vocab, dim, (int) ids.size()};
+
+        must(ops->embed(&a, stream), "embed");
+        sync();
+        const std::vector<float>  v = y.get();
+
+        for (size_t r = 0; r < ids.size(); r++)
+            for (int c = 0; c < dim; c++) {
+                const bool  in = ids[r] >= 0 && ids[r] < vocab;
+
+                bad += v[r * dim + c] != (in ? to_f(e[(size_t) ids[r] * dim + c]) : 0.f);
+            }
+        ok(bad == 0, "sm_%d embed from pinned host memory: %d wrong", ops->arch, bad);
+        CK(cudaFreeHost(table));
+    }
+}
+
+/* ---- attention ---- */
+
+/* fp16 angle and functions, as section 1 of the reference has them. */
+static std::vector<uint16_t> rope_table(int d, int positions)
+{
+    std::vector<uint16_t>  t((size_t) positions * d);
+
+    for (int p = 0; p < positions; p++)
+        for (int i = 0; i < d / 2; i++) {
+            const float  inv = to_f(to_h(1.f / powf(10000.f, (float) (2 * i) / (float) d)));
+            const float  ang = to_f(to_h(to_f(to_h((float) p)) * inv));
+
+            t[((size_t) p * (d / 2) + i) * 2] = to_h(cosf(ang));
+            t[((size_t) p * (d / 2) + i) * 2 + 1] = to_h(sinf(ang));
+        }
+    return t;
+}
+
+struct Pages {                    /* the sequences of a test, on random pages */
+    int                    heads, d, int8, npages, ld;
+    size_t                 head_bytes, page_bytes;
+    std::vector<int32_t>   slot, position, pages;
+    Dev<uint8_t>           kv;
+
+    Pages(int h, int dd, int i8, const std::vector<int> &lens, int per_seq)
+        : heads(h), d(dd), int8(i8), npages((int) lens.size() * per_seq + 3), ld(per_seq),
+          head_bytes(glm_cuda_kv_head_bytes(dd, i8)), page_bytes((head_bytes * h + 127) / 128 * 128),
+          kv(page_bytes * npages) {}
+
+    int page(int seq, int i) const { return (int) ((uint32_t) (seq * ld + i) * 7919u % (uint32_t) npages); }
+};
+
+/* K or V of a token as the page holds it. */
+static double kv_at(const Pages &p, const std::vector<uint8_t> &kv, const int32_t *table, int token, int head,
+                    int v, int i)
+{
+    const uint8_t  *at = &kv[(size_t) table[token / 16] * p.page_bytes + (size_t) head * p.head_bytes];
+    const int       t = v * 16 + token % 16;
+    uint16_t        s;
+
+    if (!p.int8) {
+        memcpy(&s, at + ((size_t) t * p.d + i) * 2, 2);
+        return to_f(s);
+    }
+    memcpy(&s, at + 32 * p.d + t * 2, 2);
+    return (at[(size_t) t * p.d + i] - 128) * (double) to_f(s);
+}
+
+static void rotated(const uint16_t *x, const uint16_t *rope, int pos, int d, double *out)
+{
+    for (int i = 0; i < d / 2; i++) {
+        const double  c = to_f(rope[((size_t) pos * (d / 2) + i) * 2]);
+        const double  s = to_f(rope[((size_t) pos * (d / 2) + i) * 2 + 1]);
+        const double  a = to_f(x[i]), b = to_f(x[i + d / 2]);
+
+        out[i] = a * c - b * s;
+        out[i + d / 2] = b * c + a * s;
+    }
+}
+
+/*
+ * Sequences are written token by token (kv_write in steps of up to 64 rows, any
+ * mixture), then every sequence's last rows are attended to in one step: several
+ * rows of one sequence, a padding row, tokens past the end NaN.
+ */
+static void test_attention(int heads, int d, int int8, const std::vector<int> &lens)
+{
+    const int              qkv_width = heads * 3 * d, longest = *std::max_element(lens.begin(), lens.end());
+    const int              per_seq = (longest + 15) / 16, tol_rows = 3;
+    std::vector<uint16_t>  rope = rope_table(d, 2048);
+    size_t                 total = 0;
+
+    for (int l : lens) total += l;
+    std::vector<uint16_t>  qkv = random_halves(total * qkv_width, 21, 1.f), firsts;
+
+    for (const glm_cuda_ops_t *ops : tables) {
+        Pages                 p(heads, d, int8, lens, per_seq);
+        Dev<uint16_t>         ropes(rope), step((size_t) 64 * qkv_width), out((size_t) heads * d * 64);
+        Dev<int32_t>          slots(64), positions(64), tables_d((size_t) 64 * per_seq);
+        Dev<uint8_t>          ws(glm_cuda_attn_ws(64, heads, d, per_seq * 16));
+        const glm_gkv_t       kv = {p.kv.p, p.page_bytes, heads, d, int8};
+        struct Row { int seq, token; size_t at; };
+        std::vector<Row>      rows, queries;
+        size_t                at = 0;
+
+        ws.clear();
+        for (size_t s = 0; s < lens.size(); s++)
+            for (int t = 0; t < lens[s]; t++, at++) {
+                rows.push_back({(int) s, t, at});
+                if (t >= lens[s] - tol_rows && queries.size() < 63) queries.push_back({(int) s, t, at});
+            }
+        queries.insert(queries.begin() + 1, {-1, -1, 0});
+        auto put = [&](const std::vector<Row> &r, int bucket) {
+            std::vector<int32_t>   sl(64, -1), po(64, 0), pg((size_t) 64 * per_seq, 0);
+            std::vector<uint16_t>  q((size_t) 64 * qkv_width, 0x7e00);
+
+            for (size_t i = 0; i < r.size(); i++) {
+                if (r[i].seq < 0) continue;
+                sl[i] = r[i].token;
+                po[i] = r[i].token * 2047 / longest;
+                for (int j = 0; j < per_seq; j++) pg[i * per_seq + j] = p.page(r[i].seq, j);
+                memcpy(&q[i * qkv_width], &qkv[r[i].at * qkv_width], (size_t) qkv_width * 2);
+            }
+            slots.put(sl), positions.put(po), tables_d.put(pg), step.put(q);
+            (void) bucket;
+        };
+        auto call = [&](bool write, int n, int bucket) {
+            const glm_grows_t      gr = {slots.p, positions.p, tables_d.p, per_seq, n};
+            const glm_attn_args_t  a = {&kv, &gr, step.p, ropes.p, out.p, bucket, ws.p, ws.n};
+
+            must((write ? ops->kv_write : ops->attn_row)(&a, stream), write ? "kv_write" : "attn_row");
+            sync();
+        };
+
+        for (size_t i = 0; i < rows.size(); i += 64) {
+            std::vector<Row>  some(rows.begin() + i, rows.begin() + std::min(rows.size(), i + 64));
+
+            put(some, 64);
+            call(true, (int) some.size(), 64);
+        }
+        const std::vector<uint8_t>  host = p.kv.get();
+        Error                       ek, ev, eo;
+        double                      worst = 0;
+        std::vector<double>         k(d);
+        std::vector<int32_t>        table(per_seq);
+
+        for (const Row &r : rows) {
+            for (int j = 0; j < per_seq; j++) table[j] = p.page(r.seq, j);
+            for (int h = 0; h < heads; h++) {
+                const uint16_t  *x = &qkv[r.at * qkv_width + (size_t) h * 3 * d];
+                double           kmax = 0, vmax = 0, kd = 0, vd = 0;
+
+                rotated(x + d, rope.data(), r.token * 2047 / longest, d, k.data());
+                for (int i = 0; i < d; i++) {
+                    const double  gk = kv_at(p, host, table.data(), r.token, h, 0, i);
+                    const double  gv = kv_at(p, host, table.data(), r.token, h, 1, i), v = to_f(x[2 * d + i]);
+
+                    ek.add(gk, k[i]), ev.add(gv, v);
+                    kmax = fmax(kmax, fabs(k[i])), vmax = fmax(vmax, fabs(v));
+                    kd = fmax(kd, fabs(gk - k[i])), vd = fmax(vd, fabs(gv - v));
+                }
+                worst = fmax(worst, fmax(kd / kmax, vd / vmax));
+            }
+        }
+        /* int8: half a step of absmax / 127, and the scale's rounding (2^-10). */
+        ok(int8 ? worst <= 0.5 / 127 * 1.002 : ek.below(kTolF16) && ev.rel() == 0,
+           "sm_%d kv_write %s heads %d d %d: K %.2e V %.2e, worst %.4f of absmax", ops->arch,
+           int8 ? "int8" : "fp16", heads, d, ek.rel(), ev.rel(), worst);
+
+        put(queries, 64);
+        out.poison();
+        call(false, (int) queries.size(), 64);
+        const std::vector<uint16_t>  o = out.get();
+        std::vector<uint16_t>        kept;
+
+        for (size_t n = 0; n < queries.size(); n++) {
+            const Row  &r = queries[n];
+
+            if (r.seq < 0) continue;
+            for (int j = 0; j < per_seq; j++) table[j] = p.page(r.seq, j);
+            std::vector<double>  ref((size_t) heads * d);
+#pragma omp parallel for
+            for (int h = 0; h < heads; h++) {
+                std::vector<double>  q(d), s(r.token + 1);
+                double               top = -1e30, sum = 0;
+
+                rotated(&qkv[r.at * qkv_width + (size_t) h * 3 * d], rope.data(), r.token * 2047 / longest, d, q.data());
+                for (int t = 0; t <= r.token; t++) {
+                    s[t] = 0;
+                    for (int i = 0; i < d; i++) s[t] += q[i] * kv_at(p, host, table.data(), t, h, 0, i);
+                    s[t] /= sqrt((double) d);
+                    top = fmax(top, s[t]);
+                }
+                for (auto &v : s) sum += v = exp(v - top);
+                for (int t = 0; t <= r.token; t++)
+                    for (int i = 0; i < d; i++)
+                        ref[(size_t) h * d + i] += s[t] / sum * kv_at(p, host, table.data(), t, h, 1, i);
+            }
+            for (int i = 0; i < heads * d; i++) {
+                eo.add(to_f(packed_at(o, 64, (int) n, i)), ref[i]);
+                kept.push_back(packed_at(o, 64, (int) n, i));
+            }
+        }
+        ok(eo.below(kTolF16), "sm_%d attn_row %s heads %d d %d, to %d tokens: error %.2e", ops->arch,
+           int8 ? "int8" : "fp16", heads, d, longest, eo.rel());
+        int  differ = 0;
+
+        for (size_t n = 0; n < queries.size(); n += 5) {
+            if (queries[n].seq < 0) continue;
+            put({queries[n]}, 8);
+            out.poison();
+            call(false, 1, 8);
+            const std::vector<uint16_t>  lone = out.get();
+
+            for (int i = 0; i < heads * d; i++) differ += packed_at(lone, 8, 0, i) != packed_at(o, 64, (int) n, i);
+        }
+        ok(differ == 0, "sm_%d attn_row: %d elements change with the batch", ops->arch, differ);
+        if (firsts.empty()) firsts = kept;
+        else ok(firsts == kept, "attn_row %s d %d: sm_80 and sm_90 give the same bits", int8 ? "int8" : "fp16", d);
+    }
+}
+
+/* ---- what must be refused, and the fill ---- */
+
+static void test_refusals()
+{
+    for (const glm_cuda_ops_t *ops : tables) {
+        Dev<uint16_t>      b(65536);
+        glm_tiles_t        w = {b.p, NULL, 256, 64, GLM_W_INT4, 0};
+        glm_linear_args_t  a = {&w, b.p, b.p, 64, GLM_OUT_F16, 3, 8, b.p, 0, 0};
+        int                bad = 0;
+
+        w.k = 128, bad += ops->linear(&a, stream) != GLM_EINVAL, w.k = 256;
+        a.rows = 9, bad += ops->linear(&a, stream) != GLM_EINVAL, a.rows = 0;
+        bad += ops->linear(&a, stream) != GLM_EINVAL, a.rows = 3;
+        a.bucket = 24, bad += ops->linear(&a, stream) != GLM_EINVAL, a.bucket = 8;
+        a.out = GLM_OUT_GLU, bad += ops->linear(&a, stream) != GLM_EINVAL, a.out = GLM_OUT_F16;
+        a.x = (char *) b.p + 8, bad += ops->linear(&a, stream) != GLM_EINVAL, a.x = b.p;
+        a.ldy = 63, bad += ops->linear(&a, stream) != GLM_EINVAL;
+        bad += ops->linear(NULL, stream) != GLM_EINVAL;
+        bad += ops->norm(NULL, stream) != GLM_EINVAL;
+        ok(bad == 0, "sm_%d: %d wrong arguments were taken", ops->arch, bad);
+    }
+}
+
+static void test_fill()
+{
+    for (const glm_cuda_ops_t *ops : tables) {
+        Dev<uint32_t>          w(100003);
+        Dev<uint16_t>          h(100003);
+        const glm_fill_args_t  a = {w.p, w.n, 42, 0, 0, 0}, f = {h.p, h.n, 43, 1, -0.5f, 1.5f};
+        int                    bad = 0;
+
+        must(ops->fill(&a, stream), "fill"), must(ops->fill(&f, stream), "fill");
+        sync();
+        const std::vector<uint32_t>  wv = w.get();
+        const std::vector<uint16_t>  hv = h.get();
+
+        for (size_t i = 0; i < w.n; i++) {
+            bad += wv[i] != glm_cuda_hash(42, i);
+            bad += hv[i] != to_h(fmaf(2.f, (float) (glm_cuda_hash(43, i) >> 8) * 0x1p-24f, -0.5f));
+        }
+        ok(bad == 0, "sm_%d fill: the host computes the same values (%d differ)", ops->arch, bad);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    int             only = 0;
+    cudaDeviceProp  prop;
+
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--small") == 0) small_only = true;
+        else if (strcmp(argv[i], "--arch") == 0 && i + 1 < argc) only = atoi(argv[++i]);
+        else { fprintf(stderr, "usage: glm-gputest [--small] [--arch 80|90]\n"); return 2; }
+    }
+    for (int arch : {80, 90}) {
+        const glm_cuda_ops_t  *ops = only == 0 || only == arch ? glm_cuda_ops(arch) : NULL;
+
+        if (ops != NULL) tables.push_back(ops);
+    }
+    if (tables.empty()) {
+        printf("1..0 # SKIP no card these kernels run on\n");
+        return 0;
+    }
+    CK(cudaGetDeviceProperties(&prop, 0));
+    printf("# %s, %d SMs; tables:", prop.name, prop.multiProcessorCount);
+    for (const glm_cuda_ops_t *ops : tables) printf(" sm_%d", ops->arch);
+    printf("\n");
+    must(glm_cuda_stream(&stream), "stream");
+    test_refusals();
+    test_fill();
+    test_embed();
+    for (int dim : {256, 512, 1536}) test_norm(dim, true, 30.f);
+    test_norm(512, false, 3.f);
+    if (!small_only) test_norm(12288, true, 30.f), test_norm(12288, true, 20000.f);
+    for (int int8 : {0, 1})
+        for (int d : {64, 128})
+            test_attention(4, d, int8, {1, 5, 16, 17, small_only ? 33 : 255, 256, small_only ? 40 : 257, small_only ? 300 : 700});
+    if (!small_only) {
+        test_attention(96, 128, 0, {130, 1030});
+        test_attention(96, 128, 1, {130, 2048});
+    }
+    test_linears();
+    glm_cuda_stream_free(stream);
+    CK(cudaDeviceSynchronize());
+    printf("1..%d\n# %d failed\n", ntests, nfailed);
+    return nfailed != 0;
+}

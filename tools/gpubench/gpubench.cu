@@ -1,0 +1,224 @@
+/*
+ * gpubench: what the kernels of decode reach on this card, beside its measured
+ * read peak.
+ *
+ *     gpubench [--layers N] [--arch 80|90] [--ring R,N] [what ..]
+ *
+ * what: linears (70 layers' matrices + int8 head, one graph), steps (whole decode
+ * steps at context 128, int8 KV), attn, kernels (each alone); all by default.
+ */
+#include <string.h>
+
+#include <string>
+
+#include "model.h"
+
+static __global__ void __launch_bounds__(512) read_kernel(const uint4 *p, size_t n, uint32_t *out)
+{
+    const size_t  stride = (size_t) gridDim.x * 512;
+    size_t        i = blockIdx.x * (size_t) 512 + threadIdx.x;
+    uint32_t      acc = 0;
+
+    for (; i + 7 * stride < n; i += 8 * stride) {
+        uint4  v[8];
+
+#pragma unroll
+        for (int j = 0; j < 8; j++) v[j] = __ldcs(p + i + j * stride);
+#pragma unroll
+        for (int j = 0; j < 8; j++) acc ^= v[j].x ^ v[j].y ^ v[j].z ^ v[j].w;
+    }
+    if (acc == 0x12345678) *out = acc;
+}
+
+/* Median milliseconds of a replay of what f captures. */
+template <class F>
+static double graph_ms(cudaStream_t st, int reps, F f)
+{
+    cudaGraph_t         g;
+    cudaGraphExec_t     x;
+    cudaEvent_t         a, b;
+    std::vector<float>  t(reps);
+
+    CK(cudaStreamBeginCapture(st, cudaStreamCaptureModeThreadLocal));
+    f();
+    CK(cudaStreamEndCapture(st, &g));
+    CK(cudaGraphInstantiate(&x, g, 0));
+    CK(cudaEventCreate(&a));
+    CK(cudaEventCreate(&b));
+    for (int i = 0; i < 2; i++) CK(cudaGraphLaunch(x, st));
+    CK(cudaStreamSynchronize(st));
+    for (auto &ms : t) {
+        CK(cudaEventRecord(a, st));
+        CK(cudaGraphLaunch(x, st));
+        CK(cudaEventRecord(b, st));
+        CK(cudaEventSynchronize(b));
+        CK(cudaEventElapsedTime(&ms, a, b));
+    }
+    CK(cudaGetLastError());
+    CK(cudaEventDestroy(a));
+    CK(cudaEventDestroy(b));
+    CK(cudaGraphExecDestroy(x));
+    CK(cudaGraphDestroy(g));
+    std::sort(t.begin(), t.end());
+    return t[reps / 2];
+}
+
+static const int  kRows[] = {1, 8, 16, 32, 64};
+static double     peak;           /* bytes a millisecond */
+
+static size_t weight_bytes(const Model &m)
+{
+    size_t  b = (size_t) kVocab * kHidden + (size_t) kVocab * 2;
+
+    for (auto &sh : kShapes) b += m.layers * ((size_t) sh.n * sh.k / 2 + (size_t) sh.n * (sh.k / 128) * 2);
+    return b;
+}
+
+static void linears(Model &m)
+{
+    static const double  want[] = {22.5, 22.5, 23.3, 26.4, 35};
+
+    printf("%d layers' matrices + int8 head, %.2f GB, floor %.2f ms\n", m.layers, weight_bytes(m) / 1e9,
+           weight_bytes(m) / peak);
+    printf("%6s %9s %9s %9s\n", "rows", "ms", "% floor", "wanted");
+    for (int i = 0; i < 5; i++) {
+        const double  ms = graph_ms(m.st, 11, [&] {
+            for (int l = 0; l < m.layers; l++) m.matrices(l, kRows[i]);
+            m.linear(m.head, m.a, m.logits, GLM_OUT_F32, kRows[i]);
+        });
+
+        printf("%6d %9.2f %9.1f %9.1f\n", kRows[i], ms, 100 * weight_bytes(m) / peak / ms, want[i]);
+        fflush(stdout);
+    }
+}
+
+static void steps(Model &m)
+{
+    static const double  want[] = {23.9, 24.4, 25.6, 29.6, 40.5};
+    const int            context = 128;
+
+    printf("whole steps, %d layers, int8 head, int8 KV, every row at context %d\n", m.layers, context);
+    printf("%6s %9s %10s %9s %9s %9s\n", "rows", "ms/step", "tokens/s", "floor ms", "% floor", "wanted");
+    for (int i = 0; i < 5; i++) {
+        const int     n = kRows[i], npages = m.rows(n, context);
+        const double  kv = (double) m.layers * n * context * kHeads * 2 * (kD + 2);
+        const double  floor_ms = (weight_bytes(m) + kv) / peak;
+
+        if ((size_t) npages * m.layers * kHeads * glm_cuda_kv_head_bytes(kD, 1) > m.kv_bytes) {
+            printf("%6d  no room for its KV\n", n);
+            continue;
+        }
+        const double        ms = graph_ms(m.st, 21, [&] { m.step(n, npages); });
+        std::vector<float>  row(kVocab);
+        double              sum = 0;
+
+        CK(cudaMemcpy(row.data(), m.logits + (size_t) (n - 1) * kVocab, kVocab * 4, cudaMemcpyDeviceToHost));
+        for (float v : row) sum += fabs(v);
+        printf("%6d %9.2f %10.1f %9.2f %9.1f %9.1f%s\n", n, ms, n * 1e3 / ms, floor_ms, 100 * floor_ms / ms,
+               want[i], sum > 0 && isfinite(sum) ? "" : "  LOGITS ARE NOT FINITE");
+        fflush(stdout);
+    }
+}
+
+static void attn(Model &m)
+{
+    static const int  cases[][2] = {{1, 128}, {1, 2048}, {8, 128}, {8, 512}, {8, 2048}, {16, 128}, {32, 128},
+                                    {32, 1024}, {64, 128}, {64, 512}};
+
+    printf("attn_row, 96 heads x 128: us a layer (%% of read peak)\n%16s %18s %18s\n", "rows x context", "int8",
+           "fp16");
+    for (auto &c : cases) {
+        const int  npages = m.rows(c[0], c[1]);
+
+        printf("%9d x %4d", c[0], c[1]);
+        for (int int8 = 1; int8 >= 0; int8--) {
+            const size_t  layer = (size_t) npages * kHeads * glm_cuda_kv_head_bytes(kD, int8);
+            const int     n = (int) std::min<size_t>(m.kv_bytes / layer, 24);
+
+            if (n < 1) { printf(" %18s", "no room"); continue; }
+            const int     total = n < 12 ? 12 : n;
+            const double  us = graph_ms(m.st, 7, [&] {
+                for (int l = 0; l < total; l++) m.attention(l % n, c[0], npages, int8, false);
+            }) * 1e3 / total;
+            const double  bytes = (double) c[0] * c[1] * kHeads * 2 * (int8 ? kD + 2 : 2 * kD);
+
+            printf(" %10.1f (%4.1f)%s", us, 100 * bytes / (us * peak / 1e3), layer * n > (160 << 20) ? " " : "*");
+        }
+        printf("\n");
+        fflush(stdout);
+    }
+    printf("* fits in L2\n");
+}
+
+static void kernels(Model &m)
+{
+    printf("us a kernel, alone in a chain of its own kind (matrices: %% of read peak)\n%6s", "rows");
+    for (auto &sh : kShapes) printf(" %16s", sh.name);
+    printf(" %16s %9s %9s %9s\n", "head int8", "norm", "kv_write", "embed");
+    for (int n : kRows) {
+        const int  npages = m.rows(n, 128), L = std::min(m.layers, 12);
+
+        printf("%6d", n);
+        for (int i = 0; i < 5; i++) {
+            const glm_tiles_t  &t0 = i < 4 ? m.layer[0].m[i] : m.head;
+            const double        us = graph_ms(m.st, 7, [&] {
+                for (int l = 0; l < L; l++)
+                    m.linear(i < 4 ? m.layer[l].m[i] : m.head, i == 3 ? m.act : m.a,
+                             i == 0 ? m.qkv : i == 2 ? m.act : i == 4 ? m.logits : m.y,
+                             i == 0 ? GLM_OUT_F16 : i == 2 ? GLM_OUT_GLU : GLM_OUT_F32, n);
+            }) * 1e3 / L;
+
+            printf("  %8.1f (%4.1f)", us, 100.0 * glm_cuda_tile_bytes(t0.type, t0.k, t0.n) / (us * peak / 1e3));
+        }
+        const double  un = graph_ms(m.st, 7, [&] { for (int l = 0; l < 50; l++) m.norm(m.a, m.final_norm, n); });
+        const double  uw = graph_ms(m.st, 7, [&] { for (int l = 0; l < 50; l++) m.attention(l % 20, n, npages, 1, true); });
+        const glm_embed_args_t  e = {m.y, kHidden, m.table, m.token, kTableRows, kHidden, n};
+        const double  ue = graph_ms(m.st, 7, [&] { for (int l = 0; l < 50; l++) OP(m.ops->embed(&e, m.s)); });
+
+        printf(" %9.2f %9.2f %9.2f\n", un * 20, uw * 20, ue * 20);
+        fflush(stdout);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    Model                     m;
+    cudaDeviceProp            prop;
+    int                       layers = 70, arch = 0;
+    std::vector<std::string>  what;
+
+    for (int i = 1; i < argc; i++) {
+        int  r, n;
+
+        if (strcmp(argv[i], "--layers") == 0 && i + 1 < argc) layers = atoi(argv[++i]);
+        else if (strcmp(argv[i], "--arch") == 0 && i + 1 < argc) arch = atoi(argv[++i]);
+        else if (strcmp(argv[i], "--ring") == 0 && i + 1 < argc && sscanf(argv[++i], "%d,%d", &r, &n) == 2)
+            m.ring[r == 8 ? 0 : r == 16 ? 1 : r == 32 ? 2 : 3] = n;
+        else if (argv[i][0] != '-') what.push_back(argv[i]);
+        else { fprintf(stderr, "usage: gpubench [--layers N] [--arch A] [--ring ROWS,N] [what ..]\n"); return 2; }
+    }
+    if (what.empty()) what = {"kernels", "attn", "linears", "steps"};
+    m.ops = glm_cuda_ops(arch);
+    if (m.ops == NULL) { printf("no card these kernels run on\n"); return 77; }
+    CK(cudaGetDeviceProperties(&prop, 0));
+    OP(glm_cuda_stream(&m.s));
+    m.st = (cudaStream_t) glm_cuda_stream_native(m.s);
+    m.load(layers, (size_t) 14400 << 20);
+    const size_t  n = (size_t) std::min(layers, 16) << 29;
+    const double  ms = graph_ms(m.st, 11, [&] {
+        read_kernel<<<prop.multiProcessorCount * 4, 512, 0, m.st>>>((const uint4 *) m.layer[0].m[0].tiles, n / 16,
+                                                                   (uint32_t *) m.y);
+    });
+
+    peak = n / ms;
+    printf("%s, %d SMs, sm_%d kernels; read peak %.0f GB/s, KV %.1f GB\n", prop.name, prop.multiProcessorCount,
+           m.ops->arch, peak / 1e6, m.kv_bytes / 1e9);
+    for (auto &w : what) {
+        if (w == "linears") linears(m);
+        else if (w == "steps") steps(m);
+        else if (w == "attn") attn(m);
+        else if (w == "kernels") kernels(m);
+    }
+    CK(cudaDeviceSynchronize());
+    return 0;
+}
