@@ -16,6 +16,7 @@
 #define NGX_HTTP_GLM_WELCOME_MIN   offsetof(glm_sock_welcome_t, name)
 
 
+static void ngx_http_glm_attach_init(ngx_http_glm_peer_t *peer);
 static ngx_int_t ngx_http_glm_attach_connect(ngx_http_glm_peer_t *peer,
     ngx_log_t *log);
 static void ngx_http_glm_attach_read(ngx_event_t *rev);
@@ -37,8 +38,8 @@ static void ngx_http_glm_attach_wake(ngx_http_glm_peer_t *peer,
 static void ngx_http_glm_attach_timer(ngx_event_t *ev);
 
 
-void
-ngx_http_glm_attach_init(ngx_http_glm_peer_t *peer, ngx_log_t *log)
+static void
+ngx_http_glm_attach_init(ngx_http_glm_peer_t *peer)
 {
     ngx_queue_init(&peer->waiting);
     ngx_queue_init(&peer->dirty);
@@ -48,10 +49,8 @@ ngx_http_glm_attach_init(ngx_http_glm_peer_t *peer, ngx_log_t *log)
 
     peer->reconnect.handler = ngx_http_glm_attach_timer;
     peer->reconnect.data = peer;
-    peer->reconnect.log = log;
+    peer->reconnect.log = ngx_cycle->log;
     peer->reconnect.cancelable = 1;
-
-    (void) ngx_http_glm_attach(peer, log);
 }
 
 
@@ -63,6 +62,10 @@ ngx_http_glm_attach_init(ngx_http_glm_peer_t *peer, ngx_log_t *log)
 ngx_int_t
 ngx_http_glm_attach(ngx_http_glm_peer_t *peer, ngx_log_t *log)
 {
+    if (peer->reconnect.handler == NULL) {
+        ngx_http_glm_attach_init(peer);    /* a reload without a new process */
+    }
+
     if (peer->failed) {
         return NGX_ERROR;    /* to be torn down in this turn */
     }

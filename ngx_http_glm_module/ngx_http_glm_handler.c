@@ -4,7 +4,7 @@
 
 static const ngx_http_glm_api_t *ngx_http_glm_find(ngx_http_request_t *r,
     ngx_http_glm_ctx_t *ctx, ngx_uint_t mask);
-static ngx_int_t ngx_http_glm_set_request_id(ngx_http_request_t *r,
+static ngx_int_t ngx_http_glm_choose_id(ngx_http_request_t *r,
     ngx_http_glm_ctx_t *ctx);
 static ngx_int_t ngx_http_glm_refuse_method(ngx_http_request_t *r,
     ngx_http_glm_ctx_t *ctx, ngx_uint_t methods);
@@ -136,7 +136,7 @@ ngx_http_glm_get_ctx(ngx_http_request_t *r)
 
     ngx_http_glm_out_init(&ctx->out, r->pool);
 
-    if (ngx_http_glm_set_request_id(r, ctx) != NGX_OK) {
+    if (ngx_http_glm_choose_id(r, ctx) != NGX_OK) {
         return NULL;
     }
 
@@ -227,7 +227,7 @@ ngx_http_glm_sane_id(ngx_str_t *s)
 
 
 static ngx_int_t
-ngx_http_glm_set_request_id(ngx_http_request_t *r, ngx_http_glm_ctx_t *ctx)
+ngx_http_glm_choose_id(ngx_http_request_t *r, ngx_http_glm_ctx_t *ctx)
 {
     ngx_str_t                  name;
     ngx_uint_t                 i;

@@ -80,6 +80,40 @@ static const ngx_http_glm_metric_t  ngx_http_glm_metric_table[] = {
 };
 
 
+typedef struct {
+    const char  *name;
+    const char  *help;
+    size_t       offset;
+} ngx_http_glm_histogram_t;
+
+
+static const ngx_http_glm_histogram_t  ngx_http_glm_histograms[] = {
+
+    { "time_to_first_token_seconds", "Submission to first token.",
+      offsetof(glm_wire_stats_t, ttft) },
+    { "request_time_per_output_token_seconds",
+      "Time of a token after the first, by request.",
+      offsetof(glm_wire_stats_t, tpot) },
+    { "e2e_request_latency_seconds", "Submission to end.",
+      offsetof(glm_wire_stats_t, e2e) },
+    { "request_queue_time_seconds", "Submission to start.",
+      offsetof(glm_wire_stats_t, queue) },
+
+    { NULL, NULL, 0 }
+};
+
+
+static const uint64_t  ngx_http_glm_bounds[] = GLM_STATS_BOUNDS_US;
+
+
+static void ngx_http_glm_put_histograms(ngx_http_glm_out_t *out,
+    glm_wire_stats_t *st, ngx_str_t *model, const char *prefix);
+static void ngx_http_glm_put_series(ngx_http_glm_out_t *out,
+    const char *prefix, const char *name, const char *suffix,
+    ngx_str_t *model);
+static void ngx_http_glm_put_head(ngx_http_glm_out_t *out,
+    const char *prefix, const char *name, const char *type,
+    const char *help);
 static void ngx_http_glm_put_metrics(ngx_http_glm_out_t *out,
     glm_wire_stats_t *st, ngx_str_t *model, const char *prefix,
     ngx_uint_t all);
@@ -110,7 +144,9 @@ ngx_http_glm_metrics(ngx_http_request_t *r, ngx_http_glm_ctx_t *ctx)
 
     if (up) {
         ngx_http_glm_put_metrics(out, &st, &peer->model, "vllm:", 0);
+        ngx_http_glm_put_histograms(out, &st, &peer->model, "vllm:");
         ngx_http_glm_put_metrics(out, &st, &peer->model, "glm:", 1);
+        ngx_http_glm_put_histograms(out, &st, &peer->model, "glm:");
     }
 
     return ngx_http_glm_send(r, ctx, NGX_HTTP_OK,
@@ -131,29 +167,97 @@ ngx_http_glm_put_metrics(ngx_http_glm_out_t *out, glm_wire_stats_t *st,
         }
 
         if (m->help) {
-            ngx_http_glm_lit(out, "# HELP ");
-            ngx_http_glm_put_str(out, prefix);
-            ngx_http_glm_put_str(out, m->name);
-            ngx_http_glm_lit(out, " ");
-            ngx_http_glm_put_str(out, m->help);
-            ngx_http_glm_lit(out, "\n# TYPE ");
-            ngx_http_glm_put_str(out, prefix);
-            ngx_http_glm_put_str(out, m->name);
-            ngx_http_glm_lit(out, " ");
-            ngx_http_glm_put_str(out, m->type);
-            ngx_http_glm_lit(out, "\n");
+            ngx_http_glm_put_head(out, prefix, m->name, m->type, m->help);
         }
 
-        ngx_http_glm_put_str(out, prefix);
-        ngx_http_glm_put_str(out, m->name);
-        ngx_http_glm_lit(out, "{model_name=\"");
-        ngx_http_glm_put_label(out, model);
-        ngx_http_glm_lit(out, "\",engine=\"0\"");
+        ngx_http_glm_put_series(out, prefix, m->name, "", model);
         ngx_http_glm_put_str(out, m->label);
         ngx_http_glm_lit(out, "} ");
         ngx_http_glm_put_value(out, m, st);
         ngx_http_glm_lit(out, "\n");
     }
+}
+
+
+/* Buckets are cumulative here, and the last one is the count. */
+
+static void
+ngx_http_glm_put_histograms(ngx_http_glm_out_t *out, glm_wire_stats_t *st,
+    ngx_str_t *model, const char *prefix)
+{
+    uint64_t                         sum;
+    ngx_uint_t                       i;
+    glm_stats_hist_t                *hist;
+    const ngx_http_glm_histogram_t  *h;
+
+    for (h = ngx_http_glm_histograms; h->name; h++) {
+
+        hist = (glm_stats_hist_t *) ((u_char *) st + h->offset);
+        sum = 0;
+
+        ngx_http_glm_put_head(out, prefix, h->name, "histogram", h->help);
+
+        for (i = 0; i < GLM_STATS_BUCKETS; i++) {
+            sum += hist->bucket[i];
+
+            ngx_http_glm_put_series(out, prefix, h->name, "_bucket", model);
+            ngx_http_glm_lit(out, ",le=\"");
+
+            if (i < GLM_STATS_BUCKETS - 1) {
+                ngx_http_glm_put_num(out, ngx_http_glm_bounds[i] / 1e6);
+
+            } else {
+                ngx_http_glm_lit(out, "+Inf");
+            }
+
+            ngx_http_glm_lit(out, "\"} ");
+            ngx_http_glm_put_int(out, sum);
+            ngx_http_glm_lit(out, "\n");
+        }
+
+        ngx_http_glm_put_series(out, prefix, h->name, "_sum", model);
+        ngx_http_glm_lit(out, "} ");
+        ngx_http_glm_put_num(out, hist->sum_us / 1e6);
+        ngx_http_glm_lit(out, "\n");
+
+        ngx_http_glm_put_series(out, prefix, h->name, "_count", model);
+        ngx_http_glm_lit(out, "} ");
+        ngx_http_glm_put_int(out, sum);
+        ngx_http_glm_lit(out, "\n");
+    }
+}
+
+
+static void
+ngx_http_glm_put_head(ngx_http_glm_out_t *out, const char *prefix,
+    const char *name, const char *type, const char *help)
+{
+    ngx_http_glm_lit(out, "# HELP ");
+    ngx_http_glm_put_str(out, prefix);
+    ngx_http_glm_put_str(out, name);
+    ngx_http_glm_lit(out, " ");
+    ngx_http_glm_put_str(out, help);
+    ngx_http_glm_lit(out, "\n# TYPE ");
+    ngx_http_glm_put_str(out, prefix);
+    ngx_http_glm_put_str(out, name);
+    ngx_http_glm_lit(out, " ");
+    ngx_http_glm_put_str(out, type);
+    ngx_http_glm_lit(out, "\n");
+}
+
+
+/* Up to where more labels go. */
+
+static void
+ngx_http_glm_put_series(ngx_http_glm_out_t *out, const char *prefix,
+    const char *name, const char *suffix, ngx_str_t *model)
+{
+    ngx_http_glm_put_str(out, prefix);
+    ngx_http_glm_put_str(out, name);
+    ngx_http_glm_put_str(out, suffix);
+    ngx_http_glm_lit(out, "{model_name=\"");
+    ngx_http_glm_put_label(out, model);
+    ngx_http_glm_lit(out, "\",engine=\"0\"");
 }
 
 

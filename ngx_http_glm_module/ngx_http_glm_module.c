@@ -588,7 +588,7 @@ ngx_http_glm_init_process(ngx_cycle_t *cycle)
     peers = gmcf->peers.elts;
 
     for (i = 0; i < gmcf->peers.nelts; i++) {
-        ngx_http_glm_attach_init(peers[i], cycle->log);
+        (void) ngx_http_glm_attach(peers[i], cycle->log);
     }
 
     return NGX_OK;

@@ -116,6 +116,33 @@ typedef struct {
 } ngx_http_glm_blob_t;
 
 
+/* A field of a body: how its value is checked and where it goes. */
+
+typedef enum {
+    NGX_HTTP_GLM_BOOL = 0,
+    NGX_HTTP_GLM_INT,
+    NGX_HTTP_GLM_NUM,
+    NGX_HTTP_GLM_STR,
+    NGX_HTTP_GLM_LIST,
+    NGX_HTTP_GLM_OBJECT,
+    NGX_HTTP_GLM_OWN                 /* set does it all */
+} ngx_http_glm_kind_e;
+
+
+struct ngx_http_glm_field_s {
+    const char           *name;
+    ngx_uint_t            api;       /* where it is known */
+    ngx_http_glm_kind_e   kind;
+    ngx_uint_t            later;     /* only the neutral value works now */
+    double                neutral;
+    double                min;       /* of a number, or of a length */
+    double                max;
+    size_t                offset;    /* in params; NGX_HTTP_GLM_NOWHERE */
+    ngx_int_t           (*set)(ngx_http_glm_ctx_t *ctx,
+                               const ngx_http_glm_field_t *f, json_t *v);
+};
+
+
 /* What a checked body asks for. */
 
 typedef struct {
@@ -326,10 +353,47 @@ const ngx_http_glm_field_t *ngx_http_glm_field_find(const char *name,
     ngx_uint_t api);
 ngx_int_t ngx_http_glm_field_set(ngx_http_glm_ctx_t *ctx,
     const ngx_http_glm_field_t *f, json_t *v);
+ngx_int_t ngx_http_glm_field_type(ngx_http_glm_ctx_t *ctx,
+    const ngx_http_glm_field_t *f, const char *what);
+void ngx_http_glm_field_later(ngx_http_glm_ctx_t *ctx,
+    const ngx_http_glm_field_t *f);
+ngx_int_t ngx_http_glm_get_int(json_t *v, json_int_t *n);
+ngx_int_t ngx_http_glm_get_string(ngx_http_glm_ctx_t *ctx,
+    const ngx_http_glm_field_t *f, json_t *v, ngx_str_t *s);
+
+/* _value.c: fields with a shape of their own */
+
+ngx_int_t ngx_http_glm_set_prompt(ngx_http_glm_ctx_t *ctx,
+    const ngx_http_glm_field_t *f, json_t *v);
+ngx_int_t ngx_http_glm_set_tokens(ngx_http_glm_ctx_t *ctx,
+    const ngx_http_glm_field_t *f, json_t *v);
+ngx_int_t ngx_http_glm_set_stop(ngx_http_glm_ctx_t *ctx,
+    const ngx_http_glm_field_t *f, json_t *v);
+ngx_int_t ngx_http_glm_set_n(ngx_http_glm_ctx_t *ctx,
+    const ngx_http_glm_field_t *f, json_t *v);
+ngx_int_t ngx_http_glm_set_seed(ngx_http_glm_ctx_t *ctx,
+    const ngx_http_glm_field_t *f, json_t *v);
+ngx_int_t ngx_http_glm_set_mode(ngx_http_glm_ctx_t *ctx,
+    const ngx_http_glm_field_t *f, json_t *v);
+ngx_int_t ngx_http_glm_set_request_id(ngx_http_glm_ctx_t *ctx,
+    const ngx_http_glm_field_t *f, json_t *v);
+ngx_int_t ngx_http_glm_set_stream_options(ngx_http_glm_ctx_t *ctx,
+    const ngx_http_glm_field_t *f, json_t *v);
+ngx_int_t ngx_http_glm_set_response_format(ngx_http_glm_ctx_t *ctx,
+    const ngx_http_glm_field_t *f, json_t *v);
+ngx_int_t ngx_http_glm_set_bias(ngx_http_glm_ctx_t *ctx,
+    const ngx_http_glm_field_t *f, json_t *v);
+ngx_int_t ngx_http_glm_set_id_list(ngx_http_glm_ctx_t *ctx,
+    const ngx_http_glm_field_t *f, json_t *v);
+ngx_int_t ngx_http_glm_set_truncate(ngx_http_glm_ctx_t *ctx,
+    const ngx_http_glm_field_t *f, json_t *v);
+ngx_int_t ngx_http_glm_set_side(ngx_http_glm_ctx_t *ctx,
+    const ngx_http_glm_field_t *f, json_t *v);
+ngx_int_t ngx_http_glm_set_prompt_logprobs(ngx_http_glm_ctx_t *ctx,
+    const ngx_http_glm_field_t *f, json_t *v);
 
 /* _attach.c */
 
-void ngx_http_glm_attach_init(ngx_http_glm_peer_t *peer, ngx_log_t *log);
 ngx_int_t ngx_http_glm_attach(ngx_http_glm_peer_t *peer, ngx_log_t *log);
 void ngx_http_glm_attach_exit(ngx_http_glm_peer_t *peer);
 void ngx_http_glm_attach_lost(ngx_http_glm_peer_t *peer);
