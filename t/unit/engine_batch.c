@@ -93,16 +93,35 @@ equal(const t_req_t *a, const t_req_t *b)
     return a->ended == 1 && b->ended == 1 && !a->wrong && !b->wrong;
 }
 
+/* A long prompt that will be cancelled while it is computed. */
+static t_req_t *
+noise(glm_engine_t *e, int i)
+{
+    static int32_t  ids[300];
+    t_req_t        *t;
+
+    for (int k = 0; k < 300; k++) ids[k] = 100 + k;
+    t = t_new_ids(e, ids, 200 + (size_t) i);
+    t_submit(t);
+    return t;
+}
+
 /* At most `at_once` in flight; how many differ from the ones alone. */
 static int
 run_mix(glm_engine_t *e, t_req_t *const *alone, int at_once)
 {
-    t_req_t  *t[N];
+    t_req_t  *t[N], *lost[N / 5];
     int       differ = 0;
 
     for (int i = 0; i < N; i++) {
         if (i >= at_once) t_wait(&t[i - at_once]->ended, 1);
+        if (i % 5 == 4) glm_req_cancel(e, &lost[i / 5]->r);
         t_submit(t[i] = request(e, i));
+        if (i % 5 == 0) lost[i / 5] = noise(e, i);
+    }
+    for (int i = 0; i < N / 5; i++) {
+        t_wait(&lost[i]->ended, 1);
+        t_free(lost[i]);
     }
     for (int i = 0; i < N; i++) {
         t_wait(&t[i]->ended, 1);
