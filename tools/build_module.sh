@@ -73,7 +73,9 @@ else
     printf '%s' "$key" > "$objs/key"
 fi
 
-make -s -f "$link/objs/Makefile" -C "$src" modules
+# options and variables of an outer make are not for nginx's
+unset MAKEFLAGS MFLAGS MAKELEVEL
+make -s -j"$(nproc)" -f "$link/objs/Makefile" -C "$src" modules
 
 so=$objs/ngx_http_glm_module.so
 if ! cmp -s "$so" "$out/ngx_http_glm_module.so"; then
