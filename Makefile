@@ -10,7 +10,7 @@ B        ?= build
 CC       ?= gcc
 OPT      ?= -O2
 WARN     := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla
-CFLAGS   := -std=gnu11 $(OPT) -g -fno-omit-frame-pointer -ffp-contract=off $(WARN) $(SAN)
+CFLAGS   = -std=gnu11 $(OPT) $(ISA) -g -fno-omit-frame-pointer -ffp-contract=off $(WARN) $(SAN)
 CPPFLAGS := -D_GNU_SOURCE -Iengine -Ikernels -Ingx_http_glm_module
 LDFLAGS  := -pthread $(SAN)
 LIBS     := -ljansson -lm -ldl
@@ -37,10 +37,9 @@ $(B)/obj/%.o: %.c
 	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
 
 # Kernels of one instruction set carry it in their file name.
+$(B)/obj/kernels/cpu/%_avx2.o:   ISA := -mavx2 -mfma -mf16c
+$(B)/obj/kernels/cpu/%_avx512.o: ISA := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c
 $(B)/obj/kernels/cpu/%.o:        OPT := -O3
-$(B)/obj/kernels/cpu/%_avx2.o:   OPT := -O3 -mavx2 -mfma -mf16c
-$(B)/obj/kernels/cpu/%_avx512.o: OPT := -O3 -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c
-$(B)/obj/engine/sampler.o:       OPT := -O3
 
 $(B)/libglm_engine.a: $(call obj,$(ENGINE_SRC))
 	rm -f $@
@@ -61,7 +60,7 @@ $(B)/glm-bench: $(call obj,$(BENCH_SRC)) $(B)/libglm_engine.a
 	$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
 
 $(B)/ngx_http_glm_module.so: $(MODULE_SRC) tools/build_module.sh
-	CC="$(CC)" SAN="$(SAN)" tools/build_module.sh $(B)
+	+CC="$(CC)" SAN="$(SAN)" tools/build_module.sh $(B)
 
 # ---- tests ----
 
