@@ -526,7 +526,7 @@ ngx_http_glm_empty(ngx_http_glm_ctx_t *ctx)
 }
 
 
-/* Ends the request with ctx->error, or with 500 if there is no memory for it. */
+/* Ends the request with ctx->error, or with 500 if memory has run out. */
 
 static void
 ngx_http_glm_fail(ngx_http_glm_ctx_t *ctx)

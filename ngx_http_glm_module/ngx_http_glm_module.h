@@ -218,6 +218,7 @@ struct ngx_http_glm_call_s {
     ngx_queue_t               queue;         /* in peer->starved */
     uint64_t                  id;
     uint64_t                  owed;          /* bytes read, not granted again */
+    int64_t                   window;        /* bytes that may come */
     uint32_t                  max_tokens;    /* of ACCEPTED */
     glm_msg_done_t            done;
     ngx_http_glm_choice_t    *choices;
@@ -279,7 +280,7 @@ struct ngx_http_glm_ctx_s {
 typedef struct {
     ngx_http_glm_call_t      *call;          /* NULL: its client has left */
     uint64_t                  id;            /* 0: free */
-    ngx_http_glm_blob_t       part;          /* of a message in several records */
+    ngx_http_glm_blob_t       part;          /* of a message */
     uint32_t                  next;          /* free list */
     uint16_t                  type;          /* of part; 0: none */
 } ngx_http_glm_slot_t;

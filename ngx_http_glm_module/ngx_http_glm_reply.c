@@ -188,8 +188,12 @@ ngx_http_glm_reply_tokens(ngx_http_glm_call_t *call, u_char *p, size_t len)
         || !call->accepted
         || m.choice >= call->nchoices || m.blank != 0
         || s.ids.len != (size_t) m.ntokens * sizeof(int32_t)
+        || (s.logprobs.len == 0
+            && m.ntokens && ctx->params.logprobs >= 0)
         || (s.logprobs.len
-            && ngx_http_glm_reply_logprobs(&s.logprobs, m.ntokens) != NGX_OK)
+            && (m.ntokens == 0
+                || ngx_http_glm_reply_logprobs(&s.logprobs, m.ntokens)
+                   != NGX_OK))
         || ngx_http_glm_utf8(s.text.data, s.text.len, &chars) != NGX_OK)
     {
         return ngx_http_glm_reply_nonsense(call, "TOKENS is malformed");

@@ -143,6 +143,15 @@ ngx_http_glm_ring_record(ngx_http_glm_peer_t *peer)
     len = rec.size - sizeof(glm_rec_t);
 
     if (call && (rec.type == GLM_MSG_TOKENS || rec.type == GLM_MSG_PROMPT)) {
+
+        /* what has been granted bounds the memory of a slow client */
+
+        if (call->window <= 0) {
+            ngx_http_glm_ring_fail(peer, "a record came without a window");
+            return NGX_ERROR;
+        }
+
+        call->window -= rec.size;
         call->owed += rec.size;
     }
 
@@ -384,6 +393,7 @@ ngx_http_glm_ring_grant(ngx_http_glm_call_t *call)
     }
 
     if (rc == NGX_OK) {
+        call->window += call->owed;
         call->owed = 0;
 
     } else if (rc == NGX_AGAIN) {

@@ -194,6 +194,7 @@ ngx_http_glm_submit_fixed(ngx_http_glm_ctx_t *ctx, ngx_http_glm_message_t *m)
     /* a plain answer is collected, max_tokens bounds it */
 
     s.window = ctx->stream ? glcf->buffer_size : NGX_HTTP_GLM_MAX_ASSEMBLY;
+    ctx->call->window = s.window;
 
     if (p->add_special) {
         s.flags |= GLM_F_ADD_SPECIAL;
