@@ -180,6 +180,22 @@ test_lies(void)
     lie_record(UINT32_MAX, GLM_MSG_CANCEL, "of 4 GiB");
     lie_record(64, GLM_MSG_PAD, "pad in the middle");
     lie_record(0, GLM_MSG_PAD, "pad of nothing");
+    /* what it has seen already goes away again */
+    fresh();
+    put(1, 16);
+    put(2, 16);
+    put(3, 16);
+    glm_ring_publish(&w);
+    get(1, 16);
+    w.shared->tail = 32;
+    ok(glm_ring_sleep(&r) == GLM_RING_BROKEN, "tail back, but not behind the head: broken");
+    /* published in full, but larger than a record may be */
+    fresh();
+    put(1, SIZE / 4);
+    put(2, SIZE / 4);
+    glm_ring_publish(&w);
+    ((glm_rec_t *) (void *) w.data)->size = SIZE / 4 + 8;
+    ok(glm_ring_read(&r, buf, sizeof(buf)) == GLM_RING_BROKEN, "record above a quarter: broken");
     fresh();
     put(1, 1000);
     glm_ring_publish(&w);
