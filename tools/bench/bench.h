@@ -18,6 +18,7 @@ typedef struct {
 } bench_times_t;
 
 double bench_now(void);                         /* seconds, monotonic */
+void bench_cpu_time(void);                      /* from now on: of this thread */
 void bench_add(bench_times_t *b, double t);     /* ends the program without memory */
 double bench_median(bench_times_t *b);          /* sorts */
 double bench_least(bench_times_t *b);

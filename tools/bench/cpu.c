@@ -38,7 +38,8 @@ options(run_t *r, int argc, char **argv)
     static const struct option  longs[] = {
         { "model", 1, NULL, 'm' }, { "json", 0, NULL, 'j' }, { "rounds", 1, NULL, 'r' },
         { "threads", 1, NULL, 't' }, { "tp", 1, NULL, 'p' }, { "isa", 1, NULL, 'i' },
-        { "context", 1, NULL, 'c' }, { "dummy", 0, NULL, 'd' }, { NULL, 0, NULL, 0 },
+        { "context", 1, NULL, 'c' }, { "dummy", 0, NULL, 'd' },
+        { "cpu-time", 0, NULL, 'u' }, { NULL, 0, NULL, 0 },
     };
     int  c;
 
@@ -53,6 +54,7 @@ options(run_t *r, int argc, char **argv)
         case 'i':  r->isa = optarg; break;
         case 'c':  r->context = atoi(optarg); break;
         case 'd':  r->dummy = 1; break;
+        case 'u':  r->threads = 1; bench_cpu_time(); break;
         default:   return -1;
         }
     }
