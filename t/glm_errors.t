@@ -103,7 +103,8 @@ my %broken = (
     'UTF-16' => "\xff\xfe{\0}\0",
 );
 for my $name (sort keys %broken) {
-    refused($broken{$name}, 400, $name, param => undef, type => 'invalid_request_error', code => undef);
+    refused($broken{$name}, 400, $name, param => undef, type => 'invalid_request_error', code => undef,
+        $broken{$name} =~ /\[{5}|(\{"a":){5}/ ? (like => qr/\b64\b/) : ());
 }
 # What the syntax allows and a field cannot hold
 bad('prompt', '"a\\u0000b"');
@@ -111,7 +112,7 @@ bad('temperature', '1e999');
 bad('temperature', '-1e999');
 bad('seed', '99999999999999999999');
 bad('seed', '-99999999999999999999');
-refused($_, 400, "not an object: $_", type => 'invalid_request_error')
+refused($_, 400, "not an object: $_", type => 'invalid_request_error', param => undef)
     for '[]', '"a"', '1', 'null', 'true', '[{"prompt":"a"}]';
 $c->request('POST', $URI, body => '{"prompt": "a", "x": "' . '[' x 3000 . '{}');
 is(($c->response // {})->{status}, 400, 'a broken string of brackets');
@@ -137,6 +138,7 @@ like($r->{body}, qr/\b11\b/, 'and the prompt\'s tokens in the message');
 $c->request('POST', $URI, body => to_json({ prompt => $P, max_tokens => 1024 - 1 - 11, temperature => 0 }));
 is($c->response->{status}, 200, 'what just fits is served');
 refused({ prompt => $P, max_tokens => 1024 - 11 }, 400, 'one more is not', code => 'context_length_exceeded');
+refused({ prompt => 'a', max_tokens => 2147483647 }, 400, 'max_tokens of 31 bits', code => 'context_length_exceeded');
 refused({ prompt => [ (5) x 2000 ], max_tokens => 1 }, 400, 'ids over the context',
     code => 'context_length_exceeded');
 refused({ prompt => 'a ' x 60000 }, 400, 'a prompt over glm_max_prompt', param => 'prompt',
@@ -156,6 +158,9 @@ my $ok = sub {
 is($ok->('{"prompt":"a","max_tokens":2.0,"temperature":0,"ignore_eos":true}', 'max_tokens 2.0')
         ->{usage}{completion_tokens}, 2, 'is two');
 $ok->('{"prompt":[22.0,5],"max_tokens":1}', 'ids with a point');
+$ok->('{"prompt":"a","top_k":2147483647,"max_tokens":1}', 'a top_k above the vocabulary');
+$ok->('{"prompt":"a","temperature":1e-300,"max_tokens":1}', 'a temperature that rounds to 0');
+$ok->('{"prompt":"a","temperature":1e-30,"max_tokens":1,"top_p":1e-300,"min_p":1e-300}', 'tiny numbers');
 $ok->('{"prompt":"a","seed":-1,"max_tokens":1}', 'a negative seed');
 $ok->('{"prompt":"a","seed":9223372036854775807,"max_tokens":1}', 'the largest seed');
 $ok->('{"prompt":"a","temperature":2,"top_p":1.0,"max_tokens":1,"n":1.0}', 'upper ends');
@@ -188,6 +193,12 @@ for my $f (qw(model user suffix request_id cache_salt truncation_side mode)) {
 }
 bad('mode', '"sideways"', like => qr/bidirectional/);
 bad('mode', '""');
+bad('mode', '"bidirectional\\u0000x"');
+bad('truncation_side', '"left\\u0000"');
+bad('model', '"glm-demo-9m\\u0000"');
+bad('request_id', '"a\\u0000"');
+bad('stop', '"a\\u0000"');
+bad('stop', '["a", "\\u0000"]');
 bad('truncation_side', '"up"');
 bad('request_id', '"' . 'x' x 2000 . '"');
 
