@@ -8,6 +8,8 @@
 #define NGX_HTTP_GLM_BACKOFF_MIN   100
 #define NGX_HTTP_GLM_BACKOFF_MAX   1000
 #define NGX_HTTP_GLM_DATAGRAMS     64      /* read in one turn */
+#define NGX_HTTP_GLM_RING          (4 * 1024 * 1024)   /* wished, each way */
+#define NGX_HTTP_GLM_FDS           4       /* of a datagram */
 #define NGX_HTTP_GLM_TURNS         1024    /* of a last drain */
 #define NGX_HTTP_GLM_SEALS         (F_SEAL_SHRINK|F_SEAL_GROW|F_SEAL_SEAL)
 #define NGX_HTTP_GLM_MAX_MAPPING   (64 * 1024 * 1024)
@@ -19,7 +21,11 @@
 static void ngx_http_glm_attach_init(ngx_http_glm_peer_t *peer);
 static ngx_int_t ngx_http_glm_attach_connect(ngx_http_glm_peer_t *peer,
     ngx_log_t *log);
+static ngx_int_t ngx_http_glm_attach_hello(ngx_socket_t s);
 static void ngx_http_glm_attach_read(ngx_event_t *rev);
+static ngx_int_t ngx_http_glm_attach_recv(ngx_http_glm_peer_t *peer,
+    ngx_connection_t *c);
+static ngx_uint_t ngx_http_glm_attach_fds(struct msghdr *msg, int *fds);
 static void ngx_http_glm_attach_write(ngx_event_t *wev);
 static ngx_int_t ngx_http_glm_attach_datagram(ngx_http_glm_peer_t *peer,
     u_char *p, size_t n, int *fds, ngx_uint_t nfds);
@@ -108,7 +114,6 @@ ngx_http_glm_attach_connect(ngx_http_glm_peer_t *peer, ngx_log_t *log)
 {
     ngx_err_t          err;
     ngx_socket_t       s;
-    glm_sock_hello_t   hello;
     ngx_connection_t  *c;
 
     s = ngx_socket(AF_UNIX, SOCK_SEQPACKET, 0);
@@ -164,22 +169,7 @@ ngx_http_glm_attach_connect(ngx_http_glm_peer_t *peer, ngx_log_t *log)
         goto failed;
     }
 
-    ngx_memzero(&hello, sizeof(glm_sock_hello_t));
-
-    hello.head.magic = GLM_WIRE_MAGIC;
-    hello.head.type = GLM_SOCK_HELLO;
-    hello.size = sizeof(glm_sock_hello_t);
-    hello.abi_min = GLM_WIRE_ABI;
-    hello.abi_max = GLM_WIRE_ABI;
-    hello.submit_bytes = 4 * 1024 * 1024;
-    hello.complete_bytes = 4 * 1024 * 1024;
-    hello.kind = 1;
-    ngx_snprintf((u_char *) hello.name, sizeof(hello.name), "nginx %P",
-                 ngx_pid);
-
-    if (send(s, &hello, sizeof(glm_sock_hello_t), MSG_DONTWAIT|MSG_NOSIGNAL)
-        != sizeof(glm_sock_hello_t))
-    {
+    if (ngx_http_glm_attach_hello(s) != NGX_OK) {
         err = ngx_socket_errno;
         goto failed;
     }
@@ -203,115 +193,62 @@ failed:
 }
 
 
+static ngx_int_t
+ngx_http_glm_attach_hello(ngx_socket_t s)
+{
+    glm_sock_hello_t  hello;
+
+    ngx_memzero(&hello, sizeof(glm_sock_hello_t));
+
+    hello.head.magic = GLM_WIRE_MAGIC;
+    hello.head.type = GLM_SOCK_HELLO;
+    hello.size = sizeof(glm_sock_hello_t);
+    hello.abi_min = GLM_WIRE_ABI;
+    hello.abi_max = GLM_WIRE_ABI;
+    hello.submit_bytes = NGX_HTTP_GLM_RING;
+    hello.complete_bytes = NGX_HTTP_GLM_RING;
+    hello.kind = 1;
+
+    (void) ngx_snprintf((u_char *) hello.name, sizeof(hello.name), "nginx %P",
+                        ngx_pid);
+
+    return send(s, &hello, sizeof(glm_sock_hello_t),
+                MSG_DONTWAIT|MSG_NOSIGNAL)
+           == sizeof(glm_sock_hello_t) ? NGX_OK : NGX_ERROR;
+}
+
+
 static void
 ngx_http_glm_attach_read(ngx_event_t *rev)
 {
-    int                      fds[4];
-    ssize_t                  n;
-    ngx_err_t                err;
-    ngx_int_t                rc;
-    ngx_uint_t               i, turn, nfds, eof;
-    struct iovec             iov;
-    struct msghdr            msg;
-    struct cmsghdr          *cmsg;
-    ngx_connection_t        *c;
-    ngx_http_glm_peer_t     *peer;
-    union {
-        glm_sock_head_t      head;
-        u_char               data[512];
-    } buf;
-    union {
-        struct cmsghdr       cm;
-        u_char               space[CMSG_SPACE(sizeof(fds))];
-    } control;
+    ngx_int_t             rc;
+    ngx_uint_t            i, turn;
+    ngx_connection_t     *c;
+    ngx_http_glm_peer_t  *peer;
 
     c = rev->data;
     peer = c->data;
-    eof = 0;
+    rc = NGX_OK;
 
-    for (turn = 0; turn < NGX_HTTP_GLM_DATAGRAMS && !peer->failed; turn++) {
-
-        iov.iov_base = buf.data;
-        iov.iov_len = sizeof(buf.data);
-
-        ngx_memzero(&msg, sizeof(struct msghdr));
-        msg.msg_iov = &iov;
-        msg.msg_iovlen = 1;
-        msg.msg_control = &control;
-        msg.msg_controllen = sizeof(control.space);
-
-        n = recvmsg(c->fd, &msg, MSG_DONTWAIT|MSG_CMSG_CLOEXEC);
-
-        if (n == -1) {
-            err = ngx_socket_errno;
-
-            if (err == NGX_EINTR) {
-                continue;
-            }
-
-            if (err != NGX_EAGAIN) {
-                ngx_log_error(NGX_LOG_ERR, c->log, err,
-                              "recvmsg() from engine \"%V\" failed",
-                              &peer->name);
-                peer->failed = 1;
-            }
-
-            rev->ready = 0;
-            break;
-        }
-
-        nfds = 0;
-
-        for (cmsg = CMSG_FIRSTHDR(&msg);
-             cmsg;
-             cmsg = CMSG_NXTHDR(&msg, cmsg))
-        {
-            if (cmsg->cmsg_level == SOL_SOCKET
-                && cmsg->cmsg_type == SCM_RIGHTS)
-            {
-                i = (cmsg->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-                i = ngx_min(i, 4 - nfds);
-                ngx_memcpy(&fds[nfds], CMSG_DATA(cmsg), i * sizeof(int));
-                nfds += i;
-            }
-        }
-
-        if (n == 0 && nfds == 0) {
-            ngx_log_error(NGX_LOG_ERR, c->log, 0,
-                          "engine \"%V\" closed connection", &peer->name);
-            eof = 1;
-            break;
-        }
-
-        if (msg.msg_flags & (MSG_TRUNC|MSG_CTRUNC)) {
-            ngx_http_glm_ring_fail(peer, "a datagram is too long");
-
-        } else if (ngx_http_glm_attach_datagram(peer, buf.data, n, fds, nfds)
-                   != NGX_OK)
-        {
-            peer->failed = 1;
-        }
-
-        for (i = 0; i < nfds; i++) {
-            (void) close(fds[i]);
-        }
+    for (turn = 0;
+         turn < NGX_HTTP_GLM_DATAGRAMS && rc == NGX_OK && !peer->failed;
+         turn++)
+    {
+        rc = ngx_http_glm_attach_recv(peer, c);
     }
 
     if (peer->state == NGX_HTTP_GLM_PEER_READY && !peer->failed) {
-        rc = ngx_http_glm_ring_drain(peer);
 
         /* an engine that ends may have left a ring full of good answers */
 
-        for (i = 0; eof && rc == NGX_AGAIN && i < NGX_HTTP_GLM_TURNS; i++) {
-            rc = ngx_http_glm_ring_drain(peer);
-        }
+        i = rc == NGX_DONE ? NGX_HTTP_GLM_TURNS : 1;
 
-        if (rc == NGX_AGAIN) {
+        while (i-- && ngx_http_glm_ring_drain(peer) == NGX_AGAIN) {
             turn = NGX_HTTP_GLM_DATAGRAMS;    /* the rest in the next turn */
         }
     }
 
-    if (eof) {
+    if (rc == NGX_DONE) {
         peer->failed = 1;
     }
 
@@ -319,14 +256,10 @@ ngx_http_glm_attach_read(ngx_event_t *rev)
         ngx_http_glm_ring_flush(peer);
     }
 
-    /* requests that were woken may have closed it */
+    /* requests that were woken may have found it broken */
 
     if (peer->failed) {
         ngx_http_glm_attach_lost(peer);
-        return;
-    }
-
-    if (peer->connection != c) {
         return;
     }
 
@@ -338,6 +271,106 @@ ngx_http_glm_attach_read(ngx_event_t *rev)
     if (ngx_handle_read_event(rev, 0) != NGX_OK) {
         ngx_http_glm_attach_lost(peer);
     }
+}
+
+
+/*
+ * One datagram.  NGX_OK: there may be more; NGX_AGAIN: there is none;
+ * NGX_DONE: the engine has closed.
+ */
+
+static ngx_int_t
+ngx_http_glm_attach_recv(ngx_http_glm_peer_t *peer, ngx_connection_t *c)
+{
+    int                   fds[NGX_HTTP_GLM_FDS];
+    u_char                buf[512];
+    ssize_t               n;
+    ngx_err_t             err;
+    ngx_uint_t            i, nfds;
+    struct iovec          iov;
+    struct msghdr         msg;
+    union {
+        struct cmsghdr    cm;
+        u_char            space[CMSG_SPACE(sizeof(fds))];
+    } control;
+
+    iov.iov_base = buf;
+    iov.iov_len = sizeof(buf);
+
+    ngx_memzero(&msg, sizeof(struct msghdr));
+    msg.msg_iov = &iov;
+    msg.msg_iovlen = 1;
+    msg.msg_control = &control;
+    msg.msg_controllen = sizeof(control.space);
+
+    n = recvmsg(c->fd, &msg, MSG_DONTWAIT|MSG_CMSG_CLOEXEC);
+
+    if (n == -1) {
+        err = ngx_socket_errno;
+
+        if (err == NGX_EINTR) {
+            return NGX_OK;
+        }
+
+        c->read->ready = 0;
+
+        if (err == NGX_EAGAIN) {
+            return NGX_AGAIN;
+        }
+
+        ngx_log_error(NGX_LOG_ERR, c->log, err,
+                      "recvmsg() from engine \"%V\" failed", &peer->name);
+
+        return NGX_DONE;
+    }
+
+    nfds = ngx_http_glm_attach_fds(&msg, fds);
+
+    if (n == 0 && nfds == 0) {
+        ngx_log_error(NGX_LOG_ERR, c->log, 0,
+                      "engine \"%V\" closed connection", &peer->name);
+        return NGX_DONE;
+    }
+
+    if (msg.msg_flags & (MSG_TRUNC|MSG_CTRUNC)) {
+        ngx_http_glm_ring_fail(peer, "a datagram is too long");
+
+    } else if (ngx_http_glm_attach_datagram(peer, buf, n, fds, nfds)
+               != NGX_OK)
+    {
+        peer->failed = 1;
+    }
+
+    for (i = 0; i < nfds; i++) {
+        (void) close(fds[i]);
+    }
+
+    return NGX_OK;
+}
+
+
+static ngx_uint_t
+ngx_http_glm_attach_fds(struct msghdr *msg, int *fds)
+{
+    ngx_uint_t       n, nfds;
+    struct cmsghdr  *cmsg;
+
+    nfds = 0;
+
+    for (cmsg = CMSG_FIRSTHDR(msg); cmsg; cmsg = CMSG_NXTHDR(msg, cmsg)) {
+
+        if (cmsg->cmsg_level != SOL_SOCKET || cmsg->cmsg_type != SCM_RIGHTS) {
+            continue;
+        }
+
+        n = (cmsg->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+        n = ngx_min(n, NGX_HTTP_GLM_FDS - nfds);
+
+        ngx_memcpy(&fds[nfds], CMSG_DATA(cmsg), n * sizeof(int));
+        nfds += n;
+    }
+
+    return nfds;
 }
 
 

@@ -409,8 +409,6 @@ void ngx_http_glm_ring_dirty(ngx_http_glm_peer_t *peer,
     ngx_http_glm_ctx_t *ctx);
 void ngx_http_glm_ring_detach(ngx_http_glm_call_t *call);
 void ngx_http_glm_ring_grant(ngx_http_glm_call_t *call);
-void ngx_http_glm_slot_free(ngx_http_glm_peer_t *peer,
-    ngx_http_glm_slot_t *slot);
 
 /* _submit.c */
 

@@ -6,6 +6,12 @@
 
 
 static ngx_int_t ngx_http_glm_ring_record(ngx_http_glm_peer_t *peer);
+static ngx_int_t ngx_http_glm_ring_message(ngx_http_glm_peer_t *peer,
+    ngx_http_glm_slot_t *slot, uint16_t type, u_char *p, size_t len);
+static void ngx_http_glm_ring_drop(ngx_http_glm_peer_t *peer,
+    ngx_http_glm_slot_t *slot);
+static void ngx_http_glm_ring_free(ngx_http_glm_peer_t *peer,
+    ngx_http_glm_slot_t *slot);
 static ngx_int_t ngx_http_glm_ring_part(ngx_http_glm_peer_t *peer,
     ngx_http_glm_slot_t *slot, glm_rec_t *rec, u_char *p, size_t len);
 static ngx_int_t ngx_http_glm_ring_control(ngx_http_glm_peer_t *peer,
@@ -186,39 +192,54 @@ ngx_http_glm_ring_record(ngx_http_glm_peer_t *peer)
         }
     }
 
-    rc = NGX_OK;
+    return ngx_http_glm_ring_message(peer, slot, rec.type, p, len);
+}
 
-    if (call) {
-        rc = ngx_http_glm_reply(call, rec.type, p, len);
+
+static ngx_int_t
+ngx_http_glm_ring_message(ngx_http_glm_peer_t *peer,
+    ngx_http_glm_slot_t *slot, uint16_t type, u_char *p, size_t len)
+{
+    ngx_http_glm_call_t  *call;
+
+    call = slot->call;
+
+    if (call && ngx_http_glm_reply(call, type, p, len) != NGX_OK) {
+        return NGX_ERROR;
     }
 
     slot->type = 0;
+    ngx_http_glm_ring_drop(peer, slot);
 
+    if (type != GLM_MSG_DONE && type != GLM_MSG_ERROR) {
+        return NGX_OK;
+    }
+
+    if (call) {
+        if (call->starved) {
+            ngx_queue_remove(&call->queue);
+            call->starved = 0;
+        }
+
+        call->peer = NULL;
+    }
+
+    ngx_http_glm_ring_free(peer, slot);
+
+    return NGX_OK;
+}
+
+
+/* Forgets a message, or its beginning. */
+
+static void
+ngx_http_glm_ring_drop(ngx_http_glm_peer_t *peer, ngx_http_glm_slot_t *slot)
+{
     if (slot->part.start) {
         peer->assembled -= slot->part.size;
         ngx_free(slot->part.start);
         ngx_memzero(&slot->part, sizeof(ngx_http_glm_blob_t));
     }
-
-    if (rc != NGX_OK) {
-        return NGX_ERROR;
-    }
-
-    if (rec.type == GLM_MSG_DONE || rec.type == GLM_MSG_ERROR) {
-
-        if (call) {
-            if (call->starved) {
-                ngx_queue_remove(&call->queue);
-                call->starved = 0;
-            }
-
-            call->peer = NULL;
-        }
-
-        ngx_http_glm_slot_free(peer, slot);
-    }
-
-    return NGX_OK;
 }
 
 
@@ -269,14 +290,10 @@ ngx_http_glm_ring_part(ngx_http_glm_peer_t *peer, ngx_http_glm_slot_t *slot,
 }
 
 
-void
-ngx_http_glm_slot_free(ngx_http_glm_peer_t *peer, ngx_http_glm_slot_t *slot)
+static void
+ngx_http_glm_ring_free(ngx_http_glm_peer_t *peer, ngx_http_glm_slot_t *slot)
 {
-    if (slot->part.start) {
-        peer->assembled -= slot->part.size;
-        ngx_free(slot->part.start);
-        ngx_memzero(&slot->part, sizeof(ngx_http_glm_blob_t));
-    }
+    ngx_http_glm_ring_drop(peer, slot);
 
     slot->call = NULL;
     slot->id = 0;
@@ -341,11 +358,7 @@ ngx_http_glm_ring_detach(ngx_http_glm_call_t *call)
     slot = &peer->slots[(uint32_t) call->id];
     slot->call = NULL;
 
-    if (slot->part.start) {
-        peer->assembled -= slot->part.size;
-        ngx_free(slot->part.start);
-        ngx_memzero(&slot->part, sizeof(ngx_http_glm_blob_t));
-    }
+    ngx_http_glm_ring_drop(peer, slot);
 
     if (peer->failed) {
         return;
