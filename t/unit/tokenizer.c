@@ -141,7 +141,7 @@ static char *
 with_appended(const char *data, size_t len, size_t *out_len)
 {
     int         i;
-    char        word[16], head[2], type;
+    char        word[24], head[2], type;
     glm_text_t  out = {0};
 
     glm_text_add(&out, data, len);
