@@ -33,9 +33,9 @@ sub once {
 
 once($_) for (sort keys %bytes) x 20;
 
-# the best of five rounds: others use this machine, too
+# the best of some rounds: others use this machine, too
 my (%best, %bare);
-for my $round (1 .. 5) {
+for my $round (1 .. 30) {
     my %t;
     for (1 .. 200) {
         push @{ $t{$_} }, once($_) for sort keys %bytes;
@@ -45,13 +45,15 @@ for my $round (1 .. 5) {
         my $added = $m{$kind} - $m{bare};
         ($best{$kind}, $bare{$kind}) = ($added, $m{bare}) if !defined $best{$kind} || $added < $best{$kind};
     }
-    last if $best{plain} < 60 && $best{stream} < 60;
+    last if $round >= 3 && $best{plain} < 90 && $best{stream} < 90;
 }
+
+sub load { open my $f, '<', '/proc/loadavg' or return 0; return (split / /, <$f>)[0] }
+my $cores = () = GLM::Test->read_file('/proc/cpuinfo') =~ /^processor\b/mg;
 for my $kind (qw(plain stream)) {
     diag(sprintf '%s: %.0f us added to the first byte (bare: %.0f us)', $kind, $best{$kind}, $bare{$kind});
     SKIP: {
-        # this client alone takes 30 to 60 us; three times that is a busy machine
-        skip "busy machine: a bare answer takes $bare{$kind} us", 1 if $best{$kind} >= 100 && $bare{$kind} > 180;
+        skip 'a busy machine, load ' . load(), 1 if $best{$kind} >= 100 && load() > $cores;
         cmp_ok($best{$kind}, '<', 100, "$kind: under 100 us at the median");
     }
 }

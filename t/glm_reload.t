@@ -9,7 +9,7 @@ use lib "$FindBin::Bin/lib";
 use GLM::Test;
 
 my $URI = '/v1/completions';
-my %long = (temperature => 0, ignore_eos => TRUE, max_tokens => 400);
+my %long = (temperature => 0, ignore_eos => TRUE, max_tokens => 300);
 
 my $t = GLM::Test->new(workers => 2)->engine('--max-num-seqs', 4)->run->ready;
 
@@ -92,6 +92,7 @@ $c->read_head;
 kill 'QUIT', $t->master;
 @chunks = eval { data_events($c->events) };
 is($@ || $chunks[-1]{choices}[0]{finish_reason}, 'length', 'QUIT lets a stream end');
+$c->close;
 ok($t->reap('nginx', 10), 'and then ends nginx');
 
 $t->done;

@@ -439,7 +439,7 @@ sub reload {
 
 sub client {
     my ($self, %o) = @_;
-    return GLM::HTTP->new(port => $self->{port}, timeout => 10 * patience(), %o);
+    return GLM::HTTP->new(port => $self->{port}, timeout => 30 * patience(), %o);
 }
 
 # One request on its own connection; the answer, or undef.  A reference is sent
