@@ -1,6 +1,7 @@
 /*
  * attn: the pages of keys and values as the kernels see them.  A page of a head:
- * K [16][d], V [16][d], then for int8 K scales [16], V scales [16] in fp16.
+ * fp16  K [16][d], V [16][d]
+ * int8  K [16][d], V [4][d][4 tokens], K scales [16], V scales [16] (fp16)
  */
 #pragma once
 #include "cuda_common.cuh"

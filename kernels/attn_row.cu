@@ -25,40 +25,27 @@ struct Attn {
     float           rsqrt_d;
 };
 
-/* How a warp reads a step of tokens: LT lanes a token, E values a lane. */
+/*
+ * How a warp reads a step of tokens.  K, and V in fp16: LT lanes a token, E values
+ * a lane.  V in int8: a lane has 4 dims of D / 32 quads of tokens.
+ */
 template <int D, bool INT8>
 struct Step {
     static constexpr int  E = INT8 ? 16 : 8, LT = D / E, kPer = 32 / LT;
     static constexpr int  NI = 4 * kPer < kPage ? 4 : kPage / kPer, kTokens = NI * kPer;
     static constexpr int  kHalf = NI * 512;                /* bytes of K or V of a step */
     static constexpr int  kBytes = 2 * kHalf + (INT8 ? 64 : 0);
+    static constexpr int  kOut = INT8 ? 4 : E;             /* outputs of a lane */
+    static constexpr int  kFirst = INT8 ? D / 4 : LT;      /* lanes with outputs of their own */
 };
 
-/* 16 stored bytes as values; int8 without its scale. */
-template <bool INT8>
-__device__ __forceinline__ void values(uint4 q, float *f)
-{
-    const uint32_t  w[4] = {q.x, q.y, q.z, q.w};
-
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        if (INT8) {
-#pragma unroll
-            for (int e = 0; e < 4; e++)     /* 2^23 + byte, less 2^23 + 128 */
-                f[i * 4 + e] = __uint_as_float(__byte_perm(w[i], 0x4b000000, 0x7650 + e))
-                               - 8388736.f;
-        } else {
-            float2  p = half2_float2(w[i]);
-
-            f[2 * i] = p.x, f[2 * i + 1] = p.y;
-        }
-    }
-}
+constexpr float  kFix = 32767.f;  /* 16-bit fixed point of q and of weights */
 
 template <int D, bool INT8>
-struct Shared {
+struct alignas(16) Shared {
     uint8_t  ring[kWarps][kAhead][Step<D, INT8>::kBytes];
-    float    q[D];
+    alignas(16) float  q[D];               /* int8: bytes [2][D], high and low, then the scale */
+    alignas(16) uint8_t  p[kWarps][2][kPage];             /* int8: weights of a page, high, low */
     float    o[kWarps][D];
     float    m[kWarps], l[kWarps];
     int      chunks[GLM_CUDA_MAX_ROWS + 1];   /* prefix sums over rows */
@@ -135,37 +122,213 @@ struct Copies {
     }
 };
 
-/* What a thread of the first D / 2 needs for q of a unit. */
+/* What a lane of the first warp needs for q of a unit: pairs D/64 lane + e. */
+template <int D>
 struct Query {
-    __half   x, y;
-    __half2  c;
+    __half   x[D / 64], y[D / 64];
+    __half2  c[D / 64];
 };
 
 template <int D>
-__device__ __forceinline__ Query fetch_q(const Attn &a, const Unit &n)
+__device__ __forceinline__ void fetch_q(const Attn &a, const Unit &n, Query<D> &q)
 {
-    const int  i = threadIdx.x;
-    Query      q = {};
+    if (n.u < 0 || threadIdx.x >= 32) return;
+    const int       i = threadIdx.x * (D / 64);
+    const __half   *p = a.qkv + ((size_t) n.row * a.kv.heads + n.head) * 3 * D + i;
+    const __half2  *c = a.rope + (size_t) a.r.position[n.row] * (D / 2) + i;
 
-    if (n.u >= 0 && i < D / 2) {
-        const __half  *p = a.qkv + ((size_t) n.row * a.kv.heads + n.head) * 3 * D;
-
-        q.x = p[i], q.y = p[i + D / 2];
-        q.c = a.rope[(size_t) a.r.position[n.row] * (D / 2) + i];
-    }
-    return q;
+#pragma unroll
+    for (int e = 0; e < D / 64; e++) q.x[e] = p[e], q.y[e] = p[e + D / 2], q.c[e] = c[e];
 }
 
-/* Rotated, times 1 / sqrt(d). */
+/* Rotated, times 1 / sqrt(d); for int8 keys in fixed point of the largest. */
 template <int D, bool INT8>
-__device__ __forceinline__ void place_q(const Attn &a, const Query &q, Shared<D, INT8> &sh)
+__device__ __forceinline__ void place_q(const Attn &a, const Query<D> &q, Shared<D, INT8> &sh)
 {
-    const float2  c = __half22float2(q.c);
-    const float   x = __half2float(q.x), y = __half2float(q.y);
+    constexpr int  E = D / 64;
+    const int      i = threadIdx.x * E;
+    float          v[2 * E], top = 0.f;
 
-    if (threadIdx.x >= D / 2) return;
-    sh.q[threadIdx.x] = fmaf(x, c.x, -(y * c.y)) * a.rsqrt_d;
-    sh.q[threadIdx.x + D / 2] = fmaf(y, c.x, x * c.y) * a.rsqrt_d;
+    if (threadIdx.x >= 32) return;
+#pragma unroll
+    for (int e = 0; e < E; e++) {
+        const float2  c = __half22float2(q.c[e]);
+        const float   x = __half2float(q.x[e]), y = __half2float(q.y[e]);
+
+        v[e] = fmaf(x, c.x, -(y * c.y)) * a.rsqrt_d;
+        v[e + E] = fmaf(y, c.x, x * c.y) * a.rsqrt_d;
+        top = fmaxf(top, fmaxf(fabsf(v[e]), fabsf(v[e + E])));
+    }
+    if (INT8) {
+#pragma unroll
+        for (int x = 16; x; x >>= 1) top = fmaxf(top, __shfl_xor_sync(~0u, top, x));
+        if (threadIdx.x == 0) sh.q[D - 1] = top / kFix;
+    }
+#pragma unroll
+    for (int e = 0; e < 2 * E; e++) {
+        const int  at = i + e % E + e / E * (D / 2);
+
+        if (INT8) {
+            const int  f = top > 0.f ? __float2int_rn(v[e] * (kFix / top)) : 0;
+
+            ((uint8_t *) sh.q)[at] = (uint8_t) (f >> 8), ((uint8_t *) sh.q)[D + at] = (uint8_t) f;
+        } else {
+            sh.q[at] = v[e];
+        }
+    }
+}
+
+__device__ __forceinline__ int dot4(uint32_t k, uint32_t high, int sum)
+{
+    return __dp4a((int) k, (int) high, sum);
+}
+
+__device__ __forceinline__ int dot4_low(uint32_t k, uint32_t low, int sum)
+{
+    int  r;
+
+    asm("dp4a.s32.u32 %0, %1, %2, %3;" : "=r"(r) : "r"(k), "r"(low), "r"(sum));
+    return r;
+}
+
+/* Sum of 16 int8 values times 16-bit values, exactly. */
+__device__ __forceinline__ int dot16(uint4 k, uint4 high, uint4 low)
+{
+    const int  h = dot4(k.w, high.w, dot4(k.z, high.z, dot4(k.y, high.y, dot4(k.x, high.x, 0))));
+    const int  l = dot4_low(k.x, low.x, 0), m = dot4_low(k.z, low.z, dot4_low(k.y, low.y, l));
+
+    return h * 256 + dot4_low(k.w, low.w, m);
+}
+
+__device__ __forceinline__ void unpack8(uint4 q, float *f)
+{
+    const uint32_t  w[4] = {q.x, q.y, q.z, q.w};
+
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        float2  p = half2_float2(w[i]);
+
+        f[2 * i] = p.x, f[2 * i + 1] = p.y;
+    }
+}
+
+/* What a warp has of a unit: the largest score, its weights' sum, outputs. */
+template <int D, bool INT8>
+struct State {
+    float  m, l, o[Step<D, INT8>::kOut];
+};
+
+/* New largest score; what was summed fades. */
+template <int D, bool INT8>
+__device__ __forceinline__ void raise(State<D, INT8> &w, float top)
+{
+    using        S = Step<D, INT8>;
+
+#pragma unroll
+    for (int x = S::LT; x < 32; x <<= 1) top = fmaxf(top, __shfl_xor_sync(~0u, top, x));
+    top = fmaxf(top, w.m);
+    const float  fade = __expf(w.m - top);
+
+    w.m = top;
+    w.l *= fade;
+#pragma unroll
+    for (int e = 0; e < S::kOut; e++) w.o[e] *= fade;
+}
+
+/* One step, `left` tokens of it visible; k: its bytes in shared memory. */
+template <int D>
+__device__ __forceinline__ void step_fp16(const uint8_t *k, int left, const float *shq, State<D, false> &w)
+{
+    using          S = Step<D, false>;
+    const int      lane = threadIdx.x % 32, c = lane % S::LT, tg = lane / S::LT;
+    float          s[S::NI], q[S::E], top = -INFINITY;
+
+#pragma unroll
+    for (int e = 0; e < S::E; e += 4) *(float4 *) (q + e) = *(const float4 *) (shq + c * S::E + e);
+#pragma unroll
+    for (int i = 0; i < S::NI; i++) {
+        float  f[S::E], p = 0.f;
+
+        unpack8(*(const uint4 *) (k + i * 512 + lane * 16), f);
+#pragma unroll
+        for (int e = 0; e < S::E; e++) p = fmaf(q[e], f[e], p);
+#pragma unroll
+        for (int x = 1; x < S::LT; x <<= 1) p += __shfl_xor_sync(~0u, p, x);
+        s[i] = i * S::kPer + tg < left ? p : -INFINITY;
+        top = fmaxf(top, s[i]);
+    }
+    raise(w, top);
+#pragma unroll
+    for (int i = 0; i < S::NI; i++) {
+        float        f[S::E];
+        const float  p = __expf(s[i] - w.m);
+
+        w.l += p;
+        unpack8(*(const uint4 *) (k + S::kHalf + i * 512 + lane * 16), f);
+#pragma unroll
+        for (int e = 0; e < S::E; e++)      /* a token past the end may hold NaN */
+            w.o[e] = p > 0.f ? fmaf(p, f[e], w.o[e]) : w.o[e];
+    }
+}
+
+/* In integers: q and the weights of the step are fixed point, products exact. */
+template <int D>
+__device__ __forceinline__ void step_int8(const uint8_t *k, int left, const float *shq, uint8_t (*shp)[kPage],
+                                          State<D, true> &w)
+{
+    using           S = Step<D, true>;
+    const int       lane = threadIdx.x % 32, c = lane % S::LT, tg = lane / S::LT;
+    const __half   *scales = (const __half *) (k + 2 * S::kHalf) + tg;
+    const uint4     qh = ((const uint4 *) shq)[c], ql = ((const uint4 *) shq)[D / 16 + c];
+    float           s[S::NI], p[S::NI], top = -INFINITY, most = 0.f;
+
+#pragma unroll
+    for (int i = 0; i < S::NI; i++) {
+        int  d = dot16(*(const uint4 *) (k + i * 512 + lane * 16), qh, ql);
+
+#pragma unroll
+        for (int x = 1; x < S::LT; x <<= 1) d += __shfl_xor_sync(~0u, d, x);
+        s[i] = i * S::kPer + tg < left
+                   ? (float) d * (shq[D - 1] * __half2float(scales[i * S::kPer])) : -INFINITY;
+        top = fmaxf(top, s[i]);
+    }
+    raise(w, top);
+#pragma unroll
+    for (int i = 0; i < S::NI; i++) {
+        p[i] = __expf(s[i] - w.m);
+        w.l += p[i];
+        p[i] = p[i] > 0.f ? p[i] * __half2float(scales[kPage + i * S::kPer]) : 0.f;
+        most = fmaxf(most, p[i]);
+    }
+#pragma unroll
+    for (int x = S::LT; x < 32; x <<= 1) most = fmaxf(most, __shfl_xor_sync(~0u, most, x));
+    const float  fix = most > 0.f ? kFix / most : 0.f, unfix = most / kFix;
+
+#pragma unroll
+    for (int i = 0; i < S::NI; i++) {
+        const int  f = __float2int_rn(p[i] * fix);
+
+        if (c == i) {
+            shp[0][i * S::kPer + tg] = (uint8_t) (f >> 8);
+            shp[1][i * S::kPer + tg] = (uint8_t) f;
+        }
+    }
+    __syncwarp();
+    int  high[4] = {}, low[4] = {};
+
+#pragma unroll
+    for (int i = 0; i < S::NI; i++) {
+        const uint4     v = *(const uint4 *) (k + S::kHalf + i * 512 + lane * 16);
+        const int       quad = (i * 32 + lane) / (D / 4);
+        const uint32_t  ph = ((const uint32_t *) shp[0])[quad], pl = ((const uint32_t *) shp[1])[quad];
+
+        high[0] = dot4(v.x, ph, high[0]), low[0] = dot4_low(v.x, pl, low[0]);
+        high[1] = dot4(v.y, ph, high[1]), low[1] = dot4_low(v.y, pl, low[1]);
+        high[2] = dot4(v.z, ph, high[2]), low[2] = dot4_low(v.z, pl, low[2]);
+        high[3] = dot4(v.w, ph, high[3]), low[3] = dot4_low(v.w, pl, low[3]);
+    }
+#pragma unroll
+    for (int e = 0; e < 4; e++) w.o[e] = fmaf(unfix, (float) (high[e] * 256 + low[e]), w.o[e]);
 }
 
 /* One warp's steps of a unit; leaves o, m, l in shared memory. */
@@ -174,69 +337,31 @@ __device__ __forceinline__ void warp_chunk(const Attn &a, const Unit &n, Copies<
                                            int &stage, Shared<D, INT8> &sh)
 {
     using            S = Step<D, INT8>;
-    constexpr int    E = S::E, NI = S::NI;
     const int        warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const int        c = lane % S::LT, tg = lane / S::LT;
     const int        t0 = n.chunk * kChunk, t1 = min(n.len, t0 + kChunk);
-    float            m = -INFINITY, l = 0.f, o[E] = {}, q[E];
+    State<D, INT8>   w = {-INFINITY, 0.f, {}};
 
-#pragma unroll
-    for (int e = 0; e < E; e++) q[e] = sh.q[c * E + e];
     for (int t = t0 + warp * S::kTokens; t < t1; t += kWarps * S::kTokens) {
-        const uint8_t  *k = sh.ring[warp][stage], *v = k + S::kHalf;
-        const __half   *scales = (const __half *) (k + 2 * S::kHalf) + t % kPage + tg;
-        float           s[NI], top = -INFINITY;
-
         asm volatile("cp.async.wait_group %0;" ::"n"(kAhead - 1) : "memory");
         __syncwarp();
-#pragma unroll
-        for (int i = 0; i < NI; i++) {
-            float  f[E], p = 0.f;
-
-            values<INT8>(*(const uint4 *) (k + i * 512 + lane * 16), f);
-#pragma unroll
-            for (int e = 0; e < E; e++) p = fmaf(q[e], f[e], p);
-#pragma unroll
-            for (int x = 1; x < S::LT; x <<= 1) p += __shfl_xor_sync(~0u, p, x);
-            if (INT8) p *= __half2float(scales[i * S::kPer]);
-            s[i] = t + i * S::kPer + tg < t1 ? p : -INFINITY;
-            top = fmaxf(top, s[i]);
-        }
-#pragma unroll
-        for (int x = S::LT; x < 32; x <<= 1) top = fmaxf(top, __shfl_xor_sync(~0u, top, x));
-        top = fmaxf(top, m);
-        const float  fade = __expf(m - top);
-
-        m = top;
-        l *= fade;
-#pragma unroll
-        for (int e = 0; e < E; e++) o[e] *= fade;
-#pragma unroll
-        for (int i = 0; i < NI; i++) {
-            float  f[E], p = __expf(s[i] - m);
-
-            l += p;
-            /* A token past the end may hold anything, NaN too. */
-            if (INT8) p = p > 0.f ? p * __half2float(scales[kPage + i * S::kPer]) : 0.f;
-            values<INT8>(*(const uint4 *) (v + i * 512 + lane * 16), f);
-#pragma unroll
-            for (int e = 0; e < E; e++) o[e] = p > 0.f ? fmaf(p, f[e], o[e]) : o[e];
-        }
+        if constexpr (INT8) step_int8<D>(sh.ring[warp][stage], t1 - t, sh.q, sh.p[warp], w);
+        else step_fp16<D>(sh.ring[warp][stage], t1 - t, sh.q, w);
         __syncwarp();
         copies.issue(a, sh);
         stage = stage + 1 == kAhead ? 0 : stage + 1;
     }
 #pragma unroll
-    for (int x = S::LT; x < 32; x <<= 1) {
-        l += __shfl_xor_sync(~0u, l, x);
+    for (int x = S::LT; x < 32; x <<= 1) w.l += __shfl_xor_sync(~0u, w.l, x);
 #pragma unroll
-        for (int e = 0; e < E; e++) o[e] += __shfl_xor_sync(~0u, o[e], x);
-    }
-    if (tg == 0) {
+    for (int x = S::kFirst; x < 32; x <<= 1) {
 #pragma unroll
-        for (int e = 0; e < E; e++) sh.o[warp][c * E + e] = o[e];
+        for (int e = 0; e < S::kOut; e++) w.o[e] += __shfl_xor_sync(~0u, w.o[e], x);
     }
-    if (lane == 0) sh.m[warp] = m, sh.l[warp] = l;
+    if (lane < S::kFirst) {
+#pragma unroll
+        for (int e = 0; e < S::kOut; e++) sh.o[warp][lane * S::kOut + e] = w.o[e];
+    }
+    if (lane == 0) sh.m[warp] = w.m, sh.l[warp] = w.l;
 }
 
 template <int D>
@@ -273,12 +398,14 @@ __device__ __forceinline__ void join(const Attn &a, const Unit &n, Shared<D, INT
 
     if (i < D) mine[i] = o;
     if (i == 0) mine[D] = m, mine[D + 1] = l;
-    __threadfence();
     __syncthreads();
-    if (i == 0) sh.last = atomicAdd(a.counters + pair, 1) == nchunks - 1;
+    if (i == 0) {                 /* one fence for all, either way */
+        __threadfence();
+        sh.last = atomicAdd(a.counters + pair, 1) == nchunks - 1;
+        __threadfence();
+    }
     __syncthreads();
     if (!sh.last) return;
-    __threadfence();
     if (i == 0) a.counters[pair] = 0;
     m = -INFINITY, l = 0.f, o = 0.f;
     for (int c = 0; c < nchunks; c++) m = fmaxf(m, __ldcg(p + c * (D + 4) + D));
@@ -324,13 +451,15 @@ __global__ void __launch_bounds__(kThreads, kCtas) attn_row_kernel(const Attn a)
     copies.enter(a, sh, blockIdx.x);
     grid_wait();
     for (int i = 0; i < kAhead; i++) copies.issue(a, sh);
-    Query  q = fetch_q<D>(a, n);
+    Query<D>  q = {};
+
+    fetch_q<D>(a, n, q);
 
     while (n.u >= 0) {
         const Unit  next = unit_at(a, sh, n.u + gridDim.x);
 
         place_q<D, INT8>(a, q, sh);
-        q = fetch_q<D>(a, next);
+        fetch_q<D>(a, next, q);
         __syncthreads();
         warp_chunk<D, INT8>(a, n, copies, stage, sh);
         __syncthreads();

@@ -37,8 +37,9 @@ typedef struct glm_stream_s  glm_stream_t;
 enum { GLM_W_INT4, GLM_W_INT8, GLM_W_F16 };
 
 /*
- * A weight [n][k] in tiles (docs/KERNELS.md has the picture), as pack() makes
- * it.  A quantised weight is fp16(q * scale): one rounding, as the original's.
+ * A weight [n][k] in tiles (docs/KERNELS.md has the picture), as pack() makes it.
+ * Scales multiply fp32 sums of a group of 128 inputs, so a quantised weight is
+ * q * scale exactly (the original rounds that product to fp16).
  * glu: the rows of the two halves alternate by 8, so that the matrix itself can
  * make u1 * gelu(u2).
  */
@@ -119,8 +120,8 @@ typedef struct {
 
 /*
  * Keys and values of one layer.  Page p starts at base + p * page_bytes and holds,
- * a head: K [16][d], V [16][d]; int8 then has K scales [16], V scales [16] (fp16).
- * int8 values are stored + 128, scale = absmax / 127 rounded up.
+ * a head: fp16 K [16][d], V [16][d]; or int8 K [16][d], V [4][d][4 tokens],
+ * then K scales [16], V scales [16] (fp16): absmax / 127 rounded up.
  */
 typedef struct {
     void     *base;

@@ -22,18 +22,15 @@ __device__ __forceinline__ __half scale_of(float absmax)
 
 __device__ __forceinline__ uint8_t quantise(float v, float scale)
 {
-    return (uint8_t) (scale > 0.f ? 128 + __float2int_rn(fminf(fmaxf(v / scale, -127.f), 127.f)) : 128);
+    return (uint8_t) (scale > 0.f ? __float2int_rn(fminf(fmaxf(v / scale, -127.f), 127.f)) : 0);
 }
 
-/* E consecutive values of a lane from place i of a token. */
-template <int D, bool INT8, int E>
-__device__ __forceinline__ void put(uint8_t *token, int i, const float v[E], float scale)
+/* Value i of a token, `stride` values from the next. */
+template <bool INT8>
+__device__ __forceinline__ void put(uint8_t *token, int i, int stride, float v, float scale)
 {
-#pragma unroll
-    for (int e = 0; e < E; e++) {
-        if (INT8) token[i + e] = quantise(v[e], scale);
-        else ((__half *) token)[i + e] = __float2half_rn(v[e]);
-    }
+    if (INT8) token[i * stride] = quantise(v, scale);
+    else ((__half *) token)[i * stride] = __float2half_rn(v);
 }
 
 template <int D, bool INT8>
@@ -76,12 +73,18 @@ __global__ void __launch_bounds__(128) kv_write_kernel(const Kv kv, const Rows r
         if (lane == 0) scales[0] = kh, scales[kPage] = vh;
         ks = __half2float(kh), vs = __half2float(vh);
     }
-    uint8_t  *kt = at + slot % kPage * H::kToken, *vt = kt + kPage * H::kToken;
+    uint8_t    *kt = at + slot % kPage * H::kToken;
+    uint8_t    *vt = at + kPage * H::kToken
+                     + (INT8 ? slot % kPage / 4 * D * 4 + slot % 4 : slot % kPage * H::kToken);
+    const int   apart = INT8 ? 4 : 1;
 
-    put<D, INT8, E>(kt, lane * E, k0, ks);
-    put<D, INT8, E>(kt, lane * E + D / 2, k1, ks);
-    put<D, INT8, E>(vt, lane * E, v0, vs);
-    put<D, INT8, E>(vt, lane * E + D / 2, v1, vs);
+#pragma unroll
+    for (int e = 0; e < E; e++) {
+        const int  j = lane * E + e;
+
+        put<INT8>(kt, j, 1, k0[e], ks), put<INT8>(kt, j + D / 2, 1, k1[e], ks);
+        put<INT8>(vt, j, apart, v0[e], vs), put<INT8>(vt, j + D / 2, apart, v1[e], vs);
+    }
 }
 
 template <int D, bool INT8>

@@ -25,13 +25,13 @@ struct Linear {
 
 /*
  * NT: groups of 8 rows.  WM: blocks of 16 outputs a warp.  KG: groups a stage.
- * CL: CTAs of a cluster.
+ * CL: CTAs of a cluster.  KS: sets of eight warps, each with every KS-th group.
  */
-template <int WT_, int NT_, int WM_, int KG_, bool WG_, int CL_ = 1>
+template <int WT_, int NT_, int WM_, int KG_, bool WG_, int CL_ = 1, int KS_ = 1>
 struct Cfg {
-    static constexpr int   WT = WT_, NT = NT_, WM = WM_, KG = KG_, WARPS = 8, CL = CL_;
+    static constexpr int   WT = WT_, NT = NT_, WM = WM_, KG = KG_, CL = CL_, KS = KS_, WARPS = 8 * KS;
     static constexpr bool  WG = WG_;                       /* wgmma */
-    static constexpr int   kThreads = WARPS * 32, kN = WM * 128, kTile = tile_bytes(WT);
+    static constexpr int   kThreads = 256, kConsumers = WARPS * 32, kN = WM * 128, kTile = tile_bytes(WT);
     static constexpr int   kW = WM * KG * kTile, kX1 = NT * 8 * kGroup * 2, kX = KG * kX1;
     static constexpr int   kStage = (kW + kX + 127) / 128 * 128;
 };
@@ -57,6 +57,17 @@ __device__ __forceinline__ void zero(float (&v)[C::WM][C::NT][4])
 {
 #pragma unroll
     for (int i = 0; i < C::WM * C::NT * 4; i++) (&v[0][0][0])[i] = 0.f;
+}
+
+/* sum += scale * group */
+template <int NT>
+__device__ __forceinline__ void add_group(float (&sum)[NT][4], const float (&p)[NT][4], float2 s)
+{
+#pragma unroll
+    for (int b = 0; b < NT; b++) {
+#pragma unroll
+        for (int e = 0; e < 4; e++) sum[b][e] = fmaf(e < 2 ? s.x : s.y, p[b][e], sum[b][e]);
+    }
 }
 
 /* First of the 16 outputs of block m of this warp; a warpgroup owns 64 in a row. */
@@ -147,56 +158,98 @@ __device__ __forceinline__ void publish(const Linear &a, int tile, int seg, bool
                          a.counters + tile) : "memory");
 }
 
-/* Adds segments of a unit's tile from seg on, which later workers publish. */
+/*
+ * What later workers publish of the tile that this one finishes.  Where registers
+ * allow it is fetched before the last unit, if it is there by then (as a rule it
+ * is), so that the kernel's end does not wait for L2.  Every thread looks for
+ * itself.
+ */
 template <class C>
-__device__ __forceinline__ void gather(const Linear &a, int unit, int tile, int seg,
-                                       float (&v)[C::WM][C::NT][4])
-{
-    const int      u0 = unit / a.segs * a.segs;
-    constexpr int  kN = C::WM * C::NT, kAhead = kN >= 8 ? 1 : 3;
-    int            worker = blockIdx.x / C::CL;
+struct Late {
+    static constexpr int   kN = C::WM * C::NT;
+    static constexpr bool  kEarly = kN <= 4;
 
-    if (threadIdx.x == 0) {
-        const long long  end = u0 + a.segs;
+    float4  v[kEarly ? kSegments - 1 : 1][kN];
+    bool    have;
+
+    __device__ __forceinline__ static bool published(const Linear &a, int unit, int tile)
+    {
+        const int        worker = blockIdx.x / C::CL;
+        const long long  end = unit / a.segs * a.segs + a.segs;
         const int        others = (int) ((end * a.workers - 1) / a.units) - worker;
         int              seen;
 
-        do asm volatile("ld.acquire.gpu.global.s32 %0, [%1];"
-                        : "=r"(seen) : "l"(a.counters + tile) : "memory");
-        while (seen != others);
-        a.counters[tile] = 0;
+        asm volatile("ld.acquire.gpu.global.s32 %0, [%1];"
+                     : "=r"(seen) : "l"(a.counters + tile) : "memory");
+        return seen == others;
     }
-    consumers_sync();
-    for (int s0 = seg; s0 < a.segs; s0 += kAhead) {
-        float4  p[kAhead][kN];
 
+    /* Segment seg of the unit's tile. */
+    __device__ __forceinline__ static void load(const Linear &a, int unit, int seg, float4 (&to)[kN])
+    {
+        const int  u = unit / a.segs * a.segs + seg;
+        int        worker = blockIdx.x / C::CL + 1;
+
+        while (first_unit(a, worker + 1) <= u) worker++;
 #pragma unroll
-        for (int j = 0; j < kAhead; j++) {
-            if (s0 + j >= a.segs) break;
-            while (first_unit(a, worker + 1) <= u0 + s0 + j) worker++;
+        for (int i = 0; i < kN; i++) to[i] = __ldcg(slot<C>(a, worker, seg) + i * C::kThreads);
+    }
+
+    __device__ __forceinline__ void fetch(const Linear &a, int unit)
+    {
 #pragma unroll
-            for (int i = 0; i < kN; i++)
-                p[j][i] = __ldcg(slot<C>(a, worker, s0 + j) + i * C::kThreads);
+        for (int j = 0; j < kSegments - 1; j++)
+            if (unit % a.segs + 1 + j < a.segs) load(a, unit, unit % a.segs + 1 + j, v[j]);
+    }
+
+    /* Before the unit is computed. */
+    __device__ __forceinline__ void look(const Linear &a, int unit, int u0, int u1)
+    {
+        const int  seg = unit % a.segs;
+
+        have = false;
+        if (!kEarly || unit + 1 < u1 || seg + 1 == a.segs || unit - seg < u0) return;
+        have = published(a, unit, unit / a.segs * C::CL + blockIdx.x % C::CL);
+        if (have) fetch(a, unit);
+    }
+
+    __device__ __forceinline__ static void add(float (&sum)[C::WM][C::NT][4], const float4 (&p)[kN])
+    {
+#pragma unroll
+        for (int i = 0; i < kN; i++) {
+            float  *f = &sum[0][0][0] + i * 4;
+
+            f[0] += p[i].x, f[1] += p[i].y, f[2] += p[i].z, f[3] += p[i].w;
         }
-#pragma unroll
-        for (int j = 0; j < kAhead; j++) {
-            if (s0 + j >= a.segs) break;
-#pragma unroll
-            for (int i = 0; i < kN; i++) {
-                float  *f = &v[0][0][0] + i * 4;
+    }
 
-                f[0] += p[j][i].x, f[1] += p[j][i].y, f[2] += p[j][i].z, f[3] += p[j][i].w;
+    __device__ __forceinline__ void gather(const Linear &a, int unit, int tile,
+                                           float (&sum)[C::WM][C::NT][4])
+    {
+        if (!have) while (!published(a, unit, tile)) {}
+        if constexpr (kEarly) {
+            if (!have) fetch(a, unit);
+#pragma unroll
+            for (int j = 0; j < kSegments - 1; j++)
+                if (unit % a.segs + 1 + j < a.segs) add(sum, v[j]);
+        } else {
+            for (int seg = unit % a.segs + 1; seg < a.segs; seg++) {
+                load(a, unit, seg, v[0]);
+                add(sum, v[0]);
             }
         }
     }
-}
+};
 
-/* End of a unit: acc is one whole segment, sum what this CTA has of the tile. */
+/* End of a unit: even + odd is its segment, sum what this CTA has of the tile. */
 template <class C>
 __device__ __forceinline__ void settle(const Linear &a, int unit, int u0, int u1,
                                        float (&acc)[C::WM][C::NT][4],
-                                       float (&sum)[C::WM][C::NT][4])
+                                       const float (&odd)[C::WM][C::NT][4],
+                                       float (&sum)[C::WM][C::NT][4], Late<C> &late)
 {
+#pragma unroll
+    for (int i = 0; i < C::WM * C::NT * 4; i++) (&acc[0][0][0])[i] += (&odd[0][0][0])[i];
     const int  seg = unit % a.segs, tile = unit / a.segs * C::CL + blockIdx.x % C::CL;
 
     if (unit - seg < u0) {
@@ -209,9 +262,14 @@ __device__ __forceinline__ void settle(const Linear &a, int unit, int u0, int u1
 
         *s = seg == 0 ? v : *s + v;
     }
-    if (seg + 1 < a.segs && unit + 1 < u1) return;
-    if (seg + 1 < a.segs) gather<C>(a, unit, tile, seg + 1, sum);
-    store<C>(a, tile, sum);
+    if (seg + 1 == a.segs) {
+        store<C>(a, tile, sum);
+    } else if (unit + 1 == u1) {
+        late.gather(a, unit, tile, sum);
+        store<C>(a, tile, sum);
+        consumers_sync();             /* all have seen the counter */
+        if (threadIdx.x == 0) a.counters[tile] = 0;
+    }
 }
 
 __device__ __forceinline__ void mma(float c[4], const uint32_t a[4], uint32_t b0, uint32_t b1)
@@ -232,41 +290,60 @@ __device__ __forceinline__ void ldmatrix(uint32_t r[4], uint32_t addr)
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(addr));
 }
 
-/* One stage by mma.sync: sw its weights [WM][KG] tiles, then x [KG][16][R][8]. */
+/*
+ * One stage by mma.sync: sw its weights [WM][KG] tiles, then x [KG][16][R][8].  Its
+ * groups go to even and odd in turn; a set of warps has its own groups only.
+ */
 template <class C>
-__device__ __forceinline__ void mma_stage(const uint8_t *sw, float (&acc)[C::WM][C::NT][4])
+__device__ __forceinline__ void mma_stage(const uint8_t *sw, float (&even)[C::WM][C::NT][4],
+                                          float (&odd)[C::WM][C::NT][4])
 {
     constexpr int   NT = C::NT, NB = NT == 1 ? 4 : 2 * NT;
-    const int       warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const int       warp = threadIdx.x / 32 % 8, lane = threadIdx.x % 32, set = threadIdx.x / 256;
     const uint32_t  sx = smem_addr(sw + C::kW) + lane * 16;
 
+    static_assert(C::KS == 1 || C::KG == C::KS, "a group a set");
 #pragma unroll
-    for (int half = 0; half < 2 * C::KG; half++) {
-        uint32_t  a[C::WM][4][4];
+    for (int i0 = 0; i0 < C::KG / C::KS; i0++) {
+        const int  kg = C::KS == 1 ? i0 : set;
+        float  p[C::WM][NT][4];
 
+        zero<C>(p);
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            uint32_t  a[C::WM][4][4];
+
+#pragma unroll
+            for (int m = 0; m < C::WM; m++) {
+                const int  sub = warp * C::WM + m;
+
+                fragments<C::WT>(sw + (sub / 8 * C::KG + kg) * C::kTile, sub % 8, half, lane, a[m]);
+            }
+#pragma unroll
+            for (int j = 0; j < 4; j += NT == 1 ? 2 : 1) {
+                uint32_t  b[NB];
+
+#pragma unroll
+                for (int i = 0; i < NB; i += 4)
+                    ldmatrix(b + i, sx + (kg * 8 + half * 4 + j) * NT * 256 + i * 128);
+#pragma unroll
+                for (int m = 0; m < C::WM; m++) {
+                    if constexpr (NT == 1) {
+                        mma(p[m][0], a[m][j], b[0], b[1]);
+                        mma(p[m][0], a[m][j + 1], b[2], b[3]);
+                    } else {
+#pragma unroll
+                        for (int i = 0; i < NT; i++) mma(p[m][i], a[m][j], b[i], b[NT + i]);
+                    }
+                }
+            }
+        }
 #pragma unroll
         for (int m = 0; m < C::WM; m++) {
             const int  sub = warp * C::WM + m;
 
-            fragments<C::WT>(sw + (sub / 8 * C::KG + half / 2) * C::kTile, sub % 8, half % 2, lane,
-                             a[m]);
-        }
-#pragma unroll
-        for (int j = 0; j < 4; j += NT == 1 ? 2 : 1) {
-            uint32_t  b[NB];
-
-#pragma unroll
-            for (int i = 0; i < NB; i += 4) ldmatrix(b + i, sx + (half * 4 + j) * NT * 256 + i * 128);
-#pragma unroll
-            for (int m = 0; m < C::WM; m++) {
-                if constexpr (NT == 1) {
-                    mma(acc[m][0], a[m][j], b[0], b[1]);
-                    mma(acc[m][0], a[m][j + 1], b[2], b[3]);
-                } else {
-#pragma unroll
-                    for (int i = 0; i < NT; i++) mma(acc[m][i], a[m][j], b[i], b[NT + i]);
-                }
-            }
+            add_group<NT>(i0 == 0 ? even[m] : odd[m], p[m],
+                          scales<C::WT>(sw + (sub / 8 * C::KG + kg) * C::kTile, sub % 8, lane));
         }
     }
 }
@@ -295,16 +372,21 @@ void linear_args(Linear *l, const glm_linear_args_t *a, const glm_stream_t *s)
     l->out = a->out;
 }
 
+inline bool tiles_ok(const glm_tiles_t *w)
+{
+    return w->k >= 256 && w->k % 256 == 0 && w->n >= 16 && w->n % 8 == 0 && w->n <= kMaxTiles * 128
+           && w->type >= GLM_W_INT4 && w->type <= GLM_W_F16 && w->tiles && aligned16(w->tiles);
+}
+
 inline bool linear_ok(const glm_linear_args_t *a)
 {
     const glm_tiles_t  *w = a->w;
 
-    if (w == NULL || w->k < 256 || w->k % 256 || w->n < 16 || w->n % 8 || w->n > kMaxTiles * 128)
-        return false;
+    if (w == NULL || !tiles_ok(w)) return false;
     if ((w->glu != 0) != (a->out == GLM_OUT_GLU) || (w->glu && w->n % 16)) return false;
     if (a->out < GLM_OUT_F32 || a->out > GLM_OUT_GLU || !bucket_ok(a->rows, a->bucket)) return false;
     if (a->out != GLM_OUT_GLU && a->ldy < (size_t) w->n) return false;
-    return w->tiles && a->x && a->y && a->ws && aligned16(w->tiles) && aligned16(a->x)
+    return a->x && a->y && a->ws && aligned16(a->x)
            && aligned16(a->y) && aligned16(a->ws) && a->ring >= 0 && a->ctas >= 0;
 }
 

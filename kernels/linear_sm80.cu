@@ -19,7 +19,8 @@ __global__ void __launch_bounds__(C::kThreads, 1) linear80_kernel(const Linear a
     extern __shared__ __align__(128) uint8_t smem[];
     const int  u0 = first_unit(a, blockIdx.x), u1 = first_unit(a, blockIdx.x + 1);
     const int  f0 = first_group(a, u0), n = (first_group(a, u1) - f0) / C::KG;
-    float      acc[C::WM][C::NT][4], sum[C::WM][C::NT][4];
+    float      even[C::WM][C::NT][4], odd[C::WM][C::NT][4], sum[C::WM][C::NT][4];
+    Late<C>    late;
     int        issued = 0, st = 0;
 
     auto issue = [&] {
@@ -44,15 +45,17 @@ __global__ void __launch_bounds__(C::kThreads, 1) linear80_kernel(const Linear a
         const int  end = min((u % a.segs + 1) * a.seg_groups, a.groups);
         const int  stages = (end - u % a.segs * a.seg_groups) / C::KG;
 
-        zero<C>(acc);
+        late.look(a, u, u0, u1);
+        zero<C>(even), zero<C>(odd);
         for (int i = 0; i < stages; i++) {
             asm volatile("cp.async.wait_group %0;" ::"n"(ST - 2) : "memory");
             __syncthreads();
             issue();
-            mma_stage<C>(smem + st * C::kStage, acc);
+            if (C::KG == 2 || i % 2 == 0) mma_stage<C>(smem + st * C::kStage, even, odd);
+            else mma_stage<C>(smem + st * C::kStage, odd, even);
             if (++st == ST) st = 0;
         }
-        settle<C>(a, u, u0, u1, acc, sum);
+        settle<C>(a, u, u0, u1, even, odd, sum, late);
     }
 }
 

@@ -1,10 +1,10 @@
 /*
  * linear (sm_90a): y[rows][n] = x W^T for 1..64 rows.  One lane streams whole
- * tiles and activations with cp.async.bulk into a ring in shared memory; eight
- * warps dequantise in registers and multiply, weights as the matrix unit's row
- * operand: mma.sync to 16 rows, wgmma from 32.  Both give the same bits.  From 16
- * rows on two CTAs are a cluster and each fetches half of the activations for
- * both.  With dependent launch the ring fills with weights before the previous
+ * tiles and activations with cp.async.bulk into a ring in shared memory;
+ * consumer warps dequantise in registers and multiply, weights as the matrix unit's
+ * row operand: to 16 rows mma.sync, two sets of eight warps with a group each; from
+ * 32 wgmma, two CTAs a cluster that fetches activations once.  Both give the same
+ * bits.  With dependent launch the ring fills with weights before the previous
  * kernel ends.
  * An ideal run reads the tiles once: n * k / 2 + n * k / 64 bytes (int4).
  */
@@ -14,7 +14,7 @@
 namespace {
 
 constexpr int  kMaxStages = 16;
-constexpr int  kMaxRing = 227 * 1024 - 1024;
+constexpr int  kMaxRing = 227 * 1024;
 
 __device__ __forceinline__ void bar_init(uint64_t *b, int n)
 {
@@ -113,49 +113,106 @@ __device__ __forceinline__ void produce(const Linear &a, int f0, int n, uint8_t 
 }
 
 /*
- * One stage by wgmma.  Step s+1 is dequantised into fresh registers while the
- * tensor cores work on steps s and s-1, also across stages: `before`, the stage
- * before this one, is free once its last step is done.  Nothing but wgmma may
- * touch acc here, or ptxas drains it after every stage (C7517).
+ * What wgmma works on after its instruction is issued: fragments of two groups in
+ * turn, and the sum of one.
  */
 template <class C>
-__device__ __forceinline__ void wgmma_stage(const uint8_t *sw, float (&acc)[C::WM][C::NT][4],
-                                            uint64_t *before)
+struct Flight {
+    uint32_t  f[2][8][4];
+    float     p[C::NT][4];
+    float2    s;                  /* scales of p */
+};
+
+/* Waits for group I and adds it.  Its registers are read here, so that nothing
+ * takes them before. */
+template <class C, int I>
+__device__ __forceinline__ void land(Flight<C> &g, float (&chain)[C::WM][C::NT][4])
 {
-    constexpr int   kSteps = C::KG * 2 * C::WM;
+    wgmma_wait();
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+        asm volatile("" ::"r"(g.f[I][i][0]), "r"(g.f[I][i][1]), "r"(g.f[I][i][2]),
+                     "r"(g.f[I][i][3]) : "memory");
+#pragma unroll
+    for (int b = 0; b < C::NT; b++) {
+#pragma unroll
+        for (int e = 0; e < 4; e++) asm volatile("" : "+f"(g.p[b][e]) :: "memory");
+    }
+    add_group<C::NT>(chain[0], g.p, g.s);
+}
+
+/*
+ * One stage of two groups by wgmma.  A group is dequantised while the tensor cores
+ * work on the one before, also across stages: `before`, the stage before this
+ * one, is free when its last group has landed.  ptxas would serialise two groups
+ * in flight whose sums are read in between (C7514); two warpgroups fill the gap.
+ */
+template <class C>
+__device__ __forceinline__ void wgmma_stage(const uint8_t *sw, Flight<C> &g,
+                                            float (&even)[C::WM][C::NT][4],
+                                            float (&odd)[C::WM][C::NT][4], uint64_t *before)
+{
+    static_assert(C::WM == 1 && C::KG == 2 && C::KS == 1, "fragments alternate by group");
     const int       warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     /* K-major, no swizzle: 8 x 16-byte core matrices, R * 16 bytes apart along
      * k and 128 along rows. */
     const uint64_t  desc = ((uint64_t) (128 >> 4) << 32) | ((uint64_t) (C::NT * 128 >> 4) << 16);
 
-    /* A stage of 2 steps would overwrite fragments still being read. */
-    if constexpr (kSteps < 3) wgmma_wait<0>();
 #pragma unroll
-    for (int step = 0; step < kSteps; step++) {
-        const int  kg = step / (2 * C::WM), half = step / C::WM % 2, m = step % C::WM;
-        const int  blk = block_of<C>(warp, m);
-        uint32_t   f[4][4];
-
-        fragments<C::WT>(sw + (blk / 8 * C::KG + kg) * C::kTile, blk % 8, half, lane, f);
-        wgmma_wait<1>();
-        if (step == 1 && before != nullptr) bar_arrive<C::CL>(before, lane);
+    for (int kg = 0; kg < 2; kg++) {
+        fragments<C::WT>(sw + kg * C::kTile, warp, 0, lane, *(uint32_t (*)[4][4]) g.f[kg][0]);
+        fragments<C::WT>(sw + kg * C::kTile, warp, 1, lane, *(uint32_t (*)[4][4]) g.f[kg][4]);
+        if (kg == 0) land<C, 1>(g, odd);
+        else land<C, 0>(g, even);
+        if (kg == 0 && before != nullptr) bar_arrive<C::CL>(before, lane);
         wgmma_fence();
 #pragma unroll
-        for (int j = 0; j < 4; j++) {
-            const uint32_t  x = smem_addr(sw + C::kW) + ((kg * 2 + half) * 4 + j) * C::NT * 256;
+        for (int j = 0; j < 8; j++) {
+            const uint32_t  x = smem_addr(sw + C::kW) + (kg * 8 + j) * C::NT * 256;
+            const uint64_t  d = desc | (x & 0x3ffff) >> 4;
 
-            wgmma<C::NT * 8>(&acc[m][0][0], f[j], desc | (x & 0x3ffff) >> 4);
+            if (j == 0) wgmma<C::NT * 8, true>(&g.p[0][0], g.f[kg][j], d);
+            else wgmma<C::NT * 8, false>(&g.p[0][0], g.f[kg][j], d);
         }
         wgmma_commit();
+        g.s = scales<C::WT>(sw + kg * C::kTile, warp, lane);
+    }
+}
+
+/* The second set of warps gives its chain, of odd groups, to the first. */
+template <class C>
+__device__ __forceinline__ void hand_over(const float (&mine)[C::WM][C::NT][4],
+                                          float (&odd)[C::WM][C::NT][4], bool first,
+                                          float4 (*smem)[C::KS == 2 ? 256 : 1])
+{
+    const int  i = threadIdx.x % 256;
+
+    static_assert(C::WM == 1, "a block a warp");
+    if (threadIdx.x >= 256) {
+        if (!first) asm volatile("bar.sync 3, 512;" ::: "memory");      /* it was read */
+#pragma unroll
+        for (int b = 0; b < C::NT; b++)
+            smem[b][i] = make_float4(mine[0][b][0], mine[0][b][1], mine[0][b][2], mine[0][b][3]);
+        asm volatile("bar.arrive 2, 512;" ::: "memory");
+        return;
+    }
+    if (!first) asm volatile("bar.arrive 3, 512;" ::: "memory");
+    asm volatile("bar.sync 2, 512;" ::: "memory");
+#pragma unroll
+    for (int b = 0; b < C::NT; b++) {
+        const float4  v = smem[b][i];
+
+        odd[0][b][0] = v.x, odd[0][b][1] = v.y, odd[0][b][2] = v.z, odd[0][b][3] = v.w;
     }
 }
 
 template <class C>
-__global__ void __launch_bounds__(C::kThreads + (C::WG ? 128 : 32), 1)
+__global__ void __launch_bounds__(C::kConsumers + (C::WG ? 128 : 32), 1)
 linear90_kernel(const __grid_constant__ Linear a)
 {
     extern __shared__ __align__(128) uint8_t smem[];
     __shared__ uint64_t  full[kMaxStages], empty[kMaxStages];
+    __shared__ float4    odd_smem[C::KS == 2 ? C::NT : 1][C::KS == 2 ? 256 : 1];
     const int  worker = blockIdx.x / C::CL;
     const int  u0 = first_unit(a, worker), u1 = first_unit(a, worker + 1);
     const int  warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -177,8 +234,11 @@ linear90_kernel(const __grid_constant__ Linear a)
         if constexpr (C::WG) asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
         if (warp == C::WARPS && lane == 0) produce<C>(a, f0, n, smem, full, empty);
     } else {
-        float  acc[C::WM][C::NT][4], sum[C::WM][C::NT][4];
+        float  even[C::WM][C::NT][4], odd[C::WM][C::NT][4], sum[C::WM][C::NT][4];
         int    st = 0, ph = 0;
+
+        [[maybe_unused]] Flight<C>  g = {};
+        Late<C>  late;
 
         if constexpr (C::WG) asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
         for (int u = u0; u < u1; u++) {
@@ -186,24 +246,30 @@ linear90_kernel(const __grid_constant__ Linear a)
             const int  stages = (end - u % a.segs * a.seg_groups) / C::KG;
             uint64_t  *before = nullptr;
 
-            zero<C>(acc);
+            if (threadIdx.x < C::kThreads) late.look(a, u, u0, u1);
+            zero<C>(even), zero<C>(odd);
+            if constexpr (C::WG) {            /* nothing to add before the first group */
+                zero<C>(*(float (*)[1][C::NT][4]) g.p);
+                g.s = make_float2(0.f, 0.f);
+            }
             for (int i = 0; i < stages; i++) {
                 bar_wait(full + st, ph);
                 if constexpr (C::WG) {
-                    wgmma_stage<C>(smem + st * C::kStage, acc, before);
+                    wgmma_stage<C>(smem + st * C::kStage, g, even, odd, before);
                     before = empty + st;
                 } else {
-                    mma_stage<C>(smem + st * C::kStage, acc);
+                    mma_stage<C>(smem + st * C::kStage, even, odd);
                     __syncwarp();
                     bar_arrive<C::CL>(empty + st, lane);
                 }
                 if (++st == a.stages) st = 0, ph ^= 1;
             }
             if constexpr (C::WG) {
-                wgmma_wait<0>();
+                land<C, 1>(g, odd);
                 bar_arrive<C::CL>(before, lane);
             }
-            settle<C>(a, u, u0, u1, acc, sum);
+            if constexpr (C::KS == 2) hand_over<C>(even, odd, u == u0, odd_smem);
+            if (threadIdx.x < C::kThreads) settle<C>(a, u, u0, u1, even, odd, sum, late);
         }
     }
     /* The other CTA may still free stages, and write activations, here. */
@@ -218,12 +284,14 @@ int run(const glm_linear_args_t *a, glm_stream_t *s)
 {
     Linear  l;
 
-    static_assert(ST * C::kStage <= kMaxRing && ST <= kMaxStages, "ring does not fit");
+    constexpr int  kRoom = kMaxRing - 1024 - (C::KS == 2 ? C::NT * 4096 : 0);
+
+    static_assert(ST * C::kStage <= kRoom && ST <= kMaxStages, "ring does not fit");
     linear_args<C>(&l, a, s);
     l.stages = a->ring ? a->ring : ST;
-    if (l.stages > kMaxStages || l.stages * C::kStage > kMaxRing) return GLM_EINVAL;
+    if (l.stages > kMaxStages || l.stages * C::kStage > kRoom) return GLM_EINVAL;
     return launch("linear", linear90_kernel<C>, l.workers * C::CL,
-                  C::kThreads + (C::WG ? 128 : 32), (size_t) l.stages * C::kStage, C::CL, s, l);
+                  C::kConsumers + (C::WG ? 128 : 32), (size_t) l.stages * C::kStage, C::CL, s, l);
 }
 
 }  // namespace
@@ -232,18 +300,18 @@ int GLM_OP(linear)(const glm_linear_args_t *a, glm_stream_t *s)
 {
     if (a == NULL || s == NULL || !linear_ok(a)) return GLM_EINVAL;
     switch (a->w->type * 100 + a->bucket) {
-    case GLM_W_INT4 * 100 + 8:  return run<Cfg<GLM_W_INT4, 1, 1, 2, false>, 9>(a, s);
-    case GLM_W_INT4 * 100 + 16: return run<Cfg<GLM_W_INT4, 2, 1, 2, false, 2>, 7>(a, s);
+    case GLM_W_INT4 * 100 + 8:  return run<Cfg<GLM_W_INT4, 1, 1, 2, false, 1, 2>, 9>(a, s);
+    case GLM_W_INT4 * 100 + 16: return run<Cfg<GLM_W_INT4, 2, 1, 2, false, 1, 2>, 8>(a, s);
     case GLM_W_INT4 * 100 + 32: return run<Cfg<GLM_W_INT4, 4, 1, 2, true, 2>, 6>(a, s);
     case GLM_W_INT4 * 100 + 64: return run<Cfg<GLM_W_INT4, 8, 1, 2, true, 2>, 4>(a, s);
-    case GLM_W_INT8 * 100 + 8:  return run<Cfg<GLM_W_INT8, 1, 1, 2, false>, 5>(a, s);
-    case GLM_W_INT8 * 100 + 16: return run<Cfg<GLM_W_INT8, 2, 1, 2, false, 2>, 5>(a, s);
+    case GLM_W_INT8 * 100 + 8:  return run<Cfg<GLM_W_INT8, 1, 1, 2, false, 1, 2>, 5>(a, s);
+    case GLM_W_INT8 * 100 + 16: return run<Cfg<GLM_W_INT8, 2, 1, 2, false, 1, 2>, 5>(a, s);
     case GLM_W_INT8 * 100 + 32: return run<Cfg<GLM_W_INT8, 4, 1, 2, true, 2>, 4>(a, s);
     case GLM_W_INT8 * 100 + 64: return run<Cfg<GLM_W_INT8, 8, 1, 2, true, 2>, 3>(a, s);
-    case GLM_W_F16 * 100 + 8:   return run<Cfg<GLM_W_F16, 1, 1, 1, false>, 6>(a, s);
-    case GLM_W_F16 * 100 + 16:  return run<Cfg<GLM_W_F16, 2, 1, 1, false, 2>, 6>(a, s);
-    case GLM_W_F16 * 100 + 32:  return run<Cfg<GLM_W_F16, 4, 1, 1, true, 2>, 5>(a, s);
-    case GLM_W_F16 * 100 + 64:  return run<Cfg<GLM_W_F16, 8, 1, 1, true, 2>, 4>(a, s);
+    case GLM_W_F16 * 100 + 8:   return run<Cfg<GLM_W_F16, 1, 1, 2, false, 1, 2>, 3>(a, s);
+    case GLM_W_F16 * 100 + 16:  return run<Cfg<GLM_W_F16, 2, 1, 2, false, 1, 2>, 3>(a, s);
+    case GLM_W_F16 * 100 + 32:  return run<Cfg<GLM_W_F16, 4, 1, 2, true, 2>, 2>(a, s);
+    case GLM_W_F16 * 100 + 64:  return run<Cfg<GLM_W_F16, 8, 1, 2, true, 2>, 2>(a, s);
     default:                    return GLM_EINVAL;
     }
 }

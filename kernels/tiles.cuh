@@ -12,9 +12,11 @@
  *   int8  [sub][half][pair][lane][4 words]  2 words a step: bytes q + 128, a0 a1 | a2 a3
  *   fp16  [sub][half][step][lane][4 words]  a0 a1 a2 a3
  *
- * The cut of K depends on k alone: up to 4 segments of equally many groups (an
- * even number).  A segment is one chain of matrix instructions from zero in
- * ascending k; segments are added in ascending order.
+ * Order of a sum.  A group is one chain of matrix instructions from zero in
+ * ascending k, on the exact small integers; a segment is the sum of two chains of
+ * fma(scale, group, chain) from zero in ascending order, one over its even groups
+ * and one over its odd ones; segments are added in ascending order.  The cut in segments depends on k alone: up to 4 of equally many groups
+ * (an even number).
  */
 #pragma once
 #include <stdint.h>
@@ -85,20 +87,10 @@ __device__ __forceinline__ uint32_t byte_pair(uint32_t w, uint32_t sel)
     return r;
 }
 
-__device__ __forceinline__ uint32_t scaled(uint32_t q, __half2 s)
-{
-    __half2  r = __hmul2(*(const __half2 *) &q, s);
-
-    return *(uint32_t *) &r;
-}
-
-/*
- * A fragments of 16 outputs x 64 inputs: fp16(q * scale), one rounding.  tile: in
- * shared memory; g = lane / 4.
- */
+/* A fragments of 16 outputs x 64 inputs, without scale; exact.  tile: in shared memory. */
 template <int WT>
 __device__ __forceinline__ void fragments(const uint8_t *tile, int sub, int half, int lane,
-                                          uint32_t a[4][4])
+                                          uint32_t (&a)[4][4])
 {
     const uint8_t  *p = tile + sub * (tile_data(WT) / 8) + half * (tile_data(WT) / 16) + lane * 16;
 
@@ -109,31 +101,31 @@ __device__ __forceinline__ void fragments(const uint8_t *tile, int sub, int half
 
             a[j][0] = v.x, a[j][1] = v.y, a[j][2] = v.z, a[j][3] = v.w;
         }
+    } else if constexpr (WT == GLM_W_INT4) {
+        uint4  v = *(const uint4 *) p;
+
+        nibbles(v.x, a[0]), nibbles(v.y, a[1]), nibbles(v.z, a[2]), nibbles(v.w, a[3]);
     } else {
-        const __half  *sc = (const __half *) (tile + tile_data(WT)) + sub * 16 + lane / 4;
-        const __half2  s0 = __half2half2(sc[0]), s1 = __half2half2(sc[8]);
-
-        if constexpr (WT == GLM_W_INT4) {
-            uint4  v = *(const uint4 *) p;
-
-            nibbles(v.x, a[0]), nibbles(v.y, a[1]), nibbles(v.z, a[2]), nibbles(v.w, a[3]);
-        } else {
 #pragma unroll
-            for (int i = 0; i < 2; i++) {
-                uint4  v = *(const uint4 *) (p + i * 512);
+        for (int i = 0; i < 2; i++) {
+            uint4  v = *(const uint4 *) (p + i * 512);
 
-                a[2 * i][0] = byte_pair(v.x, 0x4140), a[2 * i][1] = byte_pair(v.x, 0x4342);
-                a[2 * i][2] = byte_pair(v.y, 0x4140), a[2 * i][3] = byte_pair(v.y, 0x4342);
-                a[2 * i + 1][0] = byte_pair(v.z, 0x4140), a[2 * i + 1][1] = byte_pair(v.z, 0x4342);
-                a[2 * i + 1][2] = byte_pair(v.w, 0x4140), a[2 * i + 1][3] = byte_pair(v.w, 0x4342);
-            }
-        }
-#pragma unroll
-        for (int j = 0; j < 4; j++) {
-#pragma unroll
-            for (int e = 0; e < 4; e++) a[j][e] = scaled(a[j][e], e & 1 ? s1 : s0);
+            a[2 * i][0] = byte_pair(v.x, 0x4140), a[2 * i][1] = byte_pair(v.x, 0x4342);
+            a[2 * i][2] = byte_pair(v.y, 0x4140), a[2 * i][3] = byte_pair(v.y, 0x4342);
+            a[2 * i + 1][0] = byte_pair(v.z, 0x4140), a[2 * i + 1][1] = byte_pair(v.z, 0x4342);
+            a[2 * i + 1][2] = byte_pair(v.w, 0x4140), a[2 * i + 1][3] = byte_pair(v.w, 0x4342);
         }
     }
+}
+
+/* Scales of a lane's outputs, g and g + 8. */
+template <int WT>
+__device__ __forceinline__ float2 scales(const uint8_t *tile, int sub, int lane)
+{
+    if constexpr (WT == GLM_W_F16) return make_float2(1.f, 1.f);
+    const __half  *s = (const __half *) (tile + tile_data(WT)) + sub * 16 + lane / 4;
+
+    return make_float2(__half2float(s[0]), __half2float(s[8]));
 }
 
 }  // namespace

@@ -48,7 +48,7 @@ static Weight make_weight(int type, int k, int n, int groups, int glu, uint32_t 
     return w;
 }
 
-/* fp16(q * scale): a product of a small integer and an fp16 value, rounded once. */
+/* q * scale: of a small integer and an fp16 value, exact in fp32. */
 static float weight_at(const Weight &w, int o, int i)
 {
     const size_t  at = (size_t) o * w.k + i;
@@ -64,7 +64,7 @@ static float weight_at(const Weight &w, int o, int i)
 
     if (w.type == GLM_W_INT8) q = (int8_t) w.q[at];
     else q = (int8_t) (i % 2 ? w.q[at / 2] << 4 : w.q[at / 2] & 0xf0) >> 4;
-    return to_f(to_h((float) q * s));
+    return (float) q * s;
 }
 
 static double gelu_ref(double u) { return 0.5 * u * (1 + erf(u / sqrt(2.0))); }
@@ -363,7 +363,7 @@ static double kv_at(const Pages &p, const std::vector<uint8_t> &kv, const int32_
         return to_f(s);
     }
     memcpy(&s, at + 32 * p.d + t * 2, 2);
-    return (at[(size_t) t * p.d + i] - 128) * (double) to_f(s);
+    return (int8_t) at[v ? 16 * p.d + token % 16 / 4 * p.d * 4 + i * 4 + token % 4 : token % 16 * p.d + i] * (double) to_f(s);
 }
 
 static void rotated(const uint16_t *x, const uint16_t *rope, int pos, int d, double *out)

@@ -2,7 +2,7 @@
  * gpubench: what the kernels of decode reach on this card, beside its measured
  * read peak.
  *
- *     gpubench [--layers N] [--arch 80|90] [--ring R,N] [what ..]
+ *     gpubench [--layers N] [--arch 80|90] [--ring ROWS,N] [what ..]
  *
  * what: linears (70 layers' matrices + int8 head, one graph), steps (whole decode
  * steps at context 128, int8 KV), attn, kernels (each alone); all by default.
@@ -83,8 +83,9 @@ static void linears(Model &m)
     printf("%6s %9s %9s %9s\n", "rows", "ms", "% floor", "wanted");
     for (int i = 0; i < 5; i++) {
         const double  ms = graph_ms(m.st, 11, [&] {
-            for (int l = 0; l < m.layers; l++) m.matrices(l, kRows[i]);
-            m.linear(m.head, m.a, m.logits, GLM_OUT_F32, kRows[i]);
+            for (int l = 0; l < m.layers; l++)
+                for (int k = 0; k < 4; k++) m.layer_linear(l, k, kRows[i]);
+            m.head_linear(kRows[i]);
         });
 
         printf("%6d %9.2f %9.1f %9.1f\n", kRows[i], ms, 100 * weight_bytes(m) / peak / ms, want[i]);

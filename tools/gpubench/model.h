@@ -176,6 +176,18 @@ struct Model {
         OP(ops->linear(&args, s));
     }
 
+    /* Matrix i of layer l. */
+    void layer_linear(int l, int i, int n)
+    {
+        const void         *x[4] = {a, ctx, a, act};
+        void               *out[4] = {qkv, y, act, y};
+        const int           kind[4] = {GLM_OUT_F16, GLM_OUT_F32, GLM_OUT_GLU, GLM_OUT_F32};
+
+        linear(layer[l].m[i], x[i], out[i], kind[i], n);
+    }
+
+    void head_linear(int n) { linear(head, a, logits, GLM_OUT_F32, n); }
+
     void norm(const void *res, void *const w[2], int n)
     {
         const glm_gnorm_args_t  args = {y, kHidden, res, w[0], w[1], a, sqrtf(140.f), 1e-5f, kHidden, n, bucket(n)};
@@ -194,15 +206,6 @@ struct Model {
         else OP(ops->attn_row(&args, s));
     }
 
-    /* The linears of layer l alone. */
-    void matrices(int l, int n)
-    {
-        linear(layer[l].m[0], a, qkv, GLM_OUT_F16, n);
-        linear(layer[l].m[1], ctx, y, GLM_OUT_F32, n);
-        linear(layer[l].m[2], a, act, GLM_OUT_GLU, n);
-        linear(layer[l].m[3], act, y, GLM_OUT_F32, n);
-    }
-
     void step(int n, int npages)
     {
         const glm_embed_args_t  e = {y, kHidden, table, token, kTableRows, kHidden, n};
@@ -210,16 +213,16 @@ struct Model {
         OP(ops->embed(&e, s));
         for (int l = 0; l < layers; l++) {
             norm(l ? a : NULL, &layer[l].norm[0], n);
-            linear(layer[l].m[0], a, qkv, GLM_OUT_F16, n);
+            layer_linear(l, 0, n);
             attention(l, n, npages, 1, true);
             attention(l, n, npages, 1, false);
-            linear(layer[l].m[1], ctx, y, GLM_OUT_F32, n);
+            layer_linear(l, 1, n);
             norm(a, &layer[l].norm[2], n);
-            linear(layer[l].m[2], a, act, GLM_OUT_GLU, n);
-            linear(layer[l].m[3], act, y, GLM_OUT_F32, n);
+            layer_linear(l, 2, n);
+            layer_linear(l, 3, n);
         }
         norm(a, final_norm, n);
-        linear(head, a, logits, GLM_OUT_F32, n);
+        head_linear(n);
     }
 };
 
