@@ -108,10 +108,10 @@ for ([ 40, 20_000, 1 ], [ 8000, 40, 100 ], [ 3000, 1, 3000 ], [ 3, 300_000, 3 ])
     my $text = $want->($tokens, $bytes);
     my $name = "$tokens tokens of $bytes bytes, $burst a step";
     for my $where ('', '/small') {
-        my $r = $t->post("$where$URI", \%body, timeout => 20);
+        my $r = $t->post("$where$URI", \%body);
         ok($r && $r->{status} == 200 && json($r->{body})->{choices}[0]{text} eq $text, "$name, plain $where")
             || diag($r && substr $r->{body}, 0, 200);
-        my $c = $t->post("$where$URI", { %body, stream => TRUE }, start => 1, timeout => 20);
+        my $c = $t->post("$where$URI", { %body, stream => TRUE }, start => 1);
         $c->read_head;
         @e = eval { data_events($c->events) };
         ok(text(@e) eq $text, "$name, stream $where") || diag($@, length text(@e));

@@ -158,7 +158,7 @@ for my $m (qw(num_requests_running num_requests_waiting kv_cache_usage_perc)) {
 is($before->{'glm:engine_up'}[0][2], 1, 'engine_up');
 
 my @busy = map { $t->post('/v1/completions', { prompt => "number $_", stream => TRUE, ignore_eos => TRUE,
-    max_tokens => 950 }, start => 1, timeout => 30) } 1 .. 5;
+    max_tokens => 950 }, start => 1) } 1 .. 5;
 $_->read_head for @busy[ 0, 1 ];
 my %seen;
 wait_for {

@@ -27,7 +27,7 @@ my $c = $t->post($URI, { prompt => 'fake: tokens=1000 delay=20', max_tokens => 1
 $c->read_head;
 $t->wait_stat('num_requests_running', 1, 5);
 my $begin = time;
-my $waiting = $t->post($URI, { prompt => 'fake: stall=13000 tokens=3' }, start => 1, timeout => 30);
+my $waiting = $t->post($URI, { prompt => 'fake: stall=13000 tokens=3' }, start => 1);
 my $sick = wait_for { $t->get('/health')->{status} == 503 } 14;
 my $s = time - $begin;
 ok($sick, '/health turns red');

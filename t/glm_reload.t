@@ -16,7 +16,7 @@ my $t = GLM::Test->new(workers => 2)->engine('--max-num-seqs', 4)->run->ready;
 # Twenty streams, in three generations of workers
 
 my $prompt = sub { return 'number ' . $_[0] % 4 . ':' };
-my @c = map { $t->post($URI, { %long, prompt => $prompt->($_), stream => $_ % 5 ? TRUE : FALSE }, start => 1, timeout => 60) } 1 .. 20;
+my @c = map { $t->post($URI, { %long, prompt => $prompt->($_), stream => $_ % 5 ? TRUE : FALSE }, start => 1) } 1 .. 20;
 ok($t->wait_stat('num_requests_running', 4, 5), 'streams run');
 my @old = $t->workers;
 ok($t->reload, 'reload in the middle of them');
