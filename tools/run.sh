@@ -21,6 +21,15 @@ run=$B/run-$PORT
 [ "$PORT" != 8080 ] || run=$B/run
 nginx=$(PATH=$PATH:/usr/sbin:/sbin command -v nginx) || { echo "nginx is not installed" >&2; exit 1; }
 
+exec 9>"$run.lock"
+flock -n 9 || { echo "already running: $run is in use" >&2; exit 1; }
+if perl -MIO::Socket::INET -e 'exit !IO::Socket::INET->new(PeerAddr => "127.0.0.1:$ARGV[0]", Timeout => 2)' "$PORT"
+then
+    rm -f "$run.lock"
+    echo "port $PORT is in use; PORT=8081 make run takes another" >&2
+    exit 1
+fi
+
 mkdir -p "$run"
 short=
 engine_pid=
@@ -33,19 +42,25 @@ if [ "$(printf %s "$socket" | wc -c)" -gt 107 ]; then
     socket=$short/engine.sock
 fi
 
+alive() { kill -0 "$1" 2>/dev/null; }
+
+# A stream whose client does not read must not hold the terminal: both get five
+# seconds, then no more.
 stop() {
     trap '' INT TERM HUP
     for pid in $nginx_pid $engine_pid; do
         kill -TERM "$pid" 2>/dev/null || true
     done
-    # a stream that its client does not read must not hold the terminal
-    ( sleep 5; kill -INT $engine_pid 2>/dev/null; kill -KILL $nginx_pid 2>/dev/null ) &
-    guard=$!
+    i=0
     for pid in $nginx_pid $engine_pid; do
+        while alive "$pid" && [ $i -lt 50 ]; do
+            i=$((i + 1))
+            sleep 0.1
+        done
+        ! alive "$pid" || kill -INT "$pid"
         wait "$pid" 2>/dev/null || true
     done
-    kill "$guard" 2>/dev/null || true
-    rm -rf "$run"
+    rm -rf "$run" "$run.lock"
     [ -z "$short" ] || rm -rf "$short"
 }
 die() {
@@ -54,8 +69,6 @@ die() {
     exit 1
 }
 trap 'stop; exit 0' INT TERM HUP
-
-alive() { kill -0 "$1" 2>/dev/null; }
 
 health() {
     perl -MIO::Socket::INET -e '
@@ -72,9 +85,9 @@ sed -e "s|@USER@|$user|" -e "s|@B@|$(printf %s "$B" | sed 's/[&|\\]/\\&/g')|g" \
     -e "s|@SOCKET@|$(printf %s "$socket" | sed 's/[&|\\]/\\&/g')|g" \
     -e "s|@PORT@|$PORT|g" conf/run.conf.in >"$run/nginx.conf"
 
-"$B/glm-engine" --model "$MODEL" --socket "$socket" &
+"$B/glm-engine" --model "$MODEL" --socket "$socket" 9>&- &
 engine_pid=$!
-"$nginx" -p "$run" -e "$run/error.log" -c "$run/nginx.conf" &
+"$nginx" -p "$run" -e "$run/error.log" -c "$run/nginx.conf" 9>&- &
 nginx_pid=$!
 
 i=0
