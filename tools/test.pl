@@ -39,6 +39,7 @@ for my $pass (@passes) {
     my ($label, $dir, $env, @files) = @$pass;
     local @ENV{keys %$env} = values %$env;
     local $ENV{GLM_BUILD} = $dir;
+    local $ENV{GLM_STRICT} = 1;     # a program that is not there is a failure
     local $ENV{GLM_TEST_MODELS} = "$build/models";
     my $h = TAP::Harness->new({
         verbosity => $ENV{VERBOSE} ? 1 : 0,
