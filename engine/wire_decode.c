@@ -424,7 +424,9 @@ check_prompt(decode_t *d)
 {
     size_t  i;
 
-    if (d->nseg == 0) return refuse(d, 400, prompt_param(d), "%s is empty", prompt_param(d));
+    if (d->nseg == 0 && d->m.op != GLM_SUBMIT_TOKENIZE) {
+        return refuse(d, 400, prompt_param(d), "%s is empty", prompt_param(d));
+    }
     for (i = 0; i < d->nseg; i++) {
         if (d->m.op == GLM_SUBMIT_DETOKENIZE && d->out->seg[i].kind != GLM_SEG_IDS) {
             return refuse(d, 400, "tokens", "tokens must be ids");

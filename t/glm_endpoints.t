@@ -76,6 +76,7 @@ for my $name ('<sop>', 'sop', '[sop]', '<eop>', '</s>x', 'eop') {
     is_deeply([ grep { $_ == 2 || ($_ >= 7809 && $_ < 7816) } @ids ], [], "$name is text");
 }
 is_deeply(tokenize(prompt => '', add_special_tokens => FALSE)->{tokens}, [], 'an empty text');
+is_deeply(tokenize(prompt => '')->{tokens}, [7809], 'an empty text, with the mask that a prompt gets');
 
 sub detokenize {
     my $r = $t->post('/detokenize', { tokens => [ @_ ] });
