@@ -20,18 +20,18 @@ struct Linear {
     float4         *slots;        /* [CTA][segment]: only the first tile of a range */
     int            *counters;     /* CTAs that published; of a tile; 0 between launches */
     size_t          ldy;
-    int             n, groups, seg_groups, segs, units, workers, rows, out, stages;
+    int             n, tiles, groups, seg_groups, segs, units, workers, rows, out, stages;
 };
 
 /*
  * NT: groups of 8 rows.  WM: blocks of 16 outputs a warp.  KG: groups a stage.
- * CL: CTAs of a cluster.  KS: sets of eight warps, each with every KS-th group.
+ * CL: CTAs of a cluster.
  */
-template <int WT_, int NT_, int WM_, int KG_, bool WG_, int CL_ = 1, int KS_ = 1>
+template <int WT_, int NT_, int WM_, int KG_, bool WG_, int CL_ = 1>
 struct Cfg {
-    static constexpr int   WT = WT_, NT = NT_, WM = WM_, KG = KG_, CL = CL_, KS = KS_, WARPS = 8 * KS;
+    static constexpr int   WT = WT_, NT = NT_, WM = WM_, KG = KG_, CL = CL_, WARPS = 8;
     static constexpr bool  WG = WG_;                       /* wgmma */
-    static constexpr int   kThreads = 256, kConsumers = WARPS * 32, kN = WM * 128, kTile = tile_bytes(WT);
+    static constexpr int   kThreads = WARPS * 32, kN = WM * 128, kTile = tile_bytes(WT);
     static constexpr int   kW = WM * KG * kTile, kX1 = NT * 8 * kGroup * 2, kX = KG * kX1;
     static constexpr int   kStage = (kW + kX + 127) / 128 * 128;
 };
@@ -241,15 +241,12 @@ struct Late {
     }
 };
 
-/* End of a unit: even + odd is its segment, sum what this CTA has of the tile. */
+/* End of a unit: acc is its segment, sum what this CTA has of the tile. */
 template <class C>
 __device__ __forceinline__ void settle(const Linear &a, int unit, int u0, int u1,
                                        float (&acc)[C::WM][C::NT][4],
-                                       const float (&odd)[C::WM][C::NT][4],
                                        float (&sum)[C::WM][C::NT][4], Late<C> &late)
 {
-#pragma unroll
-    for (int i = 0; i < C::WM * C::NT * 4; i++) (&acc[0][0][0])[i] += (&odd[0][0][0])[i];
     const int  seg = unit % a.segs, tile = unit / a.segs * C::CL + blockIdx.x % C::CL;
 
     if (unit - seg < u0) {
@@ -290,22 +287,16 @@ __device__ __forceinline__ void ldmatrix(uint32_t r[4], uint32_t addr)
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(addr));
 }
 
-/*
- * One stage by mma.sync: sw its weights [WM][KG] tiles, then x [KG][16][R][8].  Its
- * groups go to even and odd in turn; a set of warps has its own groups only.
- */
+/* One stage by mma.sync: sw its weights [WM][KG] tiles, then x [KG][16][R][8]. */
 template <class C>
-__device__ __forceinline__ void mma_stage(const uint8_t *sw, float (&even)[C::WM][C::NT][4],
-                                          float (&odd)[C::WM][C::NT][4])
+__device__ __forceinline__ void mma_stage(const uint8_t *sw, float (&acc)[C::WM][C::NT][4])
 {
     constexpr int   NT = C::NT, NB = NT == 1 ? 4 : 2 * NT;
-    const int       warp = threadIdx.x / 32 % 8, lane = threadIdx.x % 32, set = threadIdx.x / 256;
+    const int       warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const uint32_t  sx = smem_addr(sw + C::kW) + lane * 16;
 
-    static_assert(C::KS == 1 || C::KG == C::KS, "a group a set");
 #pragma unroll
-    for (int i0 = 0; i0 < C::KG / C::KS; i0++) {
-        const int  kg = C::KS == 1 ? i0 : set;
+    for (int kg = 0; kg < C::KG; kg++) {
         float  p[C::WM][NT][4];
 
         zero<C>(p);
@@ -342,7 +333,7 @@ __device__ __forceinline__ void mma_stage(const uint8_t *sw, float (&even)[C::WM
         for (int m = 0; m < C::WM; m++) {
             const int  sub = warp * C::WM + m;
 
-            add_group<NT>(i0 == 0 ? even[m] : odd[m], p[m],
+            add_group<NT>(acc[m], p[m],
                           scales<C::WT>(sw + (sub / 8 * C::KG + kg) * C::kTile, sub % 8, lane));
         }
     }
@@ -352,6 +343,7 @@ template <class C>
 void linear_args(Linear *l, const glm_linear_args_t *a, const glm_stream_t *s)
 {
     const int           ctas = a->ctas && a->ctas < s->sms ? a->ctas : s->sms;
+    int                 most, share;
     const glm_tiles_t  *w = a->w;
 
     l->w = (const uint8_t *) w->tiles;
@@ -366,8 +358,12 @@ void linear_args(Linear *l, const glm_linear_args_t *a, const glm_stream_t *s)
     l->seg_groups = segment_groups(l->groups);
     l->segs = segment_count(l->groups);
     l->units = (w->n + C::CL * C::kN - 1) / (C::CL * C::kN) * l->segs;
-    l->workers = ctas / C::CL < l->units ? ctas / C::CL : l->units;
-    if (l->workers == 0) l->workers = 1;
+    l->tiles = (w->n + 127) / 128;
+    /* As few workers as do not add to the largest share: with 132 multiprocessors
+     * that is 128 CTAs at GLM's shapes, all with equal shares. */
+    most = ctas / C::CL > 0 ? ctas / C::CL : 1;
+    share = (l->units + most - 1) / most;
+    l->workers = (l->units + share - 1) / share;
     l->rows = a->rows;
     l->out = a->out;
 }

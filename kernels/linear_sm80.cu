@@ -19,7 +19,7 @@ __global__ void __launch_bounds__(C::kThreads, 1) linear80_kernel(const Linear a
     extern __shared__ __align__(128) uint8_t smem[];
     const int  u0 = first_unit(a, blockIdx.x), u1 = first_unit(a, blockIdx.x + 1);
     const int  f0 = first_group(a, u0), n = (first_group(a, u1) - f0) / C::KG;
-    float      even[C::WM][C::NT][4], odd[C::WM][C::NT][4], sum[C::WM][C::NT][4];
+    float      acc[C::WM][C::NT][4], sum[C::WM][C::NT][4];
     Late<C>    late;
     int        issued = 0, st = 0;
 
@@ -46,16 +46,15 @@ __global__ void __launch_bounds__(C::kThreads, 1) linear80_kernel(const Linear a
         const int  stages = (end - u % a.segs * a.seg_groups) / C::KG;
 
         late.look(a, u, u0, u1);
-        zero<C>(even), zero<C>(odd);
+        zero<C>(acc);
         for (int i = 0; i < stages; i++) {
             asm volatile("cp.async.wait_group %0;" ::"n"(ST - 2) : "memory");
             __syncthreads();
             issue();
-            if (C::KG == 2 || i % 2 == 0) mma_stage<C>(smem + st * C::kStage, even, odd);
-            else mma_stage<C>(smem + st * C::kStage, odd, even);
+            mma_stage<C>(smem + st * C::kStage, acc);
             if (++st == ST) st = 0;
         }
-        settle<C>(a, u, u0, u1, even, odd, sum, late);
+        settle<C>(a, u, u0, u1, acc, sum, late);
     }
 }
 

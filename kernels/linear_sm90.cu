@@ -1,10 +1,10 @@
 /*
  * linear (sm_90a): y[rows][n] = x W^T for 1..64 rows.  One lane streams whole
  * tiles and activations with cp.async.bulk into a ring in shared memory;
- * consumer warps dequantise in registers and multiply, weights as the matrix unit's
- * row operand: to 16 rows mma.sync, two sets of eight warps with a group each; from
- * 32 wgmma, two CTAs a cluster that fetches activations once.  Both give the same
- * bits.  With dependent launch the ring fills with weights before the previous
+ * eight warps dequantise in registers and multiply, weights as the matrix unit's
+ * row operand: to 8 rows mma.sync; from 16 on wgmma, two CTAs a cluster that
+ * fetches activations once.  Both give the same bits.
+ * With dependent launch the ring fills with weights before the previous
  * kernel ends.
  * An ideal run reads the tiles once: n * k / 2 + n * k / 64 bytes (int4).
  */
@@ -14,7 +14,7 @@
 namespace {
 
 constexpr int  kMaxStages = 16;
-constexpr int  kMaxRing = 227 * 1024;
+constexpr int  kMaxRing = 226 * 1024;
 
 __device__ __forceinline__ void bar_init(uint64_t *b, int n)
 {
@@ -53,12 +53,13 @@ __device__ __forceinline__ void bulk(void *dst, const void *src, int bytes, uint
                  : "memory");
 }
 
-/* To the same place in both CTAs of the cluster. */
-__device__ __forceinline__ void bulk_both(void *dst, const void *src, int bytes, uint64_t *b)
+/* To the same place in all CTAs of the cluster. */
+template <int CL>
+__device__ __forceinline__ void bulk_all(void *dst, const void *src, int bytes, uint64_t *b)
 {
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes."
                  "multicast::cluster [%0], [%1], %2, [%3], %4;" ::"r"(smem_addr(dst)), "l"(src),
-                 "r"(bytes), "r"(smem_addr(b)), "h"((uint16_t) 3) : "memory");
+                 "r"(bytes), "r"(smem_addr(b)), "h"((uint16_t) ((1 << CL) - 1)) : "memory");
 }
 
 __device__ __forceinline__ void cluster_sync()
@@ -82,7 +83,8 @@ __device__ __forceinline__ void produce(const Linear &a, int f0, int n, uint8_t 
     const int  rank = blockIdx.x % C::CL;
 
     auto load_w = [&](int i, int st) {
-        const int  f = f0 + i * C::KG, tile = f / a.groups * C::CL + rank, kk = f % a.groups;
+        const int  f = f0 + i * C::KG, kk = f % a.groups;
+        const int  tile = min(f / a.groups * C::CL + rank, a.tiles - 1);      /* past the end: any */
 
         bar_expect(full + st, C::kW + C::kX);
 #pragma unroll
@@ -96,7 +98,7 @@ __device__ __forceinline__ void produce(const Linear &a, int f0, int n, uint8_t 
         const int       part = C::kX / C::CL * rank;
 
         if constexpr (C::CL == 1) bulk(smem + st * C::kStage + C::kW, x, C::kX, full + st);
-        else bulk_both(smem + st * C::kStage + C::kW + part, x + part, C::kX / C::CL, full + st);
+        else bulk_all<C::CL>(smem + st * C::kStage + C::kW + part, x + part, C::kX / C::CL, full + st);
     };
     const int  pre = min(n, a.stages);
     int        st = 0, ph = 0;
@@ -126,7 +128,7 @@ struct Flight {
 /* Waits for group I and adds it.  Its registers are read here, so that nothing
  * takes them before. */
 template <class C, int I>
-__device__ __forceinline__ void land(Flight<C> &g, float (&chain)[C::WM][C::NT][4])
+__device__ __forceinline__ void land(Flight<C> &g, float (&acc)[C::WM][C::NT][4])
 {
     wgmma_wait();
 #pragma unroll
@@ -138,7 +140,7 @@ __device__ __forceinline__ void land(Flight<C> &g, float (&chain)[C::WM][C::NT][
 #pragma unroll
         for (int e = 0; e < 4; e++) asm volatile("" : "+f"(g.p[b][e]) :: "memory");
     }
-    add_group<C::NT>(chain[0], g.p, g.s);
+    add_group<C::NT>(acc[0], g.p, g.s);
 }
 
 /*
@@ -149,10 +151,9 @@ __device__ __forceinline__ void land(Flight<C> &g, float (&chain)[C::WM][C::NT][
  */
 template <class C>
 __device__ __forceinline__ void wgmma_stage(const uint8_t *sw, Flight<C> &g,
-                                            float (&even)[C::WM][C::NT][4],
-                                            float (&odd)[C::WM][C::NT][4], uint64_t *before)
+                                            float (&acc)[C::WM][C::NT][4], uint64_t *before)
 {
-    static_assert(C::WM == 1 && C::KG == 2 && C::KS == 1, "fragments alternate by group");
+    static_assert(C::WM == 1 && C::KG == 2, "fragments alternate by group");
     const int       warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     /* K-major, no swizzle: 8 x 16-byte core matrices, R * 16 bytes apart along
      * k and 128 along rows. */
@@ -162,8 +163,8 @@ __device__ __forceinline__ void wgmma_stage(const uint8_t *sw, Flight<C> &g,
     for (int kg = 0; kg < 2; kg++) {
         fragments<C::WT>(sw + kg * C::kTile, warp, 0, lane, *(uint32_t (*)[4][4]) g.f[kg][0]);
         fragments<C::WT>(sw + kg * C::kTile, warp, 1, lane, *(uint32_t (*)[4][4]) g.f[kg][4]);
-        if (kg == 0) land<C, 1>(g, odd);
-        else land<C, 0>(g, even);
+        if (kg == 0) land<C, 1>(g, acc);
+        else land<C, 0>(g, acc);
         if (kg == 0 && before != nullptr) bar_arrive<C::CL>(before, lane);
         wgmma_fence();
 #pragma unroll
@@ -179,40 +180,12 @@ __device__ __forceinline__ void wgmma_stage(const uint8_t *sw, Flight<C> &g,
     }
 }
 
-/* The second set of warps gives its chain, of odd groups, to the first. */
 template <class C>
-__device__ __forceinline__ void hand_over(const float (&mine)[C::WM][C::NT][4],
-                                          float (&odd)[C::WM][C::NT][4], bool first,
-                                          float4 (*smem)[C::KS == 2 ? 256 : 1])
-{
-    const int  i = threadIdx.x % 256;
-
-    static_assert(C::WM == 1, "a block a warp");
-    if (threadIdx.x >= 256) {
-        if (!first) asm volatile("bar.sync 3, 512;" ::: "memory");      /* it was read */
-#pragma unroll
-        for (int b = 0; b < C::NT; b++)
-            smem[b][i] = make_float4(mine[0][b][0], mine[0][b][1], mine[0][b][2], mine[0][b][3]);
-        asm volatile("bar.arrive 2, 512;" ::: "memory");
-        return;
-    }
-    if (!first) asm volatile("bar.arrive 3, 512;" ::: "memory");
-    asm volatile("bar.sync 2, 512;" ::: "memory");
-#pragma unroll
-    for (int b = 0; b < C::NT; b++) {
-        const float4  v = smem[b][i];
-
-        odd[0][b][0] = v.x, odd[0][b][1] = v.y, odd[0][b][2] = v.z, odd[0][b][3] = v.w;
-    }
-}
-
-template <class C>
-__global__ void __launch_bounds__(C::kConsumers + (C::WG ? 128 : 32), 1)
+__global__ void __launch_bounds__(C::kThreads + (C::WG ? 128 : 32), 1)
 linear90_kernel(const __grid_constant__ Linear a)
 {
     extern __shared__ __align__(128) uint8_t smem[];
     __shared__ uint64_t  full[kMaxStages], empty[kMaxStages];
-    __shared__ float4    odd_smem[C::KS == 2 ? C::NT : 1][C::KS == 2 ? 256 : 1];
     const int  worker = blockIdx.x / C::CL;
     const int  u0 = first_unit(a, worker), u1 = first_unit(a, worker + 1);
     const int  warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -234,7 +207,7 @@ linear90_kernel(const __grid_constant__ Linear a)
         if constexpr (C::WG) asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
         if (warp == C::WARPS && lane == 0) produce<C>(a, f0, n, smem, full, empty);
     } else {
-        float  even[C::WM][C::NT][4], odd[C::WM][C::NT][4], sum[C::WM][C::NT][4];
+        float  acc[C::WM][C::NT][4], sum[C::WM][C::NT][4];
         int    st = 0, ph = 0;
 
         [[maybe_unused]] Flight<C>  g = {};
@@ -246,8 +219,8 @@ linear90_kernel(const __grid_constant__ Linear a)
             const int  stages = (end - u % a.segs * a.seg_groups) / C::KG;
             uint64_t  *before = nullptr;
 
-            if (threadIdx.x < C::kThreads) late.look(a, u, u0, u1);
-            zero<C>(even), zero<C>(odd);
+            late.look(a, u, u0, u1);
+            zero<C>(acc);
             if constexpr (C::WG) {            /* nothing to add before the first group */
                 zero<C>(*(float (*)[1][C::NT][4]) g.p);
                 g.s = make_float2(0.f, 0.f);
@@ -255,21 +228,20 @@ linear90_kernel(const __grid_constant__ Linear a)
             for (int i = 0; i < stages; i++) {
                 bar_wait(full + st, ph);
                 if constexpr (C::WG) {
-                    wgmma_stage<C>(smem + st * C::kStage, g, even, odd, before);
+                    wgmma_stage<C>(smem + st * C::kStage, g, acc, before);
                     before = empty + st;
                 } else {
-                    mma_stage<C>(smem + st * C::kStage, even, odd);
+                    mma_stage<C>(smem + st * C::kStage, acc);
                     __syncwarp();
                     bar_arrive<C::CL>(empty + st, lane);
                 }
                 if (++st == a.stages) st = 0, ph ^= 1;
             }
             if constexpr (C::WG) {
-                land<C, 1>(g, odd);
+                land<C, 1>(g, acc);
                 bar_arrive<C::CL>(before, lane);
             }
-            if constexpr (C::KS == 2) hand_over<C>(even, odd, u == u0, odd_smem);
-            if (threadIdx.x < C::kThreads) settle<C>(a, u, u0, u1, even, odd, sum, late);
+            settle<C>(a, u, u0, u1, acc, sum, late);
         }
     }
     /* The other CTA may still free stages, and write activations, here. */
@@ -284,14 +256,14 @@ int run(const glm_linear_args_t *a, glm_stream_t *s)
 {
     Linear  l;
 
-    constexpr int  kRoom = kMaxRing - 1024 - (C::KS == 2 ? C::NT * 4096 : 0);
+    static_assert(ST * C::kStage <= kMaxRing && ST <= kMaxStages, "ring does not fit");
+    const int  stages = a->ring ? a->ring : ST;
 
-    static_assert(ST * C::kStage <= kRoom && ST <= kMaxStages, "ring does not fit");
+    if (stages > kMaxStages || stages * C::kStage > kMaxRing) return GLM_EINVAL;
     linear_args<C>(&l, a, s);
-    l.stages = a->ring ? a->ring : ST;
-    if (l.stages > kMaxStages || l.stages * C::kStage > kRoom) return GLM_EINVAL;
+    l.stages = stages;
     return launch("linear", linear90_kernel<C>, l.workers * C::CL,
-                  C::kConsumers + (C::WG ? 128 : 32), (size_t) l.stages * C::kStage, C::CL, s, l);
+                  C::kThreads + (C::WG ? 128 : 32), (size_t) l.stages * C::kStage, C::CL, s, l);
 }
 
 }  // namespace
@@ -300,16 +272,16 @@ int GLM_OP(linear)(const glm_linear_args_t *a, glm_stream_t *s)
 {
     if (a == NULL || s == NULL || !linear_ok(a)) return GLM_EINVAL;
     switch (a->w->type * 100 + a->bucket) {
-    case GLM_W_INT4 * 100 + 8:  return run<Cfg<GLM_W_INT4, 1, 1, 2, false, 1, 2>, 9>(a, s);
-    case GLM_W_INT4 * 100 + 16: return run<Cfg<GLM_W_INT4, 2, 1, 2, false, 1, 2>, 8>(a, s);
+    case GLM_W_INT4 * 100 + 8:  return run<Cfg<GLM_W_INT4, 1, 1, 2, false>, 9>(a, s);
+    case GLM_W_INT4 * 100 + 16: return run<Cfg<GLM_W_INT4, 2, 1, 2, true, 2>, 8>(a, s);
     case GLM_W_INT4 * 100 + 32: return run<Cfg<GLM_W_INT4, 4, 1, 2, true, 2>, 6>(a, s);
     case GLM_W_INT4 * 100 + 64: return run<Cfg<GLM_W_INT4, 8, 1, 2, true, 2>, 4>(a, s);
-    case GLM_W_INT8 * 100 + 8:  return run<Cfg<GLM_W_INT8, 1, 1, 2, false, 1, 2>, 5>(a, s);
-    case GLM_W_INT8 * 100 + 16: return run<Cfg<GLM_W_INT8, 2, 1, 2, false, 1, 2>, 5>(a, s);
+    case GLM_W_INT8 * 100 + 8:  return run<Cfg<GLM_W_INT8, 1, 1, 2, false>, 5>(a, s);
+    case GLM_W_INT8 * 100 + 16: return run<Cfg<GLM_W_INT8, 2, 1, 2, true, 2>, 5>(a, s);
     case GLM_W_INT8 * 100 + 32: return run<Cfg<GLM_W_INT8, 4, 1, 2, true, 2>, 4>(a, s);
     case GLM_W_INT8 * 100 + 64: return run<Cfg<GLM_W_INT8, 8, 1, 2, true, 2>, 3>(a, s);
-    case GLM_W_F16 * 100 + 8:   return run<Cfg<GLM_W_F16, 1, 1, 2, false, 1, 2>, 3>(a, s);
-    case GLM_W_F16 * 100 + 16:  return run<Cfg<GLM_W_F16, 2, 1, 2, false, 1, 2>, 3>(a, s);
+    case GLM_W_F16 * 100 + 8:   return run<Cfg<GLM_W_F16, 1, 1, 2, false>, 3>(a, s);
+    case GLM_W_F16 * 100 + 16:  return run<Cfg<GLM_W_F16, 2, 1, 2, true, 2>, 3>(a, s);
     case GLM_W_F16 * 100 + 32:  return run<Cfg<GLM_W_F16, 4, 1, 2, true, 2>, 2>(a, s);
     case GLM_W_F16 * 100 + 64:  return run<Cfg<GLM_W_F16, 8, 1, 2, true, 2>, 2>(a, s);
     default:                    return GLM_EINVAL;

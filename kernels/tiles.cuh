@@ -13,9 +13,9 @@
  *   fp16  [sub][half][step][lane][4 words]  a0 a1 a2 a3
  *
  * Order of a sum.  A group is one chain of matrix instructions from zero in
- * ascending k, on the exact small integers; a segment is the sum of two chains of
- * fma(scale, group, chain) from zero in ascending order, one over its even groups
- * and one over its odd ones; segments are added in ascending order.  The cut in segments depends on k alone: up to 4 of equally many groups
+ * ascending k, on the exact small integers; a segment is fma(scale, group, segment)
+ * from zero over its groups in ascending order; segments are added in ascending
+ * order.  The cut in segments depends on k alone: up to 4 of equally many groups
  * (an even number).
  */
 #pragma once
@@ -49,7 +49,7 @@ __host__ __device__ constexpr int segment_count(int groups)
 
 /* Workspace of the linears: a counter a tile, then published segments. */
 constexpr int     kMaxTiles = 4096;
-constexpr size_t  kCounterBytes = kMaxTiles * 4;
+constexpr size_t  kCounterBytes = (kMaxTiles + 32) * 4;      /* a cluster may pass the end */
 
 inline size_t slot_bytes(int bucket)
 {

@@ -6,13 +6,13 @@
  *     glm-gputest [--small] [--arch 80|90]     both tables without --arch
  *
  * Tolerances are relative Frobenius norms of a dtype: fp16 results 5e-4 (one
- * rounding is 2.8e-4 at most), fp32 sums of fp16 products 5e-5.
+ * rounding is 2.8e-4 at most), fp32 results 2e-6.
  */
 #include <algorithm>
 
 #include "host.h"
 
-static const double  kTolF16 = 5e-4, kTolF32 = 5e-5;
+static const double  kTolF16 = 5e-4, kTolF32 = 2e-6;
 static bool          small_only;
 static std::vector<const glm_cuda_ops_t *>  tables;
 
@@ -182,12 +182,14 @@ static void test_linear(int type, int k, int n, int groups, int out)
         for (int r = 0; r < 64; r++)
             for (int c = 0; c < outputs; c++)
                 e.add(out_value(out, all[(size_t) r * width + c * stride]), ref[(size_t) r * outputs + c]);
-        ok(e.below(out == GLM_OUT_F32 ? kTolF32 : kTolF16), "sm_%d linear %s %dx%d groups %d -> %s: error %.2e",
-           ops->arch, names[type], n, k, groups, outs[out], e.rel());
+        ok(e.below(out == GLM_OUT_F32 ? kTolF32 : kTolF16),
+           "sm_%d linear %s %dx%d groups %d -> %s: error %.2e", ops->arch, names[type], n, k, groups,
+           outs[out], e.rel());
 
         /* The same row alone, elsewhere, in company, on fewer CTAs. */
         struct { int bucket, rows, ctas; }  cases[] = {
-            {8, 1, 0}, {8, 8, 0}, {16, 11, 0}, {16, 16, 37}, {32, 32, 0}, {32, 17, 5}, {64, 64, 23}, {8, 3, 50}
+            {8, 1, 0}, {8, 8, 0}, {16, 11, 0}, {16, 16, 37}, {32, 32, 0}, {32, 17, 5}, {64, 64, 23},
+            {8, 3, 50}
         };
         for (auto &cs : cases) {
             std::vector<int>  pick;
@@ -196,12 +198,14 @@ static void test_linear(int type, int k, int n, int groups, int out)
             const std::vector<uint32_t>  some = linear(ops, d, out, x, cs.bucket, pick, cs.ctas, ws);
 
             for (int i = 0; i < cs.rows; i++, tried++)
-                differ += memcmp(&some[(size_t) i * width], &all[(size_t) pick[i] * width], (size_t) width * 4) != 0;
+                differ += memcmp(&some[(size_t) i * width], &all[(size_t) pick[i] * width],
+                                 (size_t) width * 4) != 0;
         }
         ok(differ == 0, "sm_%d linear %s %dx%d -> %s: %d of %d rows change with the batch", ops->arch,
            names[type], n, k, outs[out], differ, tried);
         if (first.empty()) first = all;
-        else ok(first == all, "linear %s %dx%d -> %s: sm_80 and sm_90 give the same bits", names[type], n, k, outs[out]);
+        else ok(first == all, "linear %s %dx%d -> %s: sm_80 and sm_90 give the same bits", names[type],
+                n, k, outs[out]);
     }
 }
 
@@ -220,7 +224,7 @@ static void test_linears()
     test_linear(GLM_W_INT4, 12288, 65536, 96, GLM_OUT_GLU);
     test_linear(GLM_W_INT4, 32768, 12288, 256, GLM_OUT_F32);
     test_linear(GLM_W_INT4, 12288, 12288, 1, GLM_OUT_F16);
-    test_linear(GLM_W_INT8, 12288, 36864, 1, GLM_OUT_F32);
+    test_linear(GLM_W_INT8, 12288, 150528, 1, GLM_OUT_F32);
     test_linear(GLM_W_F16, 12288, 12288, 1, GLM_OUT_F32);
 }
 
@@ -266,12 +270,14 @@ static void test_norm(int dim, bool residual, float loud)
                     double               mean = 0, var = 0;
 
                     for (int c = 0; c < dim; c++) {
-                        x[c] = y[(size_t) i * dim + c] + (residual ? (double) alpha * to_f(a[(size_t) i * dim + c]) : 0);
+                        x[c] = y[(size_t) i * dim + c];
+                        if (residual) x[c] += (double) alpha * to_f(a[(size_t) i * dim + c]);
                         mean += x[c] / dim;
                     }
                     for (int c = 0; c < dim; c++) var += (x[c] - mean) * (x[c] - mean) / dim;
                     for (int c = 0; c < dim; c++)
-                        e.add(to_f(packed_at(o, 64, i, c)), (x[c] - mean) / sqrt(var + eps) * to_f(w[c]) + to_f(b[c]));
+                        e.add(to_f(packed_at(o, 64, i, c)),
+                              (x[c] - mean) / sqrt(var + eps) * to_f(w[c]) + to_f(b[c]));
                 }
             } else {
                 for (int i = 0; i < rows; i++)
@@ -363,7 +369,9 @@ static double kv_at(const Pages &p, const std::vector<uint8_t> &kv, const int32_
         return to_f(s);
     }
     memcpy(&s, at + 32 * p.d + t * 2, 2);
-    return (int8_t) at[v ? 16 * p.d + token % 16 / 4 * p.d * 4 + i * 4 + token % 4 : token % 16 * p.d + i] * (double) to_f(s);
+    const int  place = v ? 16 * p.d + token % 16 / 4 * p.d * 4 + i * 4 + token % 4 : token % 16 * p.d + i;
+
+    return (int8_t) at[place] * (double) to_f(s);
 }
 
 static void rotated(const uint16_t *x, const uint16_t *rope, int pos, int d, double *out)
@@ -484,7 +492,8 @@ static void test_attention(int heads, int d, int int8, const std::vector<int> &l
                 std::vector<double>  q(d), s(r.token + 1);
                 double               top = -1e30, sum = 0;
 
-                rotated(&qkv[r.at * qkv_width + (size_t) h * 3 * d], rope.data(), r.token * 2047 / longest, d, q.data());
+                rotated(&qkv[r.at * qkv_width + (size_t) h * 3 * d], rope.data(), r.token * 2047 / longest,
+                        d, q.data());
                 for (int t = 0; t <= r.token; t++) {
                     s[t] = 0;
                     for (int i = 0; i < d; i++) s[t] += q[i] * kv_at(p, host, table.data(), t, h, 0, i);
@@ -512,11 +521,13 @@ static void test_attention(int heads, int d, int int8, const std::vector<int> &l
             call(false, 1, 8);
             const std::vector<uint16_t>  lone = out.get();
 
-            for (int i = 0; i < heads * d; i++) differ += packed_at(lone, 8, 0, i) != packed_at(o, 64, (int) n, i);
+            for (int i = 0; i < heads * d; i++)
+                differ += packed_at(lone, 8, 0, i) != packed_at(o, 64, (int) n, i);
         }
         ok(differ == 0, "sm_%d attn_row: %d elements change with the batch", ops->arch, differ);
         if (firsts.empty()) firsts = kept;
-        else ok(firsts == kept, "attn_row %s d %d: sm_80 and sm_90 give the same bits", int8 ? "int8" : "fp16", d);
+        else ok(firsts == kept, "attn_row %s d %d: sm_80 and sm_90 give the same bits",
+                int8 ? "int8" : "fp16", d);
     }
 }
 
@@ -596,7 +607,8 @@ int main(int argc, char **argv)
     if (!small_only) test_norm(12288, true, 30.f), test_norm(12288, true, 20000.f);
     for (int int8 : {0, 1})
         for (int d : {64, 128})
-            test_attention(4, d, int8, {1, 5, 16, 17, small_only ? 33 : 255, 256, small_only ? 40 : 257, small_only ? 300 : 700});
+            if (small_only) test_attention(4, d, int8, {1, 5, 16, 17, 33, 256, 300});
+            else test_attention(4, d, int8, {1, 5, 16, 17, 255, 256, 257, 700});
     if (!small_only) {
         test_attention(96, 128, 0, {130, 1030});
         test_attention(96, 128, 1, {130, 2048});

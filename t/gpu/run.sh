@@ -17,7 +17,9 @@ parts=${*:-tests sanitize bench}
 
 sanitize() {    # tool, arch
     log=$out/$1-$2.log
-    if compute-sanitizer --tool "$1" --error-exitcode 9 "$bin/glm-gputest" --small --arch "$2" >"$log" 2>&1; then
+    if compute-sanitizer --tool "$1" --error-exitcode 9 \
+        "$bin/glm-gputest" --small --arch "$2" >"$log" 2>&1
+    then
         echo "ok - compute-sanitizer $1 sm_$2"
     else
         echo "not ok - compute-sanitizer $1 sm_$2"

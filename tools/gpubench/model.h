@@ -190,7 +190,8 @@ struct Model {
 
     void norm(const void *res, void *const w[2], int n)
     {
-        const glm_gnorm_args_t  args = {y, kHidden, res, w[0], w[1], a, sqrtf(140.f), 1e-5f, kHidden, n, bucket(n)};
+        const glm_gnorm_args_t  args = {y, kHidden, res, w[0], w[1], a, sqrtf(140.f), 1e-5f, kHidden, n,
+                                        bucket(n)};
 
         OP(ops->norm(&args, s));
     }
