@@ -1,4 +1,4 @@
-# Targets: all (default), deps, run, test, check, bench, clean.  README.md says
+# Targets: all (default), deps, run, test, check, fuzz, bench, gpu-bundle, clean.  README.md says
 # what each does.  A source file belongs to the program of its folder: adding a
 # file needs no change here.
 
@@ -29,6 +29,11 @@ PROGRAMS = $(B)/glm-engine $(B)/glm-convert $(B)/glm-bench $(B)/glm
 
 all: $(PROGRAMS) $(B)/ngx_http_glm_module.so
 tests: all $(B)/t/fake_engine $(UNIT)
+
+include mk/cuda.mk
+ifeq ($(HAVE_CUDA),1)
+tests: $(B)/libglm_cuda.a
+endif
 
 # ---- objects ----
 
@@ -91,6 +96,22 @@ check:
 	tools/check.sh
 	$(MAKE) tests
 
+# FUZZ_TIME seconds of libFuzzer for each entry of t/fuzz, with clang.
+FUZZ_TIME ?= 60
+FUZZ_SAN  := -fsanitize=fuzzer-no-link,address,undefined
+fuzz:
+	tools/deps.sh fuzz
+	$(MAKE) CC=clang B=$(B)/fuzz SAN=$(FUZZ_SAN) OPT=-O1 WARN= GLM_CUDA=0 fuzzers
+	for f in $(FUZZERS); do \
+	    mkdir -p $(B)/fuzz/corpus/$$f; seeds=; \
+	    for d in t/data/$$f/fuzz t/data/pt-samples; do [ ! -d $$d ] || seeds="$$seeds $$d"; done; \
+	    $(B)/fuzz/$$f -max_total_time=$(FUZZ_TIME) $(B)/fuzz/corpus/$$f $$seeds || exit 1; \
+	done
+FUZZERS := $(patsubst t/fuzz/%.c,%,$(wildcard t/fuzz/*.c))
+fuzzers: $(FUZZERS:%=$(B)/%)
+$(FUZZERS:%=$(B)/%): $(B)/%: $(B)/obj/t/fuzz/%.o $(call obj,$(CONVERT_SRC)) $(B)/libglm_engine.a
+	$(CC) $(LDFLAGS) -fsanitize=fuzzer -o $@ $^ -lzip $(LIBS)
+
 bench: deps
 	$(MAKE) $(B)/glm-bench
 	$(B)/glm-bench cpu --model models/demo
@@ -100,6 +121,6 @@ clean:
 
 -include $(shell find $(B)/obj -name '*.d' 2>/dev/null)
 
-.PHONY: all tests deps run test check bench clean
+.PHONY: all tests deps run test check fuzz fuzzers bench clean
 .DELETE_ON_ERROR:
 .SECONDARY:

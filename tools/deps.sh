@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs the Debian packages that are missing for: build | test | check.
+# Installs the Debian packages that are missing for: build | test | check | fuzz.
 # Does nothing, and needs no root, when all are there.
 set -eu
 
@@ -8,7 +8,8 @@ case "${1-build}" in
     build) ;;
     test)  packages="$packages perl python3 python3-venv curl" ;;
     check) packages="$packages cppcheck" ;;
-    *)     echo "usage: $0 build|test|check" >&2; exit 2 ;;
+    fuzz)  packages="$packages clang libclang-rt-14-dev" ;;
+    *)     echo "usage: $0 build|test|check|fuzz" >&2; exit 2 ;;
 esac
 
 missing=

@@ -11,8 +11,8 @@ $MAKE B="$B" tests
 tools/test_models.sh "$B"
 
 if [ -z "${TESTS-}" ]; then
-    $MAKE B="$B/asan" SAN="$ASAN" OPT=-O1 tests
-    $MAKE B="$B/tsan" SAN=-fsanitize=thread OPT=-O1 \
+    $MAKE B="$B/asan" SAN="$ASAN" OPT=-O1 GLM_CUDA=0 tests
+    $MAKE B="$B/tsan" SAN=-fsanitize=thread OPT=-O1 GLM_CUDA=0 \
         $(for t in $(grep -v '^#' t/tsan.list); do echo "$B/tsan/t/$t"; done)
 fi
 

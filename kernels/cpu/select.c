@@ -3,6 +3,19 @@
 
 #include "ops.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+
+/* clang 14 does not know __builtin_cpu_supports("f16c"). */
+static int
+has_f16c(void)
+{
+    unsigned  a, b, c, d;
+
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+#endif
+
 static int
 runs(const glm_ops_t *ops)
 {
@@ -14,7 +27,7 @@ runs(const glm_ops_t *ops)
     }
     if (ops == &glm_ops_avx2) {
         return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")
-            && __builtin_cpu_supports("f16c");
+            && has_f16c();
     }
 #endif
     return ops == &glm_ops_plain;
