@@ -2,7 +2,7 @@
  * attn_row: attention of decode rows over paged keys and values, one query a
  * head.  A unit is (row, chunk of 256 tokens, head), whatever else runs; four
  * warps take the chunk's steps of 8 or 16 tokens in turn and join in order; the
- * last CTA to end a (row, head) joins its chunks in order.  The grid is fixed
+ * last warp to end a (row, head) joins its chunks in order.  The grid is fixed
  * and walks the units of the lengths it finds, so that one graph serves any
  * context.  An ideal run reads the visible pages once: tokens * heads *
  * 2 d * (2, or 1 + 2 / d) bytes.
@@ -19,7 +19,7 @@ struct Attn {
     const __half   *qkv;
     const __half2  *rope;
     __half         *out;
-    int            *counters;     /* (rows, heads): chunks done; 0 between launches */
+    int            *counters;     /* (rows, heads): warps done; 0 between launches */
     float          *partial;      /* (rows, heads, chunks)[d + 4]: o, m, l */
     int             bucket, max_chunks;
     float           rsqrt_d;
@@ -44,12 +44,11 @@ constexpr float  kFix = 32767.f;  /* 16-bit fixed point of q and of weights */
 template <int D, bool INT8>
 struct alignas(16) Shared {
     uint8_t  ring[kWarps][kAhead][Step<D, INT8>::kBytes];
-    alignas(16) float  q[D];               /* int8: bytes [2][D], high and low, then the scale */
+    alignas(16) float  q[2][D];             /* int8: bytes [2][D], high and low, then the scale */
     alignas(16) uint8_t  p[kWarps][2][kPage];             /* int8: weights of a page, high, low */
     float    o[kWarps][D];
     float    m[kWarps], l[kWarps];
     int      chunks[GLM_CUDA_MAX_ROWS + 1];   /* prefix sums over rows */
-    int      last;
 };
 
 /* A place in the units of this CTA; u < 0: past their end. */
@@ -143,7 +142,7 @@ __device__ __forceinline__ void fetch_q(const Attn &a, const Unit &n, Query<D> &
 
 /* Rotated, times 1 / sqrt(d); for int8 keys in fixed point of the largest. */
 template <int D, bool INT8>
-__device__ __forceinline__ void place_q(const Attn &a, const Query<D> &q, Shared<D, INT8> &sh)
+__device__ __forceinline__ void place_q(const Attn &a, const Query<D> &q, float *to)
 {
     constexpr int  E = D / 64;
     const int      i = threadIdx.x * E;
@@ -162,7 +161,7 @@ __device__ __forceinline__ void place_q(const Attn &a, const Query<D> &q, Shared
     if (INT8) {
 #pragma unroll
         for (int x = 16; x; x >>= 1) top = fmaxf(top, __shfl_xor_sync(~0u, top, x));
-        if (threadIdx.x == 0) sh.q[D - 1] = top / kFix;
+        if (threadIdx.x == 0) to[D - 1] = top / kFix;
     }
 #pragma unroll
     for (int e = 0; e < 2 * E; e++) {
@@ -171,9 +170,9 @@ __device__ __forceinline__ void place_q(const Attn &a, const Query<D> &q, Shared
         if (INT8) {
             const int  f = top > 0.f ? __float2int_rn(v[e] * (kFix / top)) : 0;
 
-            ((uint8_t *) sh.q)[at] = (uint8_t) (f >> 8), ((uint8_t *) sh.q)[D + at] = (uint8_t) f;
+            ((uint8_t *) to)[at] = (uint8_t) (f >> 8), ((uint8_t *) to)[D + at] = (uint8_t) f;
         } else {
-            sh.q[at] = v[e];
+            to[at] = v[e];
         }
     }
 }
@@ -334,7 +333,7 @@ __device__ __forceinline__ void step_int8(const uint8_t *k, int left, const floa
 /* One warp's steps of a unit; leaves o, m, l in shared memory. */
 template <int D, bool INT8>
 __device__ __forceinline__ void warp_chunk(const Attn &a, const Unit &n, Copies<D, INT8> &copies,
-                                           int &stage, Shared<D, INT8> &sh)
+                                           int &stage, const float *q, Shared<D, INT8> &sh)
 {
     using            S = Step<D, INT8>;
     const int        warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -344,8 +343,8 @@ __device__ __forceinline__ void warp_chunk(const Attn &a, const Unit &n, Copies<
     for (int t = t0 + warp * S::kTokens; t < t1; t += kWarps * S::kTokens) {
         asm volatile("cp.async.wait_group %0;" ::"n"(kAhead - 1) : "memory");
         __syncwarp();
-        if constexpr (INT8) step_int8<D>(sh.ring[warp][stage], t1 - t, sh.q, sh.p[warp], w);
-        else step_fp16<D>(sh.ring[warp][stage], t1 - t, sh.q, w);
+        if constexpr (INT8) step_int8<D>(sh.ring[warp][stage], t1 - t, q, sh.p[warp], w);
+        else step_fp16<D>(sh.ring[warp][stage], t1 - t, q, w);
         __syncwarp();
         copies.issue(a, sh);
         stage = stage + 1 == kAhead ? 0 : stage + 1;
@@ -365,19 +364,37 @@ __device__ __forceinline__ void warp_chunk(const Attn &a, const Unit &n, Copies<
 }
 
 template <int D>
-__device__ __forceinline__ void put_out(const Attn &a, int row, int head, float o)
+__device__ __forceinline__ void put_out(const Attn &a, const Unit &n, int dim, float o)
 {
-    const int  i = head * D + threadIdx.x;
+    const int  i = n.head * D + dim;
 
-    a.out[((size_t) (i / 8) * a.bucket + row) * 8 + i % 8] = __float2half_rn(o);
+    a.out[((size_t) (i / 8) * a.bucket + n.row) * 8 + i % 8] = __float2half_rn(o);
 }
 
-/* Joins the warps; a lone chunk is the result, others wait for the last one. */
+/* All chunks of a (row, head), by one warp. */
+template <int D>
+__device__ __forceinline__ void join_chunks(const Attn &a, const Unit &n, const float *p, int nchunks)
+{
+    float  m = -INFINITY, l = 0.f, o[D / 32] = {};
+
+    for (int c = 0; c < nchunks; c++) m = fmaxf(m, __ldcg(p + c * (D + 4) + D));
+    for (int c = 0; c < nchunks; c++) {
+        const float  *q = p + c * (D + 4), f = __expf(__ldcg(q + D) - m);
+
+        l = fmaf(__ldcg(q + D + 1), f, l);
+#pragma unroll
+        for (int e = 0; e < D / 32; e++) o[e] = fmaf(__ldcg(q + threadIdx.x % 32 + 32 * e), f, o[e]);
+    }
+#pragma unroll
+    for (int e = 0; e < D / 32; e++) put_out<D>(a, n, threadIdx.x % 32 + 32 * e, o[e] / l);
+}
+
+/* Joins the warps.  A lone chunk is the result; else the warp that comes last of
+ * all warps of all chunks joins the chunks. */
 template <int D, bool INT8>
 __device__ __forceinline__ void join(const Attn &a, const Unit &n, Shared<D, INT8> &sh)
 {
-    const int  row = n.row, head = n.head, nchunks = (n.len + kChunk - 1) / kChunk;
-    const int  i = threadIdx.x;
+    const int  i = threadIdx.x, nchunks = (n.len + kChunk - 1) / kChunk;
     float      m = sh.m[0], l = 0.f, o = 0.f;
 
 #pragma unroll
@@ -390,32 +407,23 @@ __device__ __forceinline__ void join(const Attn &a, const Unit &n, Shared<D, INT
         if (i < D) o = fmaf(sh.o[w][i], f, o);
     }
     if (nchunks == 1) {
-        if (i < D) put_out<D>(a, row, head, o / l);
+        if (i < D) put_out<D>(a, n, i, o / l);
         return;
     }
-    const size_t  pair = (size_t) row * a.kv.heads + head;
+    const size_t  pair = (size_t) n.row * a.kv.heads + n.head;
     float        *p = a.partial + pair * a.max_chunks * (D + 4), *mine = p + n.chunk * (D + 4);
+    int           last = 0;
 
     if (i < D) mine[i] = o;
     if (i == 0) mine[D] = m, mine[D + 1] = l;
-    __syncthreads();
-    if (i == 0) {                 /* one fence for all, either way */
+    __syncwarp();
+    if (i % 32 == 0) {
         __threadfence();
-        sh.last = atomicAdd(a.counters + pair, 1) == nchunks - 1;
+        last = atomicAdd(a.counters + pair, 1) == nchunks * kWarps - 1;
         __threadfence();
+        if (last) a.counters[pair] = 0;
     }
-    __syncthreads();
-    if (!sh.last) return;
-    if (i == 0) a.counters[pair] = 0;
-    m = -INFINITY, l = 0.f, o = 0.f;
-    for (int c = 0; c < nchunks; c++) m = fmaxf(m, __ldcg(p + c * (D + 4) + D));
-    for (int c = 0; c < nchunks; c++) {
-        const float  f = __expf(__ldcg(p + c * (D + 4) + D) - m);
-
-        l = fmaf(__ldcg(p + c * (D + 4) + D + 1), f, l);
-        if (i < D) o = fmaf(__ldcg(p + c * (D + 4) + i), f, o);
-    }
-    if (i < D) put_out<D>(a, row, head, o / l);
+    if (__shfl_sync(~0u, last, 0)) join_chunks<D>(a, n, p, nchunks);
 }
 
 template <int D, bool INT8>
@@ -452,16 +460,18 @@ __global__ void __launch_bounds__(kThreads, kCtas) attn_row_kernel(const Attn a)
     grid_wait();
     for (int i = 0; i < kAhead; i++) copies.issue(a, sh);
     Query<D>  q = {};
+    int       turn = 0;
 
     fetch_q<D>(a, n, q);
-
+    place_q<D, INT8>(a, q, sh.q[0]);
+    __syncthreads();
     while (n.u >= 0) {
         const Unit  next = unit_at(a, sh, n.u + gridDim.x);
 
-        place_q<D, INT8>(a, q, sh);
         fetch_q<D>(a, next, q);
-        __syncthreads();
-        warp_chunk<D, INT8>(a, n, copies, stage, sh);
+        warp_chunk<D, INT8>(a, n, copies, stage, sh.q[turn], sh);
+        turn ^= 1;
+        place_q<D, INT8>(a, q, sh.q[turn]);
         __syncthreads();
         join<D, INT8>(a, n, sh);
         __syncthreads();

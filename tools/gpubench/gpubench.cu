@@ -126,7 +126,8 @@ static void steps(Model &m)
         CK(cudaMemcpy(row.data(), m.logits + (size_t) (n - 1) * kVocab, kVocab * 4, cudaMemcpyDeviceToHost));
         for (float v : row) sum += fabs(v);
         printf("%6d %9.2f %10.1f %9.2f %9.1f %9.2f %9.1f%s\n", n, ms, n * 1e3 / ms, floor_ms,
-               100 * floor_ms / ms, rested, want[i], sum > 0 && isfinite(sum) ? "" : "  LOGITS ARE NOT FINITE");
+               100 * floor_ms / ms, rested, want[i],
+               sum > 0 && isfinite(sum) ? "" : "  LOGITS ARE NOT FINITE");
         fflush(stdout);
     }
 }
