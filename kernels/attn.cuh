@@ -1,7 +1,8 @@
 /*
- * attn: the pages of keys and values as the kernels see them.  A page of a head:
- * fp16  K [16][d], V [16][d]
- * int8  K [16][d], V [4][d][4 tokens], K scales [16], V scales [16] (fp16)
+ * attn: the pages of keys and values as the kernels see them.
+ * fp16  [head]( K [16][d], V [16][d] )
+ * int8  [head]( K [16][d], V [4][d][4 tokens] ), [head]( K scales [16], V scales [16] )
+ * The scales are apart so that every head starts on a 128-byte line.
  */
 #pragma once
 #include "cuda_common.cuh"
@@ -24,14 +25,21 @@ struct Rows {
 template <int D, bool INT8>
 struct Head {
     static constexpr int  kToken = INT8 ? D : 2 * D;       /* bytes of a token's K or V */
-    static constexpr int  kScales = 2 * kPage * kToken;    /* where they start */
-    static constexpr int  kBytes = kScales + (INT8 ? 4 * kPage : 0);
+    static constexpr int  kBytes = 2 * kPage * kToken;     /* without scales */
 };
 
 template <int D, bool INT8>
 __device__ __forceinline__ uint8_t *head_at(const Kv &kv, int page, int head)
 {
     return kv.base + (size_t) page * kv.page_bytes + (size_t) head * Head<D, INT8>::kBytes;
+}
+
+/* K scales [16], then V scales [16]. */
+template <int D, bool INT8>
+__device__ __forceinline__ __half *scales_at(const Kv &kv, int page, int head)
+{
+    return (__half *) (kv.base + (size_t) page * kv.page_bytes
+                       + (size_t) kv.heads * Head<D, INT8>::kBytes) + (size_t) head * 2 * kPage;
 }
 
 inline bool attn_ok(const glm_attn_args_t *a)

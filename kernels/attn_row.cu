@@ -112,7 +112,7 @@ struct Copies {
                        head + (kPage + at) * H::kToken + i * 512 + lane * 16);
             }
             if (INT8 && lane < 4)
-                copy16(dst + 2 * S::kHalf + lane * 16, head + H::kScales + lane * 16);
+                copy16(dst + 2 * S::kHalf + lane * 16, scales_at<D, INT8>(a.kv, id, n.head) + lane * 8);
             stage = stage + 1 == kAhead ? 0 : stage + 1;
             t += kWarps * S::kTokens;
             if (t >= t1) enter(a, sh, n.u + gridDim.x);

@@ -119,9 +119,10 @@ typedef struct {
 /* ---- attention ---- */
 
 /*
- * Keys and values of one layer.  Page p starts at base + p * page_bytes and holds,
- * a head: fp16 K [16][d], V [16][d]; or int8 K [16][d], V [4][d][4 tokens],
- * then K scales [16], V scales [16] (fp16): absmax / 127 rounded up.
+ * Keys and values of one layer.  Page p starts at base + p * page_bytes:
+ * fp16  [head]( K [16][d], V [16][d] )
+ * int8  [head]( K [16][d], V [4][d][4 tokens] ), [head]( K scales [16], V scales [16] )
+ *       scales fp16: absmax / 127 of a token and head, rounded up
  */
 typedef struct {
     void     *base;
@@ -130,6 +131,7 @@ typedef struct {
     int32_t   int8;
 } glm_gkv_t;
 
+/* Bytes of a page a head, scales included. */
 size_t glm_cuda_kv_head_bytes(int d, int int8);
 
 /* Rows of a step, all device arrays, written before its first kernel starts.

@@ -50,7 +50,8 @@ __global__ void __launch_bounds__(128) kv_write_kernel(const Kv kv, const Rows r
     if (slot < 0) return;
     const __half   *k = qkv + ((size_t) row * kv.heads + head) * 3 * D + D, *v = k + D;
     const __half2  *cs = rope + (size_t) r.position[row] * (D / 2);
-    uint8_t        *at = head_at<D, INT8>(kv, r.pages[(size_t) row * r.ldpages + slot / kPage], head);
+    const int       page = r.pages[(size_t) row * r.ldpages + slot / kPage];
+    uint8_t        *at = head_at<D, INT8>(kv, page, head);
     float           k0[E], k1[E], v0[E], v1[E], kmax = 0.f, vmax = 0.f, ks = 0.f, vs = 0.f;
 
 #pragma unroll
@@ -68,7 +69,7 @@ __global__ void __launch_bounds__(128) kv_write_kernel(const Kv kv, const Rows r
     }
     if (INT8) {
         const __half  kh = scale_of(warp_max(kmax)), vh = scale_of(warp_max(vmax));
-        __half       *scales = (__half *) (at + H::kScales) + slot % kPage;
+        __half       *scales = scales_at<D, INT8>(kv, page, head) + slot % kPage;
 
         if (lane == 0) scales[0] = kh, scales[kPage] = vh;
         ks = __half2float(kh), vs = __half2float(vh);

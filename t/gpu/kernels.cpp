@@ -360,7 +360,8 @@ struct Pages {                    /* the sequences of a test, on random pages */
 static double kv_at(const Pages &p, const std::vector<uint8_t> &kv, const int32_t *table, int token, int head,
                     int v, int i)
 {
-    const uint8_t  *at = &kv[(size_t) table[token / 16] * p.page_bytes + (size_t) head * p.head_bytes];
+    const uint8_t  *page = &kv[(size_t) table[token / 16] * p.page_bytes];
+    const uint8_t  *at = page + (size_t) head * 32 * p.d * (p.int8 ? 1 : 2);
     const int       t = v * 16 + token % 16;
     uint16_t        s;
 
@@ -368,7 +369,7 @@ static double kv_at(const Pages &p, const std::vector<uint8_t> &kv, const int32_
         memcpy(&s, at + ((size_t) t * p.d + i) * 2, 2);
         return to_f(s);
     }
-    memcpy(&s, at + 32 * p.d + t * 2, 2);
+    memcpy(&s, page + (size_t) p.heads * 32 * p.d + head * 64 + t * 2, 2);
     const int  place = v ? 16 * p.d + token % 16 / 4 * p.d * 4 + i * 4 + token % 4 : token % 16 * p.d + i;
 
     return (int8_t) at[place] * (double) to_f(s);
