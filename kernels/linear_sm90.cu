@@ -1,11 +1,10 @@
 /*
  * linear (sm_90a): y[rows][n] = x W^T for 1..64 rows.  One lane streams whole
- * tiles and activations with cp.async.bulk into a ring in shared memory;
- * eight warps dequantise in registers and multiply, weights as the matrix unit's
- * row operand: to 8 rows mma.sync; from 16 on wgmma, two CTAs a cluster that
- * fetches activations once.  Both give the same bits.
- * With dependent launch the ring fills with weights before the previous
- * kernel ends.
+ * tiles and activations with cp.async.bulk into a ring in shared memory; eight
+ * warps dequantise in registers and multiply, weights as the matrix unit's row
+ * operand: to 8 rows mma.sync; from 16 on wgmma, two CTAs a cluster that fetches
+ * activations once.  Both give the same bits.  With dependent launch the ring fills
+ * with weights before the previous kernel ends.
  * An ideal run reads the tiles once: n * k / 2 + n * k / 64 bytes (int4).
  */
 #include "linear.cuh"
