@@ -3,6 +3,7 @@
 # something that looks like a model: both would show here.
 
 use warnings;
+use File::Glob ":bsd_glob";     # no splitting at blanks of a path
 use strict;
 
 use Cwd qw(abs_path);
@@ -32,7 +33,7 @@ sub convert {
     my $pid = fork() // die "fork: $!";
     if ($pid == 0) {
         open(STDOUT, '>', $log) && open(STDERR, '>&', \*STDOUT) or exit 99;
-        exec($bin, @args) or exit 99;
+        exec { $bin } $bin, @args or exit 99;
     }
     waitpid($pid, 0);
     my $status = $? & 127 ? 'signal ' . ($? & 127) : $? >> 8;

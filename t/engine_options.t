@@ -4,6 +4,7 @@
 
 use strict;
 use warnings;
+use File::Glob ":bsd_glob";     # no splitting at blanks of a path
 use FindBin;
 use lib "$FindBin::Bin/lib";
 use File::Copy qw(copy);

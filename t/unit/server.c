@@ -573,6 +573,7 @@ test_life(void)
 
     ask(c, 1, "fake: tokens=20 bytes=3 delay=10", 20, 1 << 20, 0);
     ask(c, 2, "fake: hang", 20, 1 << 20, 0);
+    ok(WAIT_FOR(fake_engine_jobs() == 2), "two run");
     glm_server_drain(w.server);
     glm_engine_drain(w.engine);
     ok(refusal(&w, &h, sizeof(h)) == GLM_REFUSE_DRAINING, "draining: DRAINING");
