@@ -140,6 +140,9 @@ struct glm_req_s {
 
     int32_t               n;           /* choices, 1 .. GLM_MAX_CHOICES; as many run
                                           at once as rows and pages allow */
+    int32_t               best_of;     /* 0 or n: n choices are made.  More: of so many
+                                          the n with the highest mean log-probability
+                                          are told, best first, when all have ended */
     int32_t               max_tokens;  /* >= 0; -1: what the context leaves */
     int32_t               ignore_eos;
     glm_sample_t          sample;      /* temperature, top_k, top_p, min_p, seed,

@@ -109,7 +109,7 @@ free_ended(glm_sched_t *s)
 void
 glm_sched_fail(glm_sched_t *s, glm_job_t *j, const glm_refusal_t *why)
 {
-    s->st.finished_error += (uint64_t) (j->r->n - j->nfinished);
+    s->st.finished_error += (uint64_t) (j->nchoices - j->nfinished);
     glm_sched_touch(s, j);
     glm_job_error(j, why);
     glm_sched_end(s, j);
@@ -119,16 +119,9 @@ glm_sched_fail(glm_sched_t *s, glm_job_t *j, const glm_refusal_t *why)
 static void
 cancel(glm_sched_t *s, glm_job_t *j, uint64_t now)
 {
-    s->st.finished_cancel += (uint64_t) (j->r->n - j->nfinished);
+    s->st.finished_cancel += (uint64_t) (j->nchoices - j->nfinished);
     glm_sched_touch(s, j);
-    for (int32_t i = 0; i < j->width; i++) {
-        const glm_seq_t  *q = &j->lane[i];
-
-        if (q->running)
-            glm_seq_finish(j, (int32_t) q->sample.choice, (int32_t) q->sample.ntokens,
-                           GLM_FINISH_CANCEL);
-    }
-    for (int32_t k = j->next_choice; k < j->r->n; k++) glm_seq_finish(j, k, 0, GLM_FINISH_CANCEL);
+    glm_job_finish(j, GLM_FINISH_CANCEL);
     glm_job_done(j, 1, now);
     glm_sched_end(s, j);
 }
@@ -214,7 +207,7 @@ wanted(const glm_sched_t *s)
     int64_t           n = 0;
 
     TAILQ_FOREACH(j, &s->run, link) {
-        int32_t  left = j->r->n - j->nfinished;
+        int32_t  left = j->nchoices - j->nfinished;
 
         if (!glm_job_paused(j)) n += left < j->width ? left : j->width;
     }
@@ -244,8 +237,8 @@ static void
 finish_empty(glm_sched_t *s, glm_job_t *j, uint64_t now)
 {
     glm_sched_touch(s, j);
-    for (int32_t k = 0; k < j->r->n; k++) glm_seq_finish(j, k, 0, GLM_FINISH_LENGTH);
-    s->st.finished_length += (uint64_t) j->r->n;
+    s->st.finished_length += (uint64_t) j->nchoices;
+    glm_job_finish(j, GLM_FINISH_LENGTH);
     glm_job_done(j, 0, now);
     glm_sched_end(s, j);
 }

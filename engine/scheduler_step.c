@@ -143,7 +143,7 @@ start_choices(glm_sched_t *s)
         if (!glm_job_ready(j) || glm_job_paused(j)) continue;
 
         for (int32_t i = 0; i < j->width && active < s->max_seqs; i++) {
-            if (j->next_choice == j->r->n) break;
+            if (j->next_choice == j->nchoices) break;
             if (j->lane[i].running) continue;
             if (start_choice(s, j, &j->lane[i]) != 0) break;
             active++;
@@ -155,7 +155,7 @@ start_choices(glm_sched_t *s)
 static void
 release_idle(glm_sched_t *s, glm_job_t *j)
 {
-    if (j->next_choice < j->r->n) return;
+    if (j->next_choice < j->nchoices) return;
     for (int32_t i = 0; i < j->width; i++)
         if (!j->lane[i].running) glm_table_clear(&s->kv, &j->lane[i].table);
 }
@@ -251,7 +251,7 @@ take_result(glm_sched_t *s, glm_seq_t *q, const glm_sampled_t *o, uint64_t now)
     count_finish(s, reason);
     TAILQ_REMOVE(&s->lanes, q, link);
     release_idle(s, j);
-    if (j->nfinished < j->r->n) return;
+    if (j->nfinished < j->nchoices) return;
     glm_job_done(j, 0, now);
     glm_sched_end(s, j);
 }

@@ -23,6 +23,8 @@ check_fields(const glm_req_t *r, glm_refusal_t *no)
     const glm_sample_t  *s = &r->sample;
 
     if (r->n < 1 || r->n > GLM_MAX_CHOICES) return refuse_field(no, "n", "1 to 1024");
+    if (r->best_of != 0 && (r->best_of < r->n || r->best_of > GLM_MAX_CHOICES))
+        return refuse_field(no, "best_of", "n to 1024");
     if (r->max_tokens < -1) return refuse_field(no, "max_tokens", "0 or more");
     if (!(s->temperature >= 0 && s->temperature <= 1e6f))
         return refuse_field(no, "temperature", "0 or more");
@@ -59,7 +61,7 @@ size_job(glm_job_t *j, const glm_limits_t *lim, glm_refusal_t *no)
     }
     extra = mine - shared;                  /* never 0: the first token has a slot */
     j->width = 1 + (lim->kv_pages - mine) / extra;
-    if (j->width > j->r->n) j->width = j->r->n;
+    if (j->width > j->nchoices) j->width = j->nchoices;
     if (j->width > lim->max_seqs) j->width = lim->max_seqs;
     j->npages = mine + (j->width - 1) * extra;
     return 0;
@@ -71,6 +73,7 @@ make_lane(glm_job_t *j, glm_seq_t *q, const glm_limits_t *lim)
     q->job = j;
     q->sample = j->r->sample;
     q->sample.blank = 0;
+    if (j->best != NULL && q->sample.nlogprobs < 0) q->sample.nlogprobs = 0;
     q->sample.allow = lim->allow;
     if (glm_table_init(&q->table, glm_kv_pages((int64_t) j->nshared + j->prompt.max_tokens)) != 0
         || glm_stopper_init(&q->stopper, j->stops) != 0)
@@ -90,6 +93,8 @@ make_lanes(glm_job_t *j, const glm_limits_t *lim)
     if (lim->vocab.tok != NULL
         && glm_stops_make(&j->stops, r->stop, r->nstop, r->include_stop) != 0)
         return GLM_ENOMEM;
+
+    if (j->nchoices > r->n && glm_best_make(&j->best, j->nchoices, r->n) != 0) return GLM_ENOMEM;
 
     j->lane = calloc((size_t) (j->width > 0 ? j->width : 1), sizeof(glm_seq_t));
     if (j->lane == NULL) return GLM_ENOMEM;
@@ -122,6 +127,7 @@ glm_job_make(glm_job_t **out, glm_req_t *r, const glm_limits_t *lim, glm_refusal
 
     j->r = r;
     j->vocab = lim->vocab;
+    j->nchoices = r->best_of > 0 ? r->best_of : r->n;
     if (glm_prompt_make(&j->prompt, &lim->vocab, r, no) != 0) goto fail;
     j->nshared = j->prompt.n - 1;
     if (size_job(j, lim, no) != 0) goto fail;
@@ -149,6 +155,7 @@ glm_job_free(glm_job_t *j)
     }
     free(j->lane);
     glm_stops_free(j->stops);
+    glm_best_free(j->best);
     glm_prompt_free(&j->prompt);
     free(j);
 }
@@ -260,7 +267,8 @@ kept(const glm_seq_t *q, int ended)
     return n;
 }
 
-static void
+/* 0, or GLM_ENOMEM for what must be held back. */
+static int
 tell_token(glm_seq_t *q, const glm_sampled_t *o, uint32_t offset, int last)
 {
     glm_req_t        *r = q->job->r;
@@ -270,7 +278,21 @@ tell_token(glm_seq_t *q, const glm_sampled_t *o, uint32_t offset, int last)
     };
 
     if (q->job->vocab.tok != NULL) t.text = glm_stopper_take(&q->stopper, last, &t.ntext);
+    if (q->job->best != NULL) return glm_best_token(q->job->best, &t);
     r->sink->token(r, &t);
+    return 0;
+}
+
+static void
+tell_finish(glm_job_t *j, const glm_finish_out_t *f)
+{
+    j->nfinished++;
+    if (j->best == NULL) {
+        j->r->sink->finish(j->r, f);
+        return;
+    }
+    glm_best_finish(j->best, f);
+    if (j->nfinished == j->nchoices) glm_best_tell(j->best, j->r);
 }
 
 glm_finish_t
@@ -293,25 +315,40 @@ glm_seq_token(glm_seq_t *q, const glm_sampled_t *o)
     if (ended || f.stop_index >= 0) f.reason = GLM_FINISH_STOP;
     else if ((int32_t) q->sample.ntokens == j->prompt.max_tokens) f.reason = GLM_FINISH_LENGTH;
 
-    tell_token(q, o, offset, f.reason != GLM_FINISH_NONE);
+    if (tell_token(q, o, offset, f.reason != GLM_FINISH_NONE) != 0) return GLM_FINISH_ERROR;
     if (f.reason == GLM_FINISH_NONE) return GLM_FINISH_NONE;
 
     f.ntokens = (int32_t) q->sample.ntokens;
     f.nkept = kept(q, ended);
     q->running = 0;
-    j->nfinished++;
-    j->r->sink->finish(j->r, &f);
+    tell_finish(j, &f);
     return f.reason;
 }
 
-void
-glm_seq_finish(glm_job_t *j, int32_t choice, int32_t ntokens, glm_finish_t reason)
+static void
+finish(glm_job_t *j, int32_t choice, int32_t ntokens, glm_finish_t reason)
 {
     glm_finish_out_t  f = {
         .choice = choice, .reason = reason, .stop_id = -1, .stop_index = -1,
         .ntokens = ntokens, .nkept = ntokens
     };
 
-    j->nfinished++;
     j->r->sink->finish(j->r, &f);
+}
+
+void
+glm_job_finish(glm_job_t *j, glm_finish_t reason)
+{
+    /* Of a best_of request nothing was told yet, and its choices have no ranks. */
+    if (j->best != NULL) {
+        for (int32_t k = 0; k < j->r->n; k++) finish(j, k, 0, reason);
+        return;
+    }
+    for (int32_t i = 0; i < j->width; i++) {
+        const glm_seq_t  *q = &j->lane[i];
+
+        if (q->running)
+            finish(j, (int32_t) q->sample.choice, (int32_t) q->sample.ntokens, reason);
+    }
+    for (int32_t k = j->next_choice; k < j->r->n; k++) finish(j, k, 0, reason);
 }

@@ -10,6 +10,7 @@
 
 #include <sys/queue.h>
 
+#include "best.h"
 #include "engine.h"
 #include "kv_cache.h"
 #include "prompt.h"
@@ -41,7 +42,9 @@ struct glm_job_s {
     glm_vocab_t      vocab;
     glm_prompt_t     prompt;
     glm_stops_t     *stops;         /* NULL: none */
+    glm_best_t      *best;          /* NULL: choices are told as they come */
     glm_seq_t       *lane;          /* (width) */
+    int32_t          nchoices;      /* that are made: n or best_of */
     int32_t          width;         /* choices that run at once; 0: none ever does */
     int32_t          npages;        /* KV pages reserved at admission */
 
@@ -90,7 +93,7 @@ void glm_seq_start(glm_seq_t *q);
  */
 glm_finish_t glm_seq_token(glm_seq_t *q, const glm_sampled_t *o);
 
-/* Ends a choice that has no lane or whose lane is given up. */
-void glm_seq_finish(glm_job_t *j, int32_t choice, int32_t ntokens, glm_finish_t reason);
+/* Ends every choice that is not finished: its lane is given up, or it has none. */
+void glm_job_finish(glm_job_t *j, glm_finish_t reason);
 
 #endif

@@ -365,9 +365,10 @@ check_submit(decode_t *d)
     count = m->group_count ? m->group_count : 1;
     if (m->group_index >= count) return nonsense(d, "a group index beyond its group");
     if (count > 1) return refuse(d, 501, "prompt", "several prompts are not supported");
-    if (m->n > 1 && d->lim->max_n <= 1) return later(d, "n");
     if (m->n > d->lim->max_n) return range(d, "n", m->n, 1, d->lim->max_n);
-    if (m->best_of > 1 && m->best_of != m->n) return later(d, "best_of");
+    if (m->best_of != 0 && (m->best_of < m->n || m->best_of > d->lim->max_n)) {
+        return range(d, "best_of", m->best_of, m->n, d->lim->max_n);
+    }
     if (m->truncate != 0) return later(d, "truncate_prompt_tokens");
     if (m->priority != 0) return later(d, "priority");
     if (m->max_tokens < -1) return range(d, "max_tokens", m->max_tokens, -1, INT32_MAX);
@@ -453,6 +454,7 @@ fill(decode_t *d)
     r->add_special = (f & GLM_F_ADD_SPECIAL) != 0;
     r->mode = d->m.mode ? GLM_UNIDIRECTIONAL : GLM_BIDIRECTIONAL;
     r->n = d->m.n ? (int32_t) d->m.n : 1;
+    r->best_of = (int32_t) d->m.best_of;
     r->max_tokens = d->m.max_tokens;
     r->ignore_eos = (f & GLM_F_IGNORE_EOS) != 0;
     r->include_stop = (f & GLM_F_INCLUDE_STOP) != 0;

@@ -18,7 +18,7 @@
 typedef struct {
     int32_t   vocab;          /* ids are below it */
     uint32_t  max_stops;
-    uint32_t  max_n;          /* 1: more is a later feature */
+    uint32_t  max_n;          /* of n and best_of */
     int32_t   max_logprobs;
 } glm_decode_limits_t;
 

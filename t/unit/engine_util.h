@@ -169,7 +169,8 @@ t_done(glm_req_t *r, const glm_done_t *d)
         n += (int32_t) t->c[k].n;
         t->wrong += t->accepted && !t->c[k].finished;
     }
-    if (r->op == GLM_OP_GENERATE) t->wrong += n != d->completion_tokens;
+    if (r->op == GLM_OP_GENERATE)
+        t->wrong += r->best_of > r->n ? n > d->completion_tokens : n != d->completion_tokens;
     t->done = *d;
     t_end(t, 1);
     pthread_mutex_unlock(&t_lock);

@@ -81,7 +81,8 @@ static void
 test_errors(glm_client_t *c)
 {
     answer_t              a;
-    glm_client_submit_t   s = { .m = { .op = GLM_SUBMIT_GENERATE, .n = 2, .max_tokens = 1 } };
+    glm_client_submit_t   s = { .m = { .op = GLM_SUBMIT_GENERATE, .flags = GLM_F_BEAM,
+                                      .max_tokens = 1 } };
     glm_err_t             err = {{0}};
 
     ask(c, 1, "fake: error=429 code=rate param=foo retry=3 limit=5 value=6", 1, 0, 0);
@@ -95,7 +96,7 @@ test_errors(glm_client_t *c)
     glm_wire_section(&s.sections, GLM_SEC_TEXT, "x", 1);
     glm_client_submit(c, 1, &s, &err);
     a = answer(c, 1);
-    ok(a.ended == GLM_MSG_ERROR && a.error.status == 501 && strcmp(a.error.param, "n") == 0
+    ok(a.ended == GLM_MSG_ERROR && a.error.status == 501 && strcmp(a.error.param, "use_beam_search") == 0
        && strcmp(a.error.code, "not_implemented") == 0, "a later feature is a 501");
     ask(c, 1, "\xff", 1, 0, 0);
     a = answer(c, 1);
@@ -537,7 +538,7 @@ test_hello(world_t *w)
     ok(r.w.submit_bytes == GLM_WIRE_MIN_RING && r.w.complete_bytes == GLM_SERVER_MAX_RING,
        "ring sizes are clamped");
     for (i = 0; i < 100 && r.map[i] == 0; i++) { /* new memory */ }
-    ok(r.w.abi == 1 && r.w.vocab == FAKE_VOCAB && r.w.max_n == 1 && r.w.max_live == 1024
+    ok(r.w.abi == 1 && r.w.vocab == FAKE_VOCAB && r.w.max_n == 128 && r.w.max_live == 1024
        && strcmp(r.w.name, "fake-model") == 0 && (r.w.flags & GLM_WELCOME_TOKENIZER),
        "WELCOME says what there is");
     raw_close(&r);

@@ -9,7 +9,7 @@
 #include "tap.h"
 #include "wire_decode.h"
 
-static const glm_decode_limits_t  lim = { .vocab = 100, .max_stops = 4, .max_n = 1,
+static const glm_decode_limits_t  lim = { .vocab = 100, .max_stops = 4, .max_n = 8,
                                           .max_logprobs = 20 };
 
 /* A message under construction, as each case starts: valid. */
@@ -153,6 +153,14 @@ test_neutral(void)
     m = valid();
     m.no_sampling = 1;
     accepts(&m, "no sampling section");
+    m = valid();
+    m.m.n = 2;
+    m.m.best_of = 8;
+    accepts(&m, "two of eight");
+    ok(out.req.n == 2 && out.req.best_of == 8, "n and best_of");
+    m = valid();
+    m.no_sampling = 1;
+    accepts(&m, "no sampling section, once more");
     ok(out.req.sample.nlogprobs == -1 && out.req.sample.temperature == 0, "is greedy");
 }
 
@@ -278,8 +286,6 @@ test_later(void)
     FIELD(m, op, GLM_SUBMIT_SCORE, "");
     FIELD(m, op, 0, "");
     FIELD(m, op, 6, "");
-    FIELD(m, n, 2, "n");
-    FIELD(m, best_of, 2, "best_of");
     FIELD(m, truncate, -1, "truncate_prompt_tokens");
     FIELD(m, group_count, 2, "prompt");
     FIELD(m, priority, -1, "priority");
@@ -338,6 +344,15 @@ test_ranges(void)
     glm_wbuf_t  s = {0};
 
     RANGE(m, max_tokens, -2, "max_tokens");
+    RANGE(m, n, 9, "n");
+    ok(why.limit == 8 && why.value == 9, "with limit and value");
+    RANGE(m, n, UINT32_MAX, "n");
+    RANGE(m, best_of, 9, "best_of");
+    m = valid();
+    m.m.n = 3;
+    m.m.best_of = 2;
+    refuses(&m, 400, "best_of", "best_of below n");
+    ok(why.limit == 3 && why.value == 2, "with limit and value");
     RANGE(s, temperature, -0.1f, "temperature");
     RANGE(s, temperature, NAN, "temperature");
     RANGE(s, temperature, INFINITY, "temperature");
