@@ -20,6 +20,8 @@
 #include "tokenizer.h"
 
 #define GLM_MAX_CHOICES  1024
+#define GLM_MAX_REPEAT   1024     /* ids of a piece that repetition_detection finds */
+#define GLM_MAX_LIST     1024     /* stop ids, biases, bad words: each */
 
 typedef struct glm_engine_s  glm_engine_t;
 typedef struct glm_req_s     glm_req_t;
@@ -48,12 +50,25 @@ typedef struct {
     size_t       n;
 } glm_stop_t;
 
+typedef struct {
+    int32_t      id;
+    float        bias;        /* -100 .. 100 */
+} glm_logit_bias_t;
+
+/* A choice ends when a piece of min_length .. max_length ids came min_count times
+ * in a row. */
+typedef struct {
+    int32_t      min_length, max_length;   /* max_length 0: off */
+    int32_t      min_count;   /* >= 2 */
+} glm_repeat_t;
+
 typedef enum {
     GLM_FINISH_NONE,
     GLM_FINISH_STOP,          /* end token, stop string or stop id */
     GLM_FINISH_LENGTH,
     GLM_FINISH_CANCEL,        /* cancelled by its owner */
-    GLM_FINISH_ERROR
+    GLM_FINISH_ERROR,
+    GLM_FINISH_REPEAT         /* repetition_detection */
 } glm_finish_t;
 
 /* Why a request or its field is refused; class as in HTTP. */
@@ -87,7 +102,7 @@ typedef struct {
 typedef struct {
     int32_t       choice, blank;
     glm_finish_t  reason;
-    int32_t       stop_id;             /* stop token id that hit, or -1 */
+    int32_t       stop_id;             /* entry of stop_id that hit, or -1 */
     int32_t       stop_index;          /* index of the stop string, or -1 */
     int32_t       ntokens;             /* generated, a final end token counted */
     int32_t       nkept;               /* of them, how many belong to the answer: a
@@ -144,9 +159,23 @@ struct glm_req_s {
                                           the n with the highest mean log-probability
                                           are told, best first, when all have ended */
     int32_t               max_tokens;  /* >= 0; -1: what the context leaves */
+    int32_t               min_tokens;  /* no end, stop id or stop string before */
     int32_t               ignore_eos;
     glm_sample_t          sample;      /* temperature, top_k, top_p, min_p, seed,
-                                          nlogprobs; the rest is the engine's */
+                                          nlogprobs, presence, frequency (of what
+                                          was generated), repetition (of prompt
+                                          and that); the rest is the engine's */
+    const glm_logit_bias_t  *bias;
+    size_t                nbias;
+    const int32_t        *allow;       /* only these may be picked; NULL: those with
+                                          text and the end tokens */
+    size_t                nallow;      /* > 0 when allow is there */
+    const glm_stop_t     *bad;         /* bad_words */
+    size_t                nbad;
+    const int32_t        *stop_id;     /* end a choice; without text unless
+                                          include_stop */
+    size_t                nstop_id;
+    glm_repeat_t          repeat;
     int                   has_seed;    /* 0: the engine draws one */
     const glm_stop_t     *stop;
     size_t                nstop;

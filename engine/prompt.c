@@ -261,6 +261,7 @@ glm_prompt_make(glm_prompt_t *out, const glm_vocab_t *v, const glm_req_t *r, glm
     int        rc = encode(&ids, v, r, no), special = r->add_special;
 
     *out = (glm_prompt_t) { .frozen = -1 };
+    out->nown = (int32_t) ids.n;
     if (rc == 0 && ids.n == 0) rc = glm_refuse(no, 400, "", "prompt", "The prompt is empty.");
     if (rc == 0)
         rc = r->mode == GLM_UNIDIRECTIONAL
@@ -270,6 +271,7 @@ glm_prompt_make(glm_prompt_t *out, const glm_vocab_t *v, const glm_req_t *r, glm
         rc = glm_refuse(no, 400, "context_length_exceeded", "prompt", "The prompt is too long.");
     if (rc == 0) {
         out->n = (int32_t) ids.n;
+        if (r->mode == GLM_UNIDIRECTIONAL) out->own = out->n - out->nown;
         out->prompt_tokens = out->n - (r->mode == GLM_BIDIRECTIONAL || special);
         rc = check_length(out, v->cfg, r->max_tokens, no);
     }

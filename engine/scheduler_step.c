@@ -223,8 +223,24 @@ take_causal(glm_sched_t *s, int32_t n)
 static void
 count_finish(glm_sched_t *s, glm_finish_t reason)
 {
-    if (reason == GLM_FINISH_STOP) s->st.finished_stop++;
+    if (reason == GLM_FINISH_STOP || reason == GLM_FINISH_REPEAT) s->st.finished_stop++;
     if (reason == GLM_FINISH_LENGTH) s->st.finished_length++;
+}
+
+/* Nothing was picked: the model's fault, or that of what the request forbids. */
+static void
+fail_pick(glm_sched_t *s, glm_job_t *j, int32_t id)
+{
+    glm_refusal_t  no;
+
+    if (id == -1 || j->rules == NULL) {
+        fail_job(s, j, "The model gave no usable logits for this request.");
+        return;
+    }
+    glm_refuse(&no, 400, "", j->rules->allow != NULL ? "allowed_token_ids" : "bad_words",
+               "No token is left to pick: \"allowed_token_ids\", \"bad_words\" and "
+               "\"min_tokens\" forbid them all.");
+    glm_sched_fail(s, j, &no);
 }
 
 static void
@@ -235,7 +251,7 @@ take_result(glm_sched_t *s, glm_seq_t *q, const glm_sampled_t *o, uint64_t now)
 
     if (!q->running) return;              /* its request failed in this very step */
     if (o->id < 0) {
-        fail_job(s, j, "The model gave no usable logits for this request.");
+        fail_pick(s, j, o->id);
         return;
     }
     glm_sched_touch(s, j);

@@ -16,6 +16,55 @@ refuse_field(glm_refusal_t *no, const char *field, const char *must)
     return glm_refuse(no, 400, "", field, "\"%s\" must be %s.", field, must);
 }
 
+static int
+check_repeat(const glm_repeat_t *p, glm_refusal_t *no)
+{
+    if (p->max_length == 0) return 0;
+    if (p->min_length >= 0 && p->max_length >= p->min_length && p->max_length <= GLM_MAX_REPEAT
+        && p->min_count >= 2)
+        return 0;
+    return refuse_field(no, "repetition_detection", "lengths from 0 to 1024, the smaller one "
+                        "first, and a count of 2 or more");
+}
+
+static int
+check_rules(const glm_req_t *r, glm_refusal_t *no)
+{
+    const glm_sample_t  *s = &r->sample;
+
+    if (!(s->presence >= -2 && s->presence <= 2))
+        return refuse_field(no, "presence_penalty", "-2 to 2");
+    if (!(s->frequency >= -2 && s->frequency <= 2))
+        return refuse_field(no, "frequency_penalty", "-2 to 2");
+    if (!(s->repetition >= 0 && s->repetition <= 3e38f))
+        return refuse_field(no, "repetition_penalty", "above 0");
+    if (r->min_tokens < 0) return refuse_field(no, "min_tokens", "0 or more");
+    if (r->allow != NULL && r->nallow == 0)
+        return refuse_field(no, "allowed_token_ids", "a list that is not empty");
+    if (r->nstop_id > GLM_MAX_LIST)
+        return refuse_field(no, "stop_token_ids", "a list of up to 1024");
+    if (r->nbias > GLM_MAX_LIST) return refuse_field(no, "logit_bias", "a map of up to 1024");
+    if (r->nbad > GLM_MAX_LIST) return refuse_field(no, "bad_words", "a list of up to 1024");
+    for (size_t i = 0; i < r->nbias; i++)
+        if (!(r->bias[i].bias >= -100 && r->bias[i].bias <= 100))
+            return refuse_field(no, "logit_bias", "a map to numbers from -100 to 100");
+    for (size_t i = 0; i < r->nbad; i++)
+        if (r->bad[i].n == 0) return refuse_field(no, "bad_words", "strings that are not empty");
+    return check_repeat(&r->repeat, no);
+}
+
+/* Ids that index something. */
+static int
+check_ids(const glm_req_t *r, const glm_vocab_t *v, glm_refusal_t *no)
+{
+    int  rc = glm_prompt_check_ids(r->stop_id, r->nstop_id, v, "stop_token_ids", no);
+
+    if (rc == 0) rc = glm_prompt_check_ids(r->allow, r->nallow, v, "allowed_token_ids", no);
+    for (size_t i = 0; i < r->nbias && rc == 0; i++)
+        rc = glm_prompt_check_ids(&r->bias[i].id, 1, v, "logit_bias", no);
+    return rc;
+}
+
 /* The wire's makers check too; the engine relies on none of them. */
 static int
 check_fields(const glm_req_t *r, glm_refusal_t *no)
@@ -35,7 +84,20 @@ check_fields(const glm_req_t *r, glm_refusal_t *no)
         return refuse_field(no, "logprobs", "0 to 20");
     for (size_t i = 0; i < r->nstop; i++)
         if (r->stop[i].n == 0) return refuse_field(no, "stop", "strings that are not empty");
-    return 0;
+    return check_rules(r, no);
+}
+
+static int
+check_min_tokens(const glm_job_t *j, glm_refusal_t *no)
+{
+    int32_t  max = j->prompt.max_tokens;
+
+    if (j->r->min_tokens <= max) return 0;
+    glm_refuse(no, 400, "", "min_tokens", "\"min_tokens\" is %d, and a choice may have %d tokens.",
+               j->r->min_tokens, max);
+    no->limit = max;
+    no->value = j->r->min_tokens;
+    return GLM_EINVAL;
 }
 
 /*
@@ -75,6 +137,7 @@ make_lane(glm_job_t *j, glm_seq_t *q, const glm_limits_t *lim)
     q->sample.blank = 0;
     if (j->best != NULL && q->sample.nlogprobs < 0) q->sample.nlogprobs = 0;
     q->sample.allow = lim->allow;
+    if (glm_ruled_init(&q->ruled, j->rules) != 0) return GLM_ENOMEM;
     if (glm_table_init(&q->table, glm_kv_pages((int64_t) j->nshared + j->prompt.max_tokens)) != 0
         || glm_stopper_init(&q->stopper, j->stops) != 0)
         return GLM_ENOMEM;
@@ -121,6 +184,7 @@ glm_job_make(glm_job_t **out, glm_req_t *r, const glm_limits_t *lim, glm_refusal
     glm_job_t  *j;
 
     *out = NULL;
+    if (rc == 0) rc = check_ids(r, &lim->vocab, no);
     if (rc != 0) return rc;
     j = calloc(1, sizeof(*j));
     if (j == NULL) goto memory;
@@ -131,6 +195,8 @@ glm_job_make(glm_job_t **out, glm_req_t *r, const glm_limits_t *lim, glm_refusal
     if (glm_prompt_make(&j->prompt, &lim->vocab, r, no) != 0) goto fail;
     j->nshared = j->prompt.n - 1;
     if (size_job(j, lim, no) != 0) goto fail;
+    if (check_min_tokens(j, no) != 0) goto fail;
+    if (glm_rules_make(&j->rules, &lim->vocab, r, &j->prompt, no) != 0) goto fail;
     if (make_lanes(j, lim) != 0 || draw_seed(r) != 0) goto memory;
 
     for (int32_t i = 0; i < j->width; i++) j->lane[i].sample.seed = r->sample.seed;
@@ -151,11 +217,13 @@ glm_job_free(glm_job_t *j)
     for (int32_t i = 0; i < j->width && j->lane != NULL; i++) {
         glm_table_destroy(&j->lane[i].table);
         glm_stopper_destroy(&j->lane[i].stopper);
+        glm_ruled_destroy(&j->lane[i].ruled);
         free(j->lane[i].start);
     }
     free(j->lane);
     glm_stops_free(j->stops);
     glm_best_free(j->best);
+    glm_rules_free(j->rules);
     glm_prompt_free(&j->prompt);
     free(j);
 }
@@ -231,6 +299,8 @@ glm_seq_start(glm_seq_t *q)
     q->token = j->prompt.ids[j->nshared];
     q->nchars = 0;
     glm_stopper_reset(&q->stopper);
+    q->stopper.deaf = j->r->min_tokens > 0;
+    glm_ruled_start(&q->ruled, &q->sample);
     if (j->vocab.tok != NULL) glm_detok_init(&q->detok, j->vocab.tok);
 }
 
@@ -295,31 +365,58 @@ tell_finish(glm_job_t *j, const glm_finish_out_t *f)
     if (j->nfinished == j->nchoices) glm_best_tell(j->best, j->r);
 }
 
+static int
+is_stop_id(const glm_req_t *r, int32_t id)
+{
+    for (size_t i = 0; i < r->nstop_id; i++)
+        if (r->stop_id[i] == id) return 1;
+    return 0;
+}
+
+/* Does the id end the choice?  Before min_tokens no such id is picked. */
+static void
+check_id(const glm_seq_t *q, int32_t id, glm_finish_out_t *f)
+{
+    const glm_req_t  *r = q->job->r;
+
+    if (!r->ignore_eos && is_end(q->job->vocab.cfg, id)) f->reason = GLM_FINISH_STOP;
+    else if (is_stop_id(r, id)) {
+        f->reason = GLM_FINISH_STOP;
+        f->stop_id = id;
+    }
+}
+
 glm_finish_t
 glm_seq_token(glm_seq_t *q, const glm_sampled_t *o)
 {
     glm_job_t         *j = q->job;
-    int                ended = !j->r->ignore_eos && is_end(j->vocab.cfg, o->id);
+    int                cut, repeated;
     uint32_t           offset = q->nchars;
     glm_finish_out_t   f = { .choice = (int32_t) q->sample.choice, .stop_id = -1 };
 
+    check_id(q, o->id, &f);
+    cut = f.reason != GLM_FINISH_NONE && !(f.stop_id >= 0 && j->r->include_stop);
     if (q->start != NULL) q->start[q->sample.ntokens] = glm_stopper_length(&q->stopper);
-    if (!ended && j->vocab.tok != NULL && add_text(q, o->id) != 0) return GLM_FINISH_ERROR;
+    q->stopper.deaf = (int32_t) q->sample.ntokens < j->r->min_tokens;
+    if (!cut && j->vocab.tok != NULL && add_text(q, o->id) != 0) return GLM_FINISH_ERROR;
 
+    repeated = glm_ruled_token(&q->ruled, &q->sample, o->id);
     q->sample.ntokens++;
     q->token = o->id;
     q->slot++;
     j->completion_tokens++;
 
     f.stop_index = q->stopper.hit;
-    if (ended || f.stop_index >= 0) f.reason = GLM_FINISH_STOP;
-    else if ((int32_t) q->sample.ntokens == j->prompt.max_tokens) f.reason = GLM_FINISH_LENGTH;
+    if (f.stop_index >= 0) f.reason = GLM_FINISH_STOP;
+    if (f.reason == GLM_FINISH_NONE && (int32_t) q->sample.ntokens == j->prompt.max_tokens)
+        f.reason = GLM_FINISH_LENGTH;
+    if (f.reason == GLM_FINISH_NONE && repeated) f.reason = GLM_FINISH_REPEAT;
 
     if (tell_token(q, o, offset, f.reason != GLM_FINISH_NONE) != 0) return GLM_FINISH_ERROR;
     if (f.reason == GLM_FINISH_NONE) return GLM_FINISH_NONE;
 
     f.ntokens = (int32_t) q->sample.ntokens;
-    f.nkept = kept(q, ended);
+    f.nkept = kept(q, cut);
     q->running = 0;
     tell_finish(j, &f);
     return f.reason;

@@ -14,6 +14,7 @@
 #include "engine.h"
 #include "kv_cache.h"
 #include "prompt.h"
+#include "rules.h"
 #include "stop.h"
 
 typedef struct glm_job_s  glm_job_t;
@@ -32,6 +33,7 @@ struct glm_seq_s {
     uint32_t         nchars;        /* characters of decoded text */
     glm_detok_t      detok;
     glm_stopper_t    stopper;
+    glm_ruled_t      ruled;
     uint64_t        *start;         /* (max_tokens) byte of the answer at which each
                                        token's text begins; NULL without stops */
 };
@@ -42,6 +44,7 @@ struct glm_job_s {
     glm_vocab_t      vocab;
     glm_prompt_t     prompt;
     glm_stops_t     *stops;         /* NULL: none */
+    glm_rules_t     *rules;         /* NULL: none */
     glm_best_t      *best;          /* NULL: choices are told as they come */
     glm_seq_t       *lane;          /* (width) */
     int32_t          nchoices;      /* that are made: n or best_of */

@@ -31,7 +31,7 @@ typedef struct {
     int             eos_text;     /* TOKENIZE: the exact eos name is its id */
     uint8_t        *msg;          /* the message itself, owned */
     glm_segment_t  *seg;
-    glm_stop_t     *stop;
+    glm_stop_t     *stop, *bad;
 } glm_submit_t;
 
 /*

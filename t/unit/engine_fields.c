@@ -162,10 +162,372 @@ test_best(void)
     }
 }
 
+/* ---- which ids may be picked ---- */
+
+/* Whether the n ids of w end the nsaid ids at said. */
+static int
+ends_with(const int32_t *said, int nsaid, const int32_t *w, int n)
+{
+    return n <= nsaid && memcmp(said + nsaid - n, w, (size_t) n * sizeof(int32_t)) == 0;
+}
+
+static int
+bad_word(const t_req_t *t, const int32_t *said, int nsaid, int32_t id)
+{
+    const glm_tokenizer_t  *tok = glm_engine_tokenizer(t->e);
+    int                     hit = 0;
+
+    for (size_t i = 0; i < 2 * t->r.nbad; i++) {
+        const glm_stop_t  *w = &t->r.bad[i / 2];
+        glm_ids_t          ids = {0};
+
+        if (i % 2) glm_encode(tok, w->s, w->n, &ids);
+        else glm_encode_no_prefix(tok, w->s, w->n, &ids);
+        hit |= ids.n > 0 && ids.id[ids.n - 1] == id
+               && ends_with(said, nsaid, ids.id, (int) ids.n - 1);
+        glm_ids_free(&ids);
+    }
+    return hit;
+}
+
+static int
+in(const int32_t *list, size_t n, int32_t id)
+{
+    for (size_t i = 0; i < n; i++)
+        if (list[i] == id) return 1;
+    return 0;
+}
+
+static int
+is_end(int32_t id)
+{
+    return id == 7813 || id == 2;
+}
+
+static int
+may(const t_req_t *t, const int32_t *said, int nsaid, int32_t id)
+{
+    const glm_req_t  *r = &t->r;
+
+    if (r->allow != NULL && !in(r->allow, r->nallow, id)) return 0;
+    if (r->allow == NULL && !is_end(id)
+        && glm_token_kind(glm_engine_tokenizer(t->e), id) == GLM_TOK_NONTEXT) return 0;
+    if (nsaid < r->min_tokens && (is_end(id) || in(r->stop_id, r->nstop_id, id))) return 0;
+    return !bad_word(t, said, nsaid, id);
+}
+
+/* A logit as the fields change it; the prompt's ids are all the user's. */
+static float
+changed(const t_req_t *t, const int32_t *said, int nsaid, int32_t id, float x)
+{
+    const glm_req_t  *r = &t->r;
+    int               count = 0;
+
+    for (int i = 0; i < nsaid; i++) count += said[i] == id;
+    for (size_t i = 0; i < r->nbias; i++) x += r->bias[i].id == id ? r->bias[i].bias : 0;
+    if (r->sample.repetition > 0 && (count > 0 || in(t->ids, t->nids - 1, id)))
+        x = x > 0 ? x / r->sample.repetition : x * r->sample.repetition;
+    x -= r->sample.frequency * (float) count;
+    return count > 0 ? x - r->sample.presence : x;
+}
+
+/* Is every id of choice k, greedy, the one that the definition picks? */
+static int
+as_defined(const t_req_t *t, int k)
+{
+    static float       x[16384];
+    const t_choice_t  *c = &t->c[k];
+    int32_t            vocab = glm_engine_config(t->e)->vocab, slot = 0;
+    uint64_t           hash = 0;
+
+    for (; slot < (int32_t) t->nids; slot++)
+        hash = fake_mix(hash ^ fake_entry(t->ids[slot], slot, slot));
+    for (int i = 0; i < (int) c->n; i++, slot++) {
+        int32_t  best = -1;
+        float    most = 0;
+
+        hash = fake_mix(hash ^ fake_entry(i == 0 ? glm_engine_config(t->e)->sop : c->id[i - 1],
+                                          slot, slot));
+        fake_logits(hash, vocab, x);
+        for (int32_t id = 0; id < vocab; id++) {
+            float  y = changed(t, c->id, i, id, x[id]);
+
+            if ((best >= 0 && y <= most) || !may(t, c->id, i, id)) continue;
+            best = id;
+            most = y;
+        }
+        if (best != c->id[i]) return 0;
+    }
+    return 1;
+}
+
+/* Runs t and compares; frees it. */
+static int
+defined(t_req_t *t)
+{
+    int  right;
+
+    t->r.want_ids = 1;
+    t->r.sample.temperature = 0;
+    right = good(t);
+    for (int k = 0; k < t->r.n && right; k++) right = as_defined(t, k);
+    t_free(t);
+    return right;
+}
+
+static t_req_t *
+greedy(glm_engine_t *e, int32_t max_tokens)
+{
+    t_req_t  *t = text(e, "Where is the file?", max_tokens, 0);
+
+    t->r.ignore_eos = 1;
+    return t;
+}
+
+static int32_t  some[400];
+
+static void
+test_penalties(glm_engine_t *e)
+{
+    glm_logit_bias_t  bias[3] = { { 300, 3.5f }, { 301, -100 }, { 305, 6 } };
+    t_req_t          *t = greedy(e, 40);
+
+    ok(defined(t), "no rules: as defined");
+    for (int i = 0; i < 4; i++) {
+        t = greedy(e, 100);
+        t->r.allow = some;                /* few ids, so that they come again */
+        t->r.nallow = 30;
+        t->r.n = 2;
+        if (i == 0) t->r.sample.presence = 1.5f;
+        if (i == 1) t->r.sample.frequency = 0.7f;
+        if (i == 2) t->r.sample.repetition = 1.8f;
+        if (i == 3) {
+            t->r.sample.presence = -0.5f;
+            t->r.sample.frequency = 0.3f;
+            t->r.sample.repetition = 0.9f;
+            t->r.bias = bias;
+            t->r.nbias = 3;
+        }
+        ok(defined(t), "penalties, set %d: as defined", i);
+    }
+    t = text(e, "dd dd dd ff gg", 20, 0);
+    t->r.sample.repetition = 3;
+    t->r.ignore_eos = 1;
+    ok(defined(t), "the prompt's ids are punished, too");
+
+    t = greedy(e, 60);
+    t->r.bias = bias;
+    t->r.nbias = 3;
+    ok(defined(t), "logit_bias: as defined");
+}
+
+static void
+test_bans(glm_engine_t *e)
+{
+    static const glm_stop_t  words[4] = { { "the", 3 }, { "file system", 11 }, { "e", 1 },
+                                          { " of course", 10 } };
+    static const int32_t     sop_only[2] = { 7812, 7811 };
+    t_req_t                 *t = greedy(e, 60);
+    glm_logit_bias_t         up[8];
+    glm_ids_t                ids = {0};
+    int                      n = 0;
+
+    t->r.allow = some;
+    t->r.nallow = 5;
+    ok(defined(t), "allowed_token_ids: as defined");
+
+    /* Ids of the words are raised, so that they would come. */
+    glm_encode(glm_engine_tokenizer(e), "file system", 11, &ids);
+    for (; n < 8 && n < (int) ids.n; n++) up[n] = (glm_logit_bias_t) { ids.id[n], 20 };
+    t = greedy(e, 60);
+    t->r.bias = up;
+    t->r.nbias = (size_t) n;
+    ok(ids.n >= 2, "\"file system\" has %zu ids", ids.n);
+    good(t);
+    {
+        int  seen = 0;
+
+        for (size_t i = 0; i + ids.n <= t->c[0].n; i++)
+            seen += memcmp(&t->c[0].id[i], ids.id, ids.n * sizeof(int32_t)) == 0;
+        ok(seen > 0, "raised, they come %d times", seen);
+    }
+    t_free(t);
+    t = greedy(e, 60);
+    t->r.bias = up;
+    t->r.nbias = (size_t) n;
+    t->r.bad = words;
+    t->r.nbad = 4;
+    ok(defined(t), "bad_words: as defined");
+    glm_ids_free(&ids);
+
+    t = greedy(e, 5);
+    t->r.allow = sop_only;
+    t->r.nallow = 2;
+    ok(good(t) && in(sop_only, 2, t->c[0].id[0]) && t->c[0].ntext == 0,
+       "ids without text are picked when the request allows them");
+    t_free(t);
+}
+
+static void
+test_min_tokens(glm_engine_t *e)
+{
+    glm_logit_bias_t   up[3] = { { 7813, 50 }, { 2, 30 }, { 300, 40 } };
+    static const int32_t  stop_ids[2] = { 300, 301 };
+    glm_stop_t         any = { "a", 1 };
+    t_req_t           *t = greedy(e, 20), *u;
+
+    t->r.ignore_eos = 0;
+    t->r.bias = up;
+    t->r.nbias = 3;
+    t->r.min_tokens = 5;
+    ok(good(t) && t->c[0].n == 6 && t->c[0].id[5] == 7813 && t->c[0].fin.nkept == 5
+       && t->c[0].fin.reason == GLM_FINISH_STOP && t->c[0].fin.stop_id == -1,
+       "min_tokens 5: the end token is the sixth");
+    t_free(t);
+
+    t = greedy(e, 20);
+    t->r.bias = up + 2;
+    t->r.nbias = 1;
+    t->r.stop_id = stop_ids;
+    t->r.nstop_id = 2;
+    t->r.min_tokens = 7;
+    u = greedy(e, 20);
+    u->r.bias = up + 2;
+    u->r.nbias = 1;
+    u->r.stop_id = stop_ids;
+    u->r.nstop_id = 2;
+    u->r.min_tokens = 7;
+    u->r.include_stop = 1;
+    ok(good(t) && t->c[0].n == 8 && t->c[0].id[7] == 300 && t->c[0].fin.stop_id == 300
+       && t->c[0].fin.nkept == 7 && t->c[0].fin.reason == GLM_FINISH_STOP,
+       "stop ids as well, and the one that hit is told");
+    ok(good(u) && u->c[0].fin.nkept == 8 && u->c[0].ntext > t->c[0].ntext
+       && memcmp(u->c[0].text, t->c[0].text, t->c[0].ntext) == 0,
+       "its text belongs to the answer with include_stop alone");
+    t_free(t);
+    t_free(u);
+
+    t = greedy(e, 60);
+    t->r.stop = &any;
+    t->r.nstop = 1;
+    t->r.min_tokens = 10;
+    ok(good(t) && t->c[0].n > 10 && t->c[0].fin.reason == GLM_FINISH_STOP
+       && memchr(t->c[0].text, 'a', t->c[0].ntext) != NULL,
+       "stop strings are none before: %zu tokens", t->c[0].n);
+    t_free(t);
+
+    t = greedy(e, 20);
+    t->r.bias = up;
+    t->r.nbias = 2;
+    t->r.min_tokens = 20;
+    ok(good(t) && t->c[0].n == 20 && !in(t->c[0].id, 20, 7813),
+       "ignore_eos with min_tokens: none before, either");
+    t_free(t);
+    t = greedy(e, 20);
+    t->r.bias = up;
+    t->r.nbias = 1;
+    ok(good(t) && t->c[0].n == 20 && t->c[0].id[3] == 7813 && t->c[0].ntext == 0,
+       "ignore_eos with a bias: end tokens like others, without text");
+    t_free(t);
+    t = greedy(e, 20);
+    t->r.min_tokens = 21;
+    ok(refused(t, 400, "min_tokens"), "min_tokens above max_tokens");
+}
+
+static void
+test_repeat(glm_engine_t *e)
+{
+    glm_logit_bias_t  up[1] = { { 300, 90 } };
+    t_req_t          *t = greedy(e, 50);
+    int               bad = 0, hits = 0;
+
+    t->r.bias = up;
+    t->r.nbias = 1;
+    t->r.repeat = (glm_repeat_t) { 3, 5, 4 };
+    ok(good(t) && t->c[0].n == 12 && t->c[0].fin.reason == GLM_FINISH_REPEAT
+       && t->c[0].fin.nkept == 12, "three ids four times: ends after %zu", t->c[0].n);
+    t_free(t);
+    t = greedy(e, 50);
+    t->r.bias = up;
+    t->r.nbias = 1;
+    t->r.repeat = (glm_repeat_t) { 0, 1, 3 };
+    t->r.min_tokens = 17;
+    ok(good(t) && t->c[0].n == 17, "not before min_tokens");
+    t_free(t);
+
+    for (uint64_t seed = 0; seed < 60; seed++) {      /* of two ids: by the definition */
+        glm_repeat_t  p = { 1 + (int32_t) seed % 3, 4, 2 + (int32_t) seed % 3 };
+        int           end = 0;
+
+        t = text(e, "x", 60, seed);
+        t->r.allow = some;
+        t->r.nallow = 2;
+        t->r.repeat = p;
+        bad += !good(t);
+        for (int n = 1; n <= (int) t->c[0].n && !end; n++)
+            for (int len = p.min_length; len <= p.max_length; len++) {
+                int  same_ = len * p.min_count <= n;
+
+                for (int i = n - 1; same_ && i >= n - len * (p.min_count - 1); i--)
+                    same_ = t->c[0].id[i] == t->c[0].id[i - len];
+                if (same_) end = n;
+            }
+        bad += t->c[0].fin.reason == GLM_FINISH_REPEAT ? end != (int) t->c[0].n : end != 0;
+        hits += end != 0;
+        t_free(t);
+    }
+    ok(bad == 0 && hits > 30, "repetition_detection: as defined, %d of 60 end so", hits);
+}
+
+#define REFUSED(param, ...)                                                       \
+    do {                                                                          \
+        t_req_t  *t_ = greedy(e, 5);                                              \
+        glm_req_t *r = &t_->r;                                                    \
+        __VA_ARGS__;                                                              \
+        ok(refused(t_, 400, param), "%s: %s", param, #__VA_ARGS__);               \
+    } while (0)
+
+static void
+test_refusals(glm_engine_t *e)
+{
+    static const int32_t  out[2] = { 5, 1 << 20 }, end[1] = { 300 };
+    glm_logit_bias_t      b = { 5, 100.5f }, c = { -1, 1 }, d = { 5, NAN };
+    glm_stop_t            empty = { "", 0 };
+
+    REFUSED("presence_penalty", r->sample.presence = 2.5f);
+    REFUSED("presence_penalty", r->sample.presence = NAN);
+    REFUSED("frequency_penalty", r->sample.frequency = -2.5f);
+    REFUSED("repetition_penalty", r->sample.repetition = -1);
+    REFUSED("repetition_penalty", r->sample.repetition = INFINITY);
+    REFUSED("min_tokens", r->min_tokens = -1);
+    REFUSED("allowed_token_ids", r->allow = out; r->nallow = 0);
+    REFUSED("allowed_token_ids", r->allow = out; r->nallow = 2);
+    REFUSED("stop_token_ids", r->stop_id = out; r->nstop_id = 2);
+    REFUSED("logit_bias", r->bias = &b; r->nbias = 1);
+    REFUSED("logit_bias", r->bias = &c; r->nbias = 1);
+    REFUSED("logit_bias", r->bias = &d; r->nbias = 1);
+    REFUSED("bad_words", r->bad = &empty; r->nbad = 1);
+    REFUSED("repetition_detection", r->repeat.max_length = 3);
+    REFUSED("repetition_detection", r->repeat = ((glm_repeat_t) { 4, 3, 2 }));
+    REFUSED("repetition_detection", r->repeat = ((glm_repeat_t) { 1, 1025, 2 }));
+    REFUSED("allowed_token_ids", r->allow = end; r->nallow = 1; r->stop_id = end;
+            r->nstop_id = 1; r->min_tokens = 2);
+}
+
 int
 main(void)
 {
+    glm_engine_t  *e;
+
     if (access("models/demo/config.json", R_OK) != 0) skip_all("no demo model");
+    for (int i = 0; i < 400; i++) some[i] = 300 + i;
     test_best();
+    e = up(4, 4096, 100);
+    test_penalties(e);
+    test_bans(e);
+    test_min_tokens(e);
+    test_repeat(e);
+    test_refusals(e);
+    down(e, "fields");
     return tap_done();
 }

@@ -262,9 +262,7 @@ test_later(void)
     msg_t              m;
     glm_sec_grammar_t  g = { .size = 8 };
     static const struct { uint16_t type; const char *param; }  later[] = {
-        { GLM_SEC_STOP_IDS, "stop_token_ids" }, { GLM_SEC_BIAS, "logit_bias" },
-        { GLM_SEC_ALLOW, "allowed_token_ids" }, { GLM_SEC_BAD, "bad_words" },
-        { GLM_SEC_SCORE_IDS, "logprob_token_ids" }, { GLM_SEC_REPEAT, "repetition_detection" },
+        { GLM_SEC_SCORE_IDS, "logprob_token_ids" },
         { GLM_SEC_CHOICES, "choices" }, { GLM_SEC_RESUME, "resume" }, { GLM_SEC_SUFFIX, "suffix" },
     };
 
@@ -278,9 +276,6 @@ test_later(void)
         glm_wire_section(&m.more, GLM_SEC_GRAMMAR, &g, sizeof(g));
         refuses(&m, 501, g.kind <= 2 ? "response_format" : "structured_outputs", "grammar");
     }
-    m = valid();
-    glm_wire_section(&m.more, GLM_SEC_ALLOW, NULL, 0);
-    refuses(&m, 501, "allowed_token_ids", "even when none is allowed");
 
     FIELD(m, op, GLM_SUBMIT_INFILL, "");
     FIELD(m, op, GLM_SUBMIT_SCORE, "");
@@ -298,12 +293,7 @@ test_later(void)
     FIELD(m, flags, GLM_F_SPECIAL_TEXT, "skip_special_tokens");
     FIELD(m, flags, GLM_F_BEAM, "use_beam_search");
     FIELD(m, flags, GLM_F_ALL + 1, "");
-    FIELD(s, presence, 0.5f, "presence_penalty");
-    FIELD(s, frequency, -1, "frequency_penalty");
-    FIELD(s, repetition, 1.5f, "repetition_penalty");
-    FIELD(s, presence, NAN, "presence_penalty");
     FIELD(s, prompt_logprobs, 0, "prompt_logprobs");
-    FIELD(s, min_tokens, 1, "min_tokens");
     FIELD(s, beams, 2, "num_beams");
     FIELD(s, length_penalty, 2, "length_penalty");
     FIELD(s, no_repeat_ngram, 3, "no_repeat_ngram_size");
@@ -325,6 +315,88 @@ test_unknown_section(void)
     m = valid();
     glm_wbuf_put(&m.more, &sec, sizeof(sec));
     refuses(&m, 501, "", "unknown flags of a section");
+}
+
+/* ---- lists ---- */
+
+#define LIST(status, param, type, p, n)                                           \
+    do {                                                                          \
+        msg_t  m_ = valid();                                                      \
+        glm_wire_section(&m_.more, type, p, n);                                   \
+        refuses(&m_, status, param, #p);                                          \
+    } while (0)
+
+static void
+test_lists(void)
+{
+    msg_t                   m = valid();
+    glm_wbuf_t              words = {0};
+    static int32_t          many[2 * GLM_MAX_LIST + 2];
+    const int32_t           ids[2] = { 7, 99 }, beyond[1] = { 100 }, below[1] = { -1 };
+    const glm_bias_t        bias[2] = { { 7, -100 }, { 99, 100 } }, high[1] = { { 7, 100.5f } };
+    const glm_bias_t        nan_[1] = { { 7, NAN } }, no_id[1] = { { 100, 1 } };
+    const glm_sec_repeat_t  rep = { 16, 2, 5, 3 }, off = { 16, 0, 0, 0 }, once = { 16, 2, 5, 1 };
+    const glm_sec_repeat_t  turned = { 16, 6, 5, 3 }, big = { 16, 1, GLM_MAX_REPEAT + 1, 3 };
+    const glm_sec_repeat_t  newer = { 24, 1, 2, 3 };
+
+    glm_wire_string(&words, "bad", 3);
+    glm_wire_string(&words, "worse", 5);
+    glm_wire_section(&m.more, GLM_SEC_STOP_IDS, ids, 8);
+    glm_wire_section(&m.more, GLM_SEC_ALLOW, ids, 8);
+    glm_wire_section(&m.more, GLM_SEC_BIAS, bias, 16);
+    glm_wire_section(&m.more, GLM_SEC_BAD, words.p, words.n);
+    glm_wire_section(&m.more, GLM_SEC_REPEAT, &rep, 16);
+    m.s.presence = -2;
+    m.s.frequency = 2;
+    m.s.repetition = 1.5f;
+    m.s.min_tokens = 5;
+    accepts(&m, "what changes single ids");
+    ok(out.req.nstop_id == 2 && out.req.stop_id[1] == 99, "stop ids");
+    ok(out.req.nallow == 2 && out.req.allow[0] == 7, "allowed ids");
+    ok(out.req.nbias == 2 && out.req.bias[1].id == 99 && out.req.bias[1].bias == 100, "biases");
+    ok(out.req.nbad == 2 && out.req.bad[1].n == 5 && memcmp(out.req.bad[1].s, "worse", 5) == 0,
+       "bad words");
+    ok(out.req.repeat.min_length == 2 && out.req.repeat.max_length == 5
+       && out.req.repeat.min_count == 3, "repetition detection");
+    ok(out.req.sample.presence == -2 && out.req.sample.frequency == 2
+       && out.req.sample.repetition == 1.5f && out.req.min_tokens == 5, "penalties, min_tokens");
+    m = valid();
+    glm_wire_section(&m.more, GLM_SEC_REPEAT, &off, 16);
+    accepts(&m, "no repetition detection");
+    ok(out.req.repeat.max_length == 0 && out.req.allow == NULL, "is none");
+
+    LIST(400, "stop_token_ids", GLM_SEC_STOP_IDS, beyond, 4);
+    ok(why.value == 100 && why.limit == 99, "with value and limit");
+    LIST(400, "stop_token_ids", GLM_SEC_STOP_IDS, many, 4 * GLM_MAX_LIST + 4);
+    ok(why.value == GLM_MAX_LIST + 1 && why.limit == GLM_MAX_LIST, "with value and limit");
+    LIST(400, "allowed_token_ids", GLM_SEC_ALLOW, below, 4);
+    LIST(400, "allowed_token_ids", GLM_SEC_ALLOW, NULL, 0);
+    LIST(400, "allowed_token_ids", GLM_SEC_ALLOW, many, 404);
+    LIST(400, "logit_bias", GLM_SEC_BIAS, high, 8);
+    ok(why.value == 100 && why.limit == 100, "with value and limit");
+    LIST(400, "logit_bias", GLM_SEC_BIAS, nan_, 8);
+    LIST(400, "logit_bias", GLM_SEC_BIAS, no_id, 8);
+    LIST(400, "logit_bias", GLM_SEC_BIAS, many, 8 * GLM_MAX_LIST + 8);
+    LIST(400, "bad_words", GLM_SEC_BAD, "\0\0\0\0", 4);
+    LIST(400, "bad_words", GLM_SEC_BAD, "\1\0\0\0\xff\0\0", 8);
+    LIST(400, "repetition_detection", GLM_SEC_REPEAT, &once, 16);
+    LIST(400, "repetition_detection", GLM_SEC_REPEAT, &turned, 16);
+    LIST(400, "repetition_detection", GLM_SEC_REPEAT, &big, 16);
+    ok(why.value == GLM_MAX_REPEAT + 1 && why.limit == GLM_MAX_REPEAT, "with value and limit");
+
+    m = valid();
+    glm_wire_section(&m.more, GLM_SEC_STOP_IDS, ids, 6);
+    rejects(&m, "one and a half stop ids");
+    m = valid();
+    glm_wire_section(&m.more, GLM_SEC_BIAS, bias, 12);
+    rejects(&m, "one and a half biases");
+    m = valid();
+    glm_wire_section(&m.more, GLM_SEC_BAD, words.p, words.n - 6);
+    rejects(&m, "a bad word that is cut");
+    m = valid();
+    glm_wire_section(&m.more, GLM_SEC_REPEAT, &newer, 16);
+    rejects(&m, "a repetition structure beyond its section");
+    glm_wbuf_free(&words);
 }
 
 /* ---- what is out of range ---- */
@@ -353,6 +425,18 @@ test_ranges(void)
     m.m.best_of = 2;
     refuses(&m, 400, "best_of", "best_of below n");
     ok(why.limit == 3 && why.value == 2, "with limit and value");
+    RANGE(s, presence, 2.5f, "presence_penalty");
+    ok(why.limit == 2 && why.value == 2, "with limit and value");
+    RANGE(s, presence, NAN, "presence_penalty");
+    RANGE(s, frequency, -2.5f, "frequency_penalty");
+    ok(why.limit == -2, "with the limit");
+    RANGE(s, frequency, -INFINITY, "frequency_penalty");
+    RANGE(s, repetition, -1, "repetition_penalty");
+    RANGE(s, repetition, NAN, "repetition_penalty");
+    RANGE(s, repetition, INFINITY, "repetition_penalty");
+    RANGE(s, min_tokens, -1, "min_tokens");
+    RANGE(s, min_tokens, 6, "min_tokens");
+    ok(why.limit == 5 && why.value == 6, "with limit and value");
     RANGE(s, temperature, -0.1f, "temperature");
     RANGE(s, temperature, NAN, "temperature");
     RANGE(s, temperature, INFINITY, "temperature");
@@ -476,6 +560,9 @@ test_mutations(void)
         m = valid();
         glm_wire_section(&m.more, GLM_SEC_STOPS, "\1\0\0\0a\0\0\0\3\0\0\0abc\0", 16);
         glm_wire_section(&m.more, GLM_SEC_IDS, "\1\0\0\0\2\0\0\0", 8);
+        glm_wire_section(&m.more, GLM_SEC_BIAS, "\1\0\0\0\0\0\200\77", 8);
+        glm_wire_section(&m.more, GLM_SEC_ALLOW, "\1\0\0\0\2\0\0\0", 8);
+        glm_wire_section(&m.more, GLM_SEC_BAD, "\1\0\0\0a\0\0\0", 8);
         b = bytes(&m);
         for (k = 0; k < 1 + i % 4; k++) {
             x = x * 6364136223846793005u + 1442695040888963407u;
@@ -574,6 +661,7 @@ main(void)
     test_prompts();
     test_later();
     test_unknown_section();
+    test_lists();
     test_ranges();
     test_nonsense();
     test_short();
