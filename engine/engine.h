@@ -122,7 +122,8 @@ typedef struct {
  * touches the request again.  A refused request hears error alone.
  * TOKENIZE: accepted is not called; ids, then done.  DETOKENIZE: text, done.
  * GENERATE with want_ids: ids (the prompt's, as counted in prompt_tokens) once,
- * between accepted and the first token.
+ * between accepted and the first token; with want_text likewise text, the decoded
+ * prompt: the user's own ids, masks by name.
  */
 typedef struct {
     void (*accepted)(glm_req_t *r, const glm_accepted_t *a);
@@ -137,6 +138,10 @@ typedef struct {
                                           after the done or error of a request, so
                                           arg outlives the engine.  Or NULL */
     void  *flush_arg;
+    /* GENERATE with want_prompt_logprobs: each of the user's own ids of the prompt,
+       in order, before the first token.  Its text is empty, its offset that in the
+       decoded prompt; sampled is NULL for the first.  Or NULL. */
+    void (*prompt)(glm_req_t *r, const glm_token_out_t *t);
 } glm_sink_t;
 
 /*
@@ -184,6 +189,11 @@ struct glm_req_s {
                                           is a 504; 0: none */
     int                   hold;        /* accepted, then waits for glm_req_go() */
     int                   want_ids;    /* GENERATE: report the prompt's ids */
+    int                   want_text;   /* GENERATE: report the prompt's text */
+    int                   echo;        /* the answer's text is the prompt's and what
+                                          comes then: offsets begin behind it */
+    int                   want_prompt_logprobs;   /* unidirectional, no mask */
+    int32_t               nprompt_logprobs;       /* best ones beside each, 0 .. 20 */
 
     /* Shared flags: set by anyone through the functions below. */
     atomic_int            cancel;

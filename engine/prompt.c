@@ -202,14 +202,18 @@ find_mask(const glm_ids_t *ids, const glm_config_t *c, int32_t *frozen, glm_refu
 
 /* `[gMASK] sop text`: causal from the start. */
 static int
-make_unidirectional(glm_ids_t *ids, const glm_config_t *c, int special, glm_refusal_t *no)
+make_unidirectional(glm_ids_t *ids, const glm_config_t *c, const glm_req_t *r, glm_refusal_t *no)
 {
-    if (!special) return 0;
+    if (!r->add_special && !r->want_prompt_logprobs) return 0;
 
     for (size_t i = 0; i < ids->n; i++)
         if (is_mask(c, ids->id[i]))
-            return glm_refuse(no, 400, "", "prompt", "A prompt with a mask cannot be continued "
-                              "in the unidirectional mode.");
+            return glm_refuse(no, 400, "", "prompt", r->want_prompt_logprobs
+                              ? "A prompt with a mask has no log-probabilities of its own: what "
+                                "is around a mask is context that sees itself whole."
+                              : "A prompt with a mask cannot be continued in the unidirectional "
+                                "mode.");
+    if (!r->add_special) return 0;
     if (c->gmask < 0 || c->sop < 0)
         return glm_refuse(no, 400, "", "mode", "The model \"%s\" lacks [gMASK] or sop, which the "
                           "unidirectional mode needs.", c->name);
@@ -265,7 +269,7 @@ glm_prompt_make(glm_prompt_t *out, const glm_vocab_t *v, const glm_req_t *r, glm
     if (rc == 0 && ids.n == 0) rc = glm_refuse(no, 400, "", "prompt", "The prompt is empty.");
     if (rc == 0)
         rc = r->mode == GLM_UNIDIRECTIONAL
-             ? make_unidirectional(&ids, v->cfg, special, no)
+             ? make_unidirectional(&ids, v->cfg, r, no)
              : make_bidirectional(&ids, out, v->cfg, r, no);
     if (rc == 0 && ids.n > INT32_MAX / 2)
         rc = glm_refuse(no, 400, "context_length_exceeded", "prompt", "The prompt is too long.");

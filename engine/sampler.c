@@ -465,7 +465,8 @@ glm_sample(const float *logits, int32_t vocab, const glm_sample_t *args, void *s
     draw_t  d;
 
     start(&d, logits, vocab, args, scratch);
-    out->id = choose(&d);
+    if (args->force > 0) out->id = d.max.bad ? -1 : args->force - 1;
+    else out->id = choose(&d);
     out->logprob = 0;
     out->ntop = 0;
     d.x = logits;

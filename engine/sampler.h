@@ -43,6 +43,9 @@ typedef struct {
     const glm_adjust_t *adjust;       /* (nadjust) each id once, in any order */
     const int32_t      *ban;          /* (nban) may not be picked */
     int32_t             nadjust, nban;
+
+    int32_t             force;        /* 0: pick one; else 1 + the id to take, whatever
+                                         the rest says */
 } glm_sample_t;
 
 typedef struct {

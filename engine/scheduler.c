@@ -30,9 +30,10 @@ glm_sched_init(glm_sched_t *s, int32_t kv_pages, glm_err_t *err)
     s->rows = calloc(n, sizeof(*s->rows));
     s->row_seq = calloc(n, sizeof(*s->row_seq));
     s->row_job = calloc(n, sizeof(*s->row_job));
+    s->score = calloc(n, sizeof(*s->score));
     s->out = calloc(n, sizeof(*s->out));
-    if (s->rows == NULL || s->row_seq == NULL || s->row_job == NULL || s->out == NULL
-        || glm_kv_init(&s->kv, kv_pages) != 0)
+    if (s->rows == NULL || s->row_seq == NULL || s->row_job == NULL || s->score == NULL
+        || s->out == NULL || glm_kv_init(&s->kv, kv_pages) != 0)
         return glm_fail(err, GLM_ENOMEM, "no memory for a step of %zu rows", n);
     return 0;
 }
@@ -43,6 +44,7 @@ glm_sched_destroy(glm_sched_t *s)
     free(s->rows);
     free(s->row_seq);
     free(s->row_job);
+    free(s->score);
     free(s->out);
     glm_kv_destroy(&s->kv);
 }
@@ -233,8 +235,8 @@ reserve(glm_sched_t *s, glm_job_t *j)
 }
 
 /* max_tokens 0: every choice is at its limit already. */
-static void
-finish_empty(glm_sched_t *s, glm_job_t *j, uint64_t now)
+void
+glm_sched_finish(glm_sched_t *s, glm_job_t *j, uint64_t now)
 {
     glm_sched_touch(s, j);
     s->st.finished_length += (uint64_t) j->nchoices;
@@ -249,7 +251,7 @@ admit_job(glm_sched_t *s, glm_job_t *j, uint64_t now)
     j->t_admit = now;
     s->st.prompt_tokens += (uint64_t) j->prompt.prompt_tokens;
     if (j->width == 0) {
-        finish_empty(s, j, now);
+        glm_sched_finish(s, j, now);
         return;
     }
     TAILQ_REMOVE(&s->queue, j, link);

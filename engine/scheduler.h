@@ -42,6 +42,8 @@ typedef struct {
     glm_row_t            *rows;        /* (max_rows) of the step being made */
     glm_seq_t           **row_seq;     /* (max_rows) NULL: a prompt's row */
     glm_job_t           **row_job;     /* (max_rows) */
+    glm_sample_t         *score;       /* (max_rows) of rows that tell the
+                                          log-probability of a prompt's next id */
     glm_sampled_t        *out;         /* (max_rows) */
 
     glm_wake_t            wake[GLM_SCHED_SINKS];
@@ -80,6 +82,7 @@ uint64_t glm_now(void);
 void glm_sched_end(glm_sched_t *s, glm_job_t *j);
 void glm_sched_fail(glm_sched_t *s, glm_job_t *j, const glm_refusal_t *why);
 void glm_sched_touch(glm_sched_t *s, const glm_job_t *j);
+void glm_sched_finish(glm_sched_t *s, glm_job_t *j, uint64_t now);  /* max_tokens 0 */
 int glm_sched_compute(glm_sched_t *s);
 int glm_job_paused(const glm_job_t *j);
 

@@ -140,7 +140,7 @@ start_choices(glm_sched_t *s)
 
     for (j = TAILQ_FIRST(&s->run); j != NULL && active < s->max_seqs; j = next) {
         next = TAILQ_NEXT(j, link);
-        if (!glm_job_ready(j) || glm_job_paused(j)) continue;
+        if (!glm_job_ready(j) || glm_job_paused(j) || j->prompt.max_tokens == 0) continue;
 
         for (int32_t i = 0; i < j->width && active < s->max_seqs; i++) {
             if (j->next_choice == j->nchoices) break;
@@ -181,6 +181,18 @@ set_row(glm_sched_t *s, int32_t i, glm_job_t *j, glm_seq_t *q, int32_t token, in
     };
 }
 
+/* A row of a prompt; it may be asked what it says of the next id. */
+static void
+set_prompt_row(glm_sched_t *s, int32_t i, glm_job_t *j, int32_t slot)
+{
+    set_row(s, i, j, NULL, j->prompt.ids[slot], slot);
+    if (slot < glm_job_scored(j)) return;
+    s->score[i] = (glm_sample_t) {
+        .nlogprobs = j->r->nprompt_logprobs, .force = j->prompt.ids[slot + 1] + 1
+    };
+    s->rows[i].sample = &s->score[i];
+}
+
 /* Rows of running choices; those that get one go behind those that do not. */
 static int32_t
 take_lanes(glm_sched_t *s)
@@ -211,8 +223,10 @@ take_causal(glm_sched_t *s, int32_t n)
 
     TAILQ_FOREACH(j, &s->run, link) {
         if (glm_job_ready(j) || has_context_left(s, j)) continue;
+        /* what it says piles up as tokens do */
+        if (j->r->want_prompt_logprobs && glm_job_paused(j)) continue;
         for (int32_t slot = j->nready; slot < j->nshared && left > 0; slot++, left--)
-            set_row(s, n++, j, NULL, j->prompt.ids[slot], slot);
+            set_prompt_row(s, n++, j, slot);
         if (left <= 0) break;
     }
     return n;
@@ -273,6 +287,23 @@ take_result(glm_sched_t *s, glm_seq_t *q, const glm_sampled_t *o, uint64_t now)
 }
 
 static void
+take_prompt(glm_sched_t *s, glm_job_t *j, const glm_row_t *row, const glm_sampled_t *o,
+    uint64_t now)
+{
+    if (j->r == NULL) return;             /* failed in this very step */
+    if (row->sample != NULL && o->id < 0) {
+        fail_pick(s, j, o->id);
+        return;
+    }
+    j->nready = row->slot + 1;
+    if (row->sample != NULL) {
+        glm_sched_touch(s, j);
+        glm_job_prompt(j, row->slot + 1, o);
+    }
+    if (glm_job_ready(j) && j->prompt.max_tokens == 0) glm_sched_finish(s, j, now);
+}
+
+static void
 fail_rows(glm_sched_t *s, int32_t n)
 {
     for (int32_t i = 0; i < n; i++)
@@ -286,7 +317,7 @@ take_results(glm_sched_t *s, int32_t n)
 
     for (int32_t i = 0; i < n; i++) {
         if (s->row_seq[i] != NULL) take_result(s, s->row_seq[i], &s->out[i], now);
-        else s->row_job[i]->nready = s->rows[i].slot + 1;
+        else take_prompt(s, s->row_job[i], &s->rows[i], &s->out[i], now);
     }
 }
 

@@ -80,6 +80,13 @@ check_fields(const glm_req_t *r, glm_refusal_t *no)
     if (!(s->top_p >= 0 && s->top_p <= 1)) return refuse_field(no, "top_p", "0 to 1");
     if (!(s->min_p >= 0 && s->min_p <= 1)) return refuse_field(no, "min_p", "0 to 1");
     if (s->top_k < 0) return refuse_field(no, "top_k", "0 or more");
+    if (r->want_prompt_logprobs && r->mode == GLM_BIDIRECTIONAL)
+        return glm_refuse(no, 400, "", "mode", "Log-probabilities of a prompt exist only in the "
+                          "unidirectional mode: in the bidirectional one every token of the "
+                          "context sees those behind it.");
+    if (r->want_prompt_logprobs
+        && (r->nprompt_logprobs < 0 || r->nprompt_logprobs > GLM_MAX_LOGPROBS))
+        return refuse_field(no, "prompt_logprobs", "0 to 20");
     if (s->nlogprobs < -1 || s->nlogprobs > GLM_MAX_LOGPROBS)
         return refuse_field(no, "logprobs", "0 to 20");
     for (size_t i = 0; i < r->nstop; i++)
@@ -110,7 +117,7 @@ size_job(glm_job_t *j, const glm_limits_t *lim, glm_refusal_t *no)
     int32_t  mine, shared = j->nshared / GLM_KV_PAGE, extra;
     int64_t  slots = (int64_t) j->nshared + j->prompt.max_tokens;
 
-    if (j->prompt.max_tokens == 0) return 0;
+    if (j->prompt.max_tokens == 0 && glm_job_scored(j) >= j->nshared) return 0;
 
     mine = glm_kv_pages(slots);
     if (mine > lim->kv_pages) {
@@ -120,6 +127,11 @@ size_job(glm_job_t *j, const glm_limits_t *lim, glm_refusal_t *no)
         no->limit = (int64_t) lim->kv_pages * GLM_KV_PAGE;
         no->value = slots;
         return GLM_EINVAL;
+    }
+    if (j->prompt.max_tokens == 0) {        /* only the prompt is computed */
+        j->width = 1;
+        j->npages = mine;
+        return 0;
     }
     extra = mine - shared;                  /* never 0: the first token has a slot */
     j->width = 1 + (lim->kv_pages - mine) / extra;
@@ -142,7 +154,7 @@ make_lane(glm_job_t *j, glm_seq_t *q, const glm_limits_t *lim)
         || glm_stopper_init(&q->stopper, j->stops) != 0)
         return GLM_ENOMEM;
 
-    if (j->stops == NULL) return 0;
+    if (j->stops == NULL || j->prompt.max_tokens == 0) return 0;
     q->start = malloc((size_t) j->prompt.max_tokens * sizeof(uint64_t));
     return q->start != NULL ? 0 : GLM_ENOMEM;
 }
@@ -163,6 +175,32 @@ make_lanes(glm_job_t *j, const glm_limits_t *lim)
     if (j->lane == NULL) return GLM_ENOMEM;
     for (int32_t i = 0; i < j->width; i++)
         if (make_lane(j, &j->lane[i], lim) != 0) return GLM_ENOMEM;
+    return 0;
+}
+
+/* Decodes the user's own ids as a stream, so that offsets and text fit. */
+static int
+decode_prompt(glm_job_t *j)
+{
+    const glm_req_t  *r = j->r;
+    const int32_t    *own = j->prompt.ids + j->prompt.own;
+
+    if (r->want_prompt_logprobs) {
+        j->offset = calloc((size_t) j->prompt.nown, sizeof(uint32_t));
+        if (j->offset == NULL) return GLM_ENOMEM;
+    }
+    if (j->vocab.tok == NULL || !(r->want_prompt_logprobs || r->want_text || r->echo)) return 0;
+
+    glm_detok_init(&j->behind, j->vocab.tok);
+    j->behind.flags = GLM_DECODE_MASK_NAMES;
+    for (int32_t i = 0; i < j->prompt.nown; i++) {
+        size_t  from = j->text.n;
+
+        if (j->offset != NULL) j->offset[i] = j->nchars;
+        if (glm_detok_push(&j->behind, own[i], &j->text) != 0) return GLM_ENOMEM;
+        for (; from < j->text.n; from++) j->nchars += (j->text.s[from] & 0xC0) != 0x80;
+    }
+    j->behind.flags = 0;
     return 0;
 }
 
@@ -197,7 +235,7 @@ glm_job_make(glm_job_t **out, glm_req_t *r, const glm_limits_t *lim, glm_refusal
     if (size_job(j, lim, no) != 0) goto fail;
     if (check_min_tokens(j, no) != 0) goto fail;
     if (glm_rules_make(&j->rules, &lim->vocab, r, &j->prompt, no) != 0) goto fail;
-    if (make_lanes(j, lim) != 0 || draw_seed(r) != 0) goto memory;
+    if (decode_prompt(j) != 0 || make_lanes(j, lim) != 0 || draw_seed(r) != 0) goto memory;
 
     for (int32_t i = 0; i < j->width; i++) j->lane[i].sample.seed = r->sample.seed;
     *out = j;
@@ -224,6 +262,8 @@ glm_job_free(glm_job_t *j)
     glm_stops_free(j->stops);
     glm_best_free(j->best);
     glm_rules_free(j->rules);
+    glm_text_free(&j->text);
+    free(j->offset);
     glm_prompt_free(&j->prompt);
     free(j);
 }
@@ -265,6 +305,25 @@ glm_job_accept(glm_job_t *j, int32_t depth)
 
     j->r->sink->accepted(j->r, &a);
     if (j->r->want_ids) tell_ids(j);
+    if (j->r->want_text) j->r->sink->text(j->r, j->text.n > 0 ? j->text.s : "", j->text.n);
+    if (j->r->want_prompt_logprobs) glm_job_prompt(j, j->prompt.own, NULL);
+}
+
+int32_t
+glm_job_scored(const glm_job_t *j)
+{
+    return j->r->want_prompt_logprobs ? j->prompt.own : j->nshared;
+}
+
+void
+glm_job_prompt(glm_job_t *j, int32_t slot, const glm_sampled_t *o)
+{
+    glm_token_out_t  t = {
+        .id = j->prompt.ids[slot], .text = "", .offset = j->offset[slot - j->prompt.own],
+        .sampled = o
+    };
+
+    j->r->sink->prompt(j->r, &t);
 }
 
 void
@@ -302,6 +361,10 @@ glm_seq_start(glm_seq_t *q)
     q->stopper.deaf = j->r->min_tokens > 0;
     glm_ruled_start(&q->ruled, &q->sample);
     if (j->vocab.tok != NULL) glm_detok_init(&q->detok, j->vocab.tok);
+    if (j->vocab.tok != NULL && j->r->echo) {
+        q->detok = j->behind;
+        q->nchars = j->nchars;
+    }
 }
 
 static int

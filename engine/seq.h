@@ -47,6 +47,11 @@ struct glm_job_s {
     glm_rules_t     *rules;         /* NULL: none */
     glm_best_t      *best;          /* NULL: choices are told as they come */
     glm_seq_t       *lane;          /* (width) */
+    glm_text_t       text;          /* of the prompt, when somebody wants it */
+    uint32_t        *offset;        /* (prompt.nown) characters of it before each id,
+                                       for their log-probabilities; or NULL */
+    glm_detok_t      behind;        /* echo: how the text goes on */
+    uint32_t         nchars;        /* of the echoed prompt */
     int32_t          nchoices;      /* that are made: n or best_of */
     int32_t          width;         /* choices that run at once; 0: none ever does */
     int32_t          npages;        /* KV pages reserved at admission */
@@ -79,6 +84,12 @@ void glm_job_free(glm_job_t *j);    /* its tables must be cleared by then */
 
 /* Is everything computed that its choices share? */
 int glm_job_ready(const glm_job_t *j);
+
+/* Slots from first on give log-probabilities of the prompt's next id: first ..
+ * nshared - 1; none when that is empty. */
+int32_t glm_job_scored(const glm_job_t *j);
+/* The id in this slot of a prompt, with what the row before it said. */
+void glm_job_prompt(glm_job_t *j, int32_t slot, const glm_sampled_t *o);
 
 /* Tells the owner; depth: requests waiting before this one. */
 void glm_job_accept(glm_job_t *j, int32_t depth);

@@ -468,7 +468,6 @@ check_flags(decode_t *d)
     if (f & ~(uint32_t) GLM_F_ALL) {
         return refuse(d, 501, "", "the request has flags that this engine does not know");
     }
-    if (f & (GLM_F_ECHO | GLM_F_PROMPT_TEXT)) return later(d, "echo");
     if (f & GLM_F_SPECIAL_TEXT) return later(d, "skip_special_tokens");
     if (f & GLM_F_BEAM) return later(d, "use_beam_search");
     return 0;
@@ -508,7 +507,6 @@ check_later_sampling(decode_t *d)
 {
     const glm_sec_sampling_t  *s = &d->s;
 
-    if (s->prompt_logprobs >= 0) return later(d, "prompt_logprobs");
     if (s->beams > 1) return later(d, "num_beams");
     if (s->length_penalty != 0 && s->length_penalty != 1) return later(d, "length_penalty");
     if (s->no_repeat_ngram != 0) return later(d, "no_repeat_ngram_size");
@@ -550,6 +548,9 @@ check_sampling(decode_t *d)
     if (s->top_k < 0) return range(d, "top_k", s->top_k, 0, INT32_MAX);
     if (s->logprobs < -1 || s->logprobs > d->lim->max_logprobs) {
         return range(d, "logprobs", s->logprobs, -1, d->lim->max_logprobs);
+    }
+    if (s->prompt_logprobs < -1 || s->prompt_logprobs > d->lim->max_logprobs) {
+        return range(d, "prompt_logprobs", s->prompt_logprobs, -1, d->lim->max_logprobs);
     }
     return check_rules(d);
 }
@@ -595,6 +596,10 @@ fill(decode_t *d)
     r->include_stop = (f & GLM_F_INCLUDE_STOP) != 0;
     r->hold = (f & GLM_F_HOLD) != 0;
     r->want_ids = (f & GLM_F_PROMPT_IDS) != 0;
+    r->echo = (f & GLM_F_ECHO) != 0;
+    r->want_text = (f & (GLM_F_ECHO | GLM_F_PROMPT_TEXT)) != 0;
+    r->want_prompt_logprobs = d->s.prompt_logprobs >= 0;
+    r->nprompt_logprobs = r->want_prompt_logprobs ? d->s.prompt_logprobs : 0;
     r->stop = out->stop;
     r->nstop = d->nstop;
     r->bad = out->bad;

@@ -95,7 +95,8 @@ ranked(const t_req_t *all, int k)
         int  before = 0;
 
         for (int j = 0; j < all->r.n; j++)
-            before += mean(&all->c[j]) > mean(&all->c[i]);
+            before += mean(&all->c[j]) > mean(&all->c[i])
+                      || (j < i && mean(&all->c[j]) == mean(&all->c[i]));
         if (before == k) return &all->c[i];
     }
     return NULL;
@@ -107,7 +108,10 @@ best_is_right(glm_engine_t *e, uint64_t seed, int n, int logprobs)
     t_req_t  *all = text(e, "Where is the file?", 30, seed);
     t_req_t  *some = text(e, "Where is the file?", 30, seed);
     int       right, total = 0;
+    const glm_logit_bias_t  ends = { 7813, 9 };      /* of all lengths */
 
+    all->r.bias = some->r.bias = &ends;
+    all->r.nbias = some->r.nbias = 1;
     all->r.n = some->r.best_of = 7;
     all->r.sample.nlogprobs = 2;
     some->r.n = n;
@@ -286,10 +290,150 @@ greedy(glm_engine_t *e, int32_t max_tokens)
 
 static int32_t  some[400];
 
+/* ---- the prompt itself ---- */
+
+/* The log-probability of id after n ids in slots 0 .., and the best ones. */
+static glm_sampled_t
+said_of(const int32_t *ids, int n, int32_t id, int32_t vocab)
+{
+    static float   x[16384];
+    static void   *scratch;
+    uint64_t       hash = 0;
+    glm_sampled_t  out;
+    glm_sample_t   a = { .nlogprobs = GLM_MAX_LOGPROBS, .force = id + 1 };
+
+    if (scratch == NULL && posix_memalign(&scratch, 64, glm_sample_scratch(16384))) abort();
+    for (int s = 0; s < n; s++) hash = fake_mix(hash ^ fake_entry(ids[s], s, s));
+    fake_logits(hash, vocab, x);
+    glm_sample(x, vocab, &a, scratch, &out);
+    return out;
+}
+
+static t_req_t *
+scored(glm_engine_t *e, const char *prompt, int top, int32_t max_tokens)
+{
+    t_req_t  *t = text(e, prompt, max_tokens, 3);
+
+    t->r.mode = GLM_UNIDIRECTIONAL;
+    t->r.echo = t->r.want_text = t->r.want_ids = 1;
+    t->r.want_prompt_logprobs = 1;
+    t->r.nprompt_logprobs = top;
+    return t;
+}
+
+/* Ids, offsets and numbers of the prompt, each by its definition. */
+static int
+scored_right(const t_req_t *t, int top)
+{
+    const glm_config_t  *cfg = glm_engine_config(t->e);
+    const t_choice_t    *p = &t->prompt;
+    int32_t              in_[600] = { cfg->gmask, cfg->sop };
+    glm_detok_t          d;
+    glm_text_t           s = {0};
+    int                  right = p->n == t->nids - 1;
+
+    glm_detok_init(&d, glm_engine_tokenizer(t->e));
+    for (size_t i = 0; i < p->n && right; i++) {
+        uint32_t       chars = 0;
+        glm_sampled_t  o = said_of(in_, 2 + (int) i, p->id[i], cfg->vocab);
+
+        for (size_t k = 0; k < s.n; k++) chars += (s.s[k] & 0xC0) != 0x80;
+        right = p->id[i] == t->ids[i + 1] && p->offset[i] == chars;
+        if (i > 0)
+            right = right && p->sampled[i].logprob == o.logprob && p->sampled[i].ntop == top
+                    && memcmp(p->sampled[i].top, o.top, (size_t) top * sizeof(o.top[0])) == 0;
+        in_[2 + i] = p->id[i];
+        glm_detok_push(&d, p->id[i], &s);
+    }
+    right = right && s.n == t->ntext && memcmp(s.s, t->text, s.n) == 0;
+    glm_text_free(&s);
+    return right;
+}
+
+static const char  long_text[] = "Where is the file? It is not where you said that it would be, and "
+    "nobody else has seen it. \xE6\xBC\xA2\xE5\xAD\x97 and \xF0\x9F\x98\x80 and more of it, again "
+    "and again and again and again until the page is full of words.";
+
+static void
+test_scored(void)
+{
+    static const int  tops[4] = { 0, 1, 5, 20 };
+    int               bad = 0;
+
+    for (int i = 0; i < 8; i++) {         /* rows, chunks, max_tokens, company */
+        glm_engine_t  *e = up(1 + i, 4096, 100);
+        t_req_t       *t = scored(e, long_text, tops[i % 4], i % 3);
+        t_req_t       *u = text(e, "Where is the file?", 40, 1);
+
+        t->r.n = 1 + i % 2;
+        if (i % 2) t_submit(u);
+        bad += !good(t) || !scored_right(t, tops[i % 4]);
+        bad += (int) t->c[0].n != i % 3 && t->c[0].fin.reason != GLM_FINISH_STOP;
+        bad += t->done.completion_tokens > t->r.n * (i % 3);
+        if (t->c[0].n > 0) bad += t->c[0].offset[0] < 180;
+        if (i % 2) t_wait(&u->ended, 1);
+        t_free(t);
+        t_free(u);
+        down(e, "scored");
+    }
+    ok(bad == 0, "log-probabilities of the prompt: those of the causal rows");
+}
+
+static void
+test_echo(glm_engine_t *e)
+{
+    t_req_t     *t = text(e, "A [MASK] file", 30, 5), *u = text(e, "A [MASK] file", 30, 5);
+    glm_text_t   s = {0};
+    int          n;
+    int32_t      one[1] = { 300 }, masked[3] = { 300, 0, 301 };
+
+    t->r.echo = t->r.want_text = 1;
+    n = good(t) && good(u);
+    ok(n && t->ntext == 12 && memcmp(t->text, "A[MASK] file", 12) == 0,
+       "echo: the prompt's text, the mask by name: %s", t->text);
+    ok(t->c[0].n == u->c[0].n && memcmp(t->c[0].id, u->c[0].id, 4 * t->c[0].n) == 0
+       && t->c[0].offset[0] == 12 && u->c[0].offset[0] == 0, "the same ids, offsets go on");
+    {
+        glm_detok_t  d;
+
+        glm_detok_init(&d, glm_engine_tokenizer(e));
+        d.started = 1;
+        for (size_t i = 0; i < t->c[0].n; i++) glm_detok_push(&d, t->c[0].id[i], &s);
+        ok(t->c[0].ntext <= s.n && memcmp(s.s, t->c[0].text, t->c[0].ntext) == 0,
+           "a blank between prompt and answer stays");
+        glm_text_free(&s);
+    }
+    t_free(t);
+    t_free(u);
+
+    t = scored(e, "x", 2, 0);
+    t->seg = (glm_segment_t) { .kind = GLM_SEG_IDS, .ids = one, .n = 1 };
+    ok(good(t) && t->prompt.n == 1 && t->prompt.sampled[0].ntop == 0, "one id: nothing precedes it");
+    t_free(t);
+    t = scored(e, "x", 2, 0);
+    t->seg = (glm_segment_t) { .kind = GLM_SEG_IDS, .ids = one, .n = 1 };
+    t->r.add_special = 0;
+    ok(good(t) && t->prompt.n == 1, "and without [gMASK]");
+    t_free(t);
+
+    t = scored(e, "a prompt", 0, 1);
+    t->r.mode = GLM_BIDIRECTIONAL;
+    ok(refused(t, 400, "mode"), "in the bidirectional mode there are none");
+    ok(refused(scored(e, "a [MASK] prompt", 0, 1), 400, "prompt"), "nor with a mask");
+    masked[1] = glm_engine_config(e)->mask;
+    t = scored(e, "x", 0, 1);
+    t->seg = (glm_segment_t) { .kind = GLM_SEG_IDS, .ids = masked, .n = 3 };
+    t->r.add_special = 0;
+    ok(refused(t, 400, "prompt"), "nor with its id");
+    ok(refused(scored(e, "x", 21, 1), 400, "prompt_logprobs"), "more than 20");
+}
+
 static void
 test_penalties(glm_engine_t *e)
 {
     glm_logit_bias_t  bias[3] = { { 300, 3.5f }, { 301, -100 }, { 305, 6 } };
+    int32_t           own[40];
+    size_t            nown;
     t_req_t          *t = greedy(e, 40);
 
     ok(defined(t), "no rules: as defined");
@@ -310,9 +454,17 @@ test_penalties(glm_engine_t *e)
         }
         ok(defined(t), "penalties, set %d: as defined", i);
     }
-    t = text(e, "dd dd dd ff gg", 20, 0);
-    t->r.sample.repetition = 3;
-    t->r.ignore_eos = 1;
+    t = text(e, "Where is the file?", 1, 0);
+    t->r.want_ids = 1;
+    good(t);
+    memcpy(own, t->ids, (t->nids - 1) * sizeof(int32_t));
+    own[t->nids - 1] = 300;
+    nown = t->nids;
+    t_free(t);
+    t = greedy(e, 20);
+    t->r.allow = own;                     /* all were said but one */
+    t->r.nallow = nown;
+    t->r.sample.repetition = 1.4f;
     ok(defined(t), "the prompt's ids are punished, too");
 
     t = greedy(e, 60);
@@ -328,7 +480,7 @@ test_bans(glm_engine_t *e)
                                           { " of course", 10 } };
     static const int32_t     sop_only[2] = { 7812, 7811 };
     t_req_t                 *t = greedy(e, 60);
-    glm_logit_bias_t         up[8];
+    glm_logit_bias_t         up[9];
     glm_ids_t                ids = {0};
     int                      n = 0;
 
@@ -339,6 +491,7 @@ test_bans(glm_engine_t *e)
     /* Ids of the words are raised, so that they would come. */
     glm_encode(glm_engine_tokenizer(e), "file system", 11, &ids);
     for (; n < 8 && n < (int) ids.n; n++) up[n] = (glm_logit_bias_t) { ids.id[n], 20 };
+    up[n++] = (glm_logit_bias_t) { 300, 20 };
     t = greedy(e, 60);
     t->r.bias = up;
     t->r.nbias = (size_t) n;
@@ -522,12 +675,14 @@ main(void)
     if (access("models/demo/config.json", R_OK) != 0) skip_all("no demo model");
     for (int i = 0; i < 400; i++) some[i] = 300 + i;
     test_best();
+    test_scored();
     e = up(4, 4096, 100);
     test_penalties(e);
     test_bans(e);
     test_min_tokens(e);
     test_repeat(e);
     test_refusals(e);
+    test_echo(e);
     down(e, "fields");
     return tap_done();
 }

@@ -159,8 +159,15 @@ test_neutral(void)
     accepts(&m, "two of eight");
     ok(out.req.n == 2 && out.req.best_of == 8, "n and best_of");
     m = valid();
-    m.no_sampling = 1;
-    accepts(&m, "no sampling section, once more");
+    m.m.flags = GLM_F_ECHO;
+    m.s.prompt_logprobs = 0;
+    accepts(&m, "echo");
+    ok(out.req.echo && out.req.want_text && out.req.want_prompt_logprobs
+       && out.req.nprompt_logprobs == 0, "with log-probabilities of the prompt");
+    m = valid();
+    m.m.flags = GLM_F_PROMPT_TEXT;
+    accepts(&m, "the prompt's text");
+    ok(!out.req.echo && out.req.want_text && !out.req.want_prompt_logprobs, "without echo");
     ok(out.req.sample.nlogprobs == -1 && out.req.sample.temperature == 0, "is greedy");
 }
 
@@ -288,12 +295,9 @@ test_later(void)
     FIELD(m, reserved0, 1, "");
     FIELD(m, reserved1, 1, "");
     FIELD(m, reserved2, 1, "");
-    FIELD(m, flags, GLM_F_ECHO, "echo");
-    FIELD(m, flags, GLM_F_PROMPT_TEXT, "echo");
     FIELD(m, flags, GLM_F_SPECIAL_TEXT, "skip_special_tokens");
     FIELD(m, flags, GLM_F_BEAM, "use_beam_search");
     FIELD(m, flags, GLM_F_ALL + 1, "");
-    FIELD(s, prompt_logprobs, 0, "prompt_logprobs");
     FIELD(s, beams, 2, "num_beams");
     FIELD(s, length_penalty, 2, "length_penalty");
     FIELD(s, no_repeat_ngram, 3, "no_repeat_ngram_size");
@@ -446,6 +450,8 @@ test_ranges(void)
     RANGE(s, top_k, -1, "top_k");
     RANGE(s, logprobs, 21, "logprobs");
     RANGE(s, logprobs, -2, "logprobs");
+    RANGE(s, prompt_logprobs, 21, "prompt_logprobs");
+    RANGE(s, prompt_logprobs, -2, "prompt_logprobs");
 
     m = valid();
     glm_wire_string(&s, "", 0);
