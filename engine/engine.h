@@ -203,6 +203,7 @@ struct glm_req_s {
     void                 *priv;        /* the engine's; NULL at submit */
     struct {
         glm_req_t  *next;
+        glm_req_t  *mate;              /* the next of its group */
         uint64_t    serial, t_submit;
         int         late;              /* came after drain or stop began */
     } link;                            /* the engine's; needs no value at submit */
@@ -239,6 +240,13 @@ uint64_t glm_engine_fingerprint(const glm_engine_t *e);
 
 /* Never blocks, never fails: a refusal comes through the sink. */
 void glm_engine_submit(glm_engine_t *e, glm_req_t *r);
+
+/*
+ * The n prompts of one request, all to GENERATE: accepted together or, for the same
+ * reason, refused together.  One that is cancelled before ends alone.  After that
+ * each goes its own way.
+ */
+void glm_engine_submit_group(glm_engine_t *e, glm_req_t *const *r, size_t n);
 
 /*
  * Each may be called at any time from submit until the maker frees r, also while

@@ -225,6 +225,21 @@ glm_live_error(glm_live_t *l, const glm_refusal_t *e)
     pthread_mutex_unlock(&c->lock);
 }
 
+void
+glm_live_cancelled(glm_live_t *l)
+{
+    glm_conn_t  *c = l->client;
+    glm_done_t   d = { .cancelled = 1 };
+
+    l->cancelled = 1;
+    pthread_mutex_lock(&c->lock);
+    l->end_type = GLM_MSG_DONE;
+    l->end_size = (uint32_t) glm_wire_done(l->end, &d);
+    l->ended = 1;
+    glm_live_ready(l);
+    pthread_mutex_unlock(&c->lock);
+}
+
 static void
 on_flush(void *arg)
 {

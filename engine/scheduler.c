@@ -293,14 +293,20 @@ enqueue(glm_sched_t *s, glm_job_t *j)
         s->next_deadline = j->r->deadline;
 }
 
+/* A job and its mates. */
 static void
 refuse(glm_sched_t *s, glm_job_t *j, const glm_refusal_t *no)
 {
-    s->st.refused++;
-    glm_sched_touch(s, j);
-    glm_job_error(j, no);
-    glm_job_free(j);
-    atomic_fetch_sub(s->live, 1);
+    glm_job_t  *mate;
+
+    for (; j != NULL; j = mate) {
+        mate = j->mate;
+        s->st.refused++;
+        glm_sched_touch(s, j);
+        glm_job_error(j, no);
+        glm_job_free(j);
+        atomic_fetch_sub(s->live, 1);
+    }
 }
 
 static void
@@ -313,59 +319,105 @@ refuse_late(glm_sched_t *s, glm_job_t *j)
 }
 
 static void
-refuse_full(glm_sched_t *s, glm_job_t *j)
+refuse_full(glm_sched_t *s, glm_job_t *j, int32_t n)
 {
     glm_refusal_t  no;
 
-    glm_refuse(&no, 503, "server_is_overloaded", "",
-               "The server is overloaded: %d requests are waiting, and it takes %d.",
-               s->nqueue, s->max_queue);
-    no.limit = s->max_queue;
-    no.value = s->nqueue;
-    no.retry_after = 1;
+    if (n > s->max_queue + s->max_seqs) {
+        glm_refuse(&no, 400, "", "prompt", "This request has %d prompts, and the server never "
+                   "takes more than %d at once.", n, s->max_queue + s->max_seqs);
+        no.limit = s->max_queue + s->max_seqs;
+        no.value = n;
+    } else {
+        glm_refuse(&no, 503, "server_is_overloaded", "",
+                   "The server is overloaded: %d requests are waiting, and it takes %d.",
+                   s->nqueue, s->max_queue);
+        no.limit = s->max_queue;
+        no.value = s->nqueue;
+        no.retry_after = 1;
+    }
     refuse(s, j, &no);
 }
 
-/* Would it run at once? */
+/* Would they run at once? */
 static int
 at_once(const glm_sched_t *s, const glm_job_t *j)
 {
     const glm_job_t  *w;
+    int64_t           pages = 0, rows = wanted(s);
 
-    if (held(j) || !fits(s, j)) return 0;
     TAILQ_FOREACH(w, &s->queue, link)
         if (!held(w)) return 0;
+    for (; j != NULL; j = j->mate) {
+        if (held(j)) return 0;
+        if (j->width == 0) continue;
+        pages += j->npages;
+        if (pages > s->kv.nfree || rows >= s->max_seqs) return 0;
+        rows += j->width;
+    }
     return 1;
+}
+
+/* Ends those that were cancelled; the rest. */
+static glm_job_t *
+drop_cancelled(glm_sched_t *s, glm_job_t *j, uint64_t now)
+{
+    glm_job_t  *first = NULL, **last = &first, *mate;
+
+    for (; j != NULL; j = mate) {
+        mate = j->mate;
+        if (!atomic_load(&j->r->cancel)) {
+            *last = j;
+            last = &j->mate;
+            continue;
+        }
+        glm_sched_touch(s, j);
+        glm_job_done(j, 1, now);
+        glm_job_free(j);
+        atomic_fetch_sub(s->live, 1);
+    }
+    *last = NULL;
+    return first;
+}
+
+static void
+accept(glm_sched_t *s, glm_job_t *j)
+{
+    glm_job_t  *mate;
+
+    for (; j != NULL; j = mate) {
+        int32_t  depth = s->nqueue;
+
+        mate = j->mate;
+        j->mate = NULL;
+        s->st.accepted++;
+        enqueue(s, j);
+        glm_sched_touch(s, j);
+        glm_job_accept(j, depth);
+    }
 }
 
 void
 glm_sched_arrive(glm_sched_t *s, glm_job_t *j, uint64_t now)
 {
-    int32_t  depth;
+    int32_t  n = 0;
+    int      is_late = 0;
 
-    if (atomic_load(&j->r->cancel)) {
-        glm_sched_touch(s, j);
-        glm_job_done(j, 1, now);
-        glm_job_free(j);
-        atomic_fetch_sub(s->live, 1);
-        return;
-    }
+    j = drop_cancelled(s, j, now);
+    if (j == NULL) return;
     expire(s, now);
-    if (late(j, now)) {
+    for (const glm_job_t *i = j; i != NULL; i = i->mate, n++) is_late |= late(i, now);
+    if (is_late) {
         refuse_late(s, j);
         return;
     }
-    if (s->nqueue >= s->max_queue) admit(s, now);
-    if (s->nqueue >= s->max_queue && !at_once(s, j)) {
-        refuse_full(s, j);
+    if (s->nqueue + n > s->max_queue) admit(s, now);
+    if (s->nqueue + n > s->max_queue && !at_once(s, j)) {
+        refuse_full(s, j, n);
         free_ended(s);
         return;
     }
-    depth = s->nqueue;
-    s->st.accepted++;
-    enqueue(s, j);
-    glm_sched_touch(s, j);
-    glm_job_accept(j, depth);
+    accept(s, j);
     admit(s, now);
     free_ended(s);
 }

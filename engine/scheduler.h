@@ -56,7 +56,8 @@ typedef struct {
 int glm_sched_init(glm_sched_t *s, int32_t kv_pages, glm_err_t *err);
 void glm_sched_destroy(glm_sched_t *s);
 
-/* A job that its owner has not heard about: accepted, or refused.  Takes it over. */
+/* A job that its owner has not heard about, and its mates: all are accepted, or all
+ * refused.  Takes them over. */
 void glm_sched_arrive(glm_sched_t *s, glm_job_t *j, uint64_t now);
 
 /* Ends what was cancelled. */

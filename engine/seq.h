@@ -41,6 +41,7 @@ struct glm_seq_s {
 struct glm_job_s {
     glm_req_t       *r;
     TAILQ_ENTRY(glm_job_s)  link;   /* queue, running or ended */
+    glm_job_t       *mate;          /* until it is accepted: the next of its group */
     glm_vocab_t      vocab;
     glm_prompt_t     prompt;
     glm_stops_t     *stops;         /* NULL: none */

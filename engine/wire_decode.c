@@ -473,10 +473,30 @@ check_flags(decode_t *d)
     return 0;
 }
 
+/* Alone it is refused for its group's size, or each would wait for the others. */
+static int
+check_group(decode_t *d)
+{
+    uint32_t  count = d->m.group_count ? d->m.group_count : 1;
+
+    d->out->group_count = 1;
+    if (d->m.group_index >= count) return nonsense(d, "a group index beyond its group");
+    if (count > 1 && d->m.op != GLM_SUBMIT_GENERATE) return nonsense(d, "a group of no prompts");
+    if (count > GLM_WIRE_MAX_GROUP) {
+        d->why->value = count;
+        d->why->limit = GLM_WIRE_MAX_GROUP;
+        return refuse(d, 400, "prompt", "a request may have %d prompts, this one has %u",
+                      GLM_WIRE_MAX_GROUP, count);
+    }
+    d->out->group = d->m.group;
+    d->out->group_index = d->m.group_index;
+    d->out->group_count = count;
+    return 0;
+}
+
 static int
 check_submit(decode_t *d)
 {
-    uint32_t                 count;
     const glm_msg_submit_t  *m = &d->m;
 
     if (m->reserved0 || m->reserved1 || m->reserved2) {
@@ -489,9 +509,6 @@ check_submit(decode_t *d)
     if (m->op == GLM_SUBMIT_SCORE) return refuse(d, 501, "", "scoring is not supported");
     if (m->mode > 1) return refuse(d, 501, "mode", "mode %u is not supported", m->mode);
 
-    count = m->group_count ? m->group_count : 1;
-    if (m->group_index >= count) return nonsense(d, "a group index beyond its group");
-    if (count > 1) return refuse(d, 501, "prompt", "several prompts are not supported");
     if (m->n > d->lim->max_n) return range(d, "n", m->n, 1, d->lim->max_n);
     if (m->best_of != 0 && (m->best_of < m->n || m->best_of > d->lim->max_n)) {
         return range(d, "best_of", m->best_of, m->n, d->lim->max_n);
@@ -631,6 +648,7 @@ glm_wire_decode_submit(glm_submit_t *out, uint8_t *msg, size_t len,
     d.s.prompt_logprobs = -1;
 
     rc = fixed(&d, &d.m, sizeof(d.m), msg, len, &used, "the request");
+    if (rc == 0) rc = check_group(&d);
     if (rc == 0) rc = check_submit(&d);
     if (rc == 0) rc = sections(&d, msg, len, used);
     if (rc == 0) rc = check_sampling(&d);

@@ -14,6 +14,7 @@
 #include "glm_wire.h"
 
 #define GLM_WIRE_MAX_SEGMENTS  4096
+#define GLM_WIRE_MAX_GROUP     256
 
 typedef struct {
     int32_t   vocab;          /* ids are below it */
@@ -25,6 +26,9 @@ typedef struct {
 /* A decoded SUBMIT.  req points into the rest. */
 typedef struct {
     glm_req_t       req;          /* owner, sink, deadline: the caller's */
+    uint64_t        group;        /* good also when the request is refused */
+    uint32_t        group_index;
+    uint32_t        group_count;  /* 1: none */
     uint64_t        window;       /* bytes granted */
     uint64_t        deadline_us;  /* from receipt; 0: none */
     int             token_strs;   /* TOKENIZE: names, too */

@@ -697,6 +697,14 @@ glm_engine_fingerprint(const glm_engine_t *e)
 }
 
 void
+glm_engine_submit_group(glm_engine_t *e, glm_req_t *const *r, size_t n)
+{
+    size_t  i;
+
+    for (i = 0; i < n; i++) glm_engine_submit(e, r[i]);
+}
+
+void
 glm_engine_submit(glm_engine_t *e, glm_req_t *r)
 {
     glm_req_t           **p;

@@ -279,6 +279,112 @@ defined(t_req_t *t)
     return right;
 }
 
+/* ---- groups ---- */
+
+static void
+submit_group(glm_engine_t *e, t_req_t **t, int n)
+{
+    glm_req_t  *r[16];
+
+    for (int i = 0; i < n; i++) r[i] = &t[i]->r;
+    glm_engine_submit_group(e, r, (size_t) n);
+}
+
+/* How many of n ended like this (status 0: done); frees them. */
+static int
+ended(t_req_t **t, int n, int status, const char *code)
+{
+    int  k = 0;
+
+    for (int i = 0; i < n; i++) {
+        if (!t_wait(&t[i]->ended, 1) || t[i]->wrong) k = -100;
+        k += status == 0 ? t[i]->ended == 1 && !t[i]->done.cancelled
+                         : t[i]->ended == 2 && !t[i]->accepted && t[i]->no.status == status
+                           && strcmp(t[i]->no.code, code) == 0
+                           && memcmp(&t[i]->no, &t[0]->no, sizeof(t[0]->no)) == 0;
+        t_free(t[i]);
+    }
+    return k;
+}
+
+static void
+make(glm_engine_t *e, t_req_t **t, int n)
+{
+    for (int i = 0; i < n; i++) t[i] = text(e, "Where is the file?", 5, (uint64_t) i);
+}
+
+static void
+test_groups(void)
+{
+    t_req_t       *t[16], *running[2];
+    glm_engine_t  *e = up(2, 4096, 3);
+    int            n;
+
+    make(e, t, 5);
+    submit_group(e, t, 5);
+    ok(ended(t, 5, 503, "server_is_overloaded") == 5, "five where two run and three wait: refused");
+    make(e, t, 6);
+    submit_group(e, t, 6);
+    ok(ended(t, 6, 400, "") == 6, "six: it could never be");
+    make(e, t, 3);
+    submit_group(e, t, 3);
+    ok(ended(t, 3, 0, "") == 3, "three: all run");
+
+    make(e, t, 3);
+    t[1]->r.max_tokens = 100000;
+    submit_group(e, t, 3);
+    ok(ended(t, 3, 400, "context_length_exceeded") == 3, "one too long: none runs");
+    make(e, t, 3);
+    t[2]->r.n = 0;
+    submit_group(e, t, 3);
+    ok(ended(t, 3, 400, "") == 3, "one with a bad field: none runs");
+
+    make(e, running, 2);
+    running[0]->r.ignore_eos = running[1]->r.ignore_eos = 1;
+    running[0]->r.max_tokens = running[1]->r.max_tokens = 200;
+    fake_gate(1);
+    t_submit(running[0]);
+    t_submit(running[1]);
+    fake_wait_at_gate();
+    make(e, t, 4);
+    submit_group(e, t, 4);
+    fake_gate(0);
+    ok(ended(t, 4, 503, "server_is_overloaded") == 4, "four beside two that run: refused");
+    make(e, t, 3);
+    submit_group(e, t, 3);
+    ok(ended(t, 3, 0, "") == 3, "three wait, and run");
+    ok(ended(running, 2, 0, "") == 2, "those beside them too");
+
+    make(e, t, 3);
+    atomic_store(&t[0]->r.cancel, 1);
+    atomic_store(&t[2]->r.cancel, 1);
+    submit_group(e, t, 3);
+    for (n = 0; n < 3; n++) t_wait(&t[n]->ended, 1);
+    ok(t[0]->done.cancelled && t[2]->done.cancelled && t[1]->ended == 1
+       && !t[1]->done.cancelled && t[1]->c[0].finished, "cancelled ones end alone");
+    for (n = 0; n < 3; n++) t_free(t[n]);
+
+    make(e, t, 2);
+    t[1]->r.deadline = 1;
+    submit_group(e, t, 2);
+    ok(ended(t, 2, 504, "deadline_exceeded") == 2, "too late for one: for all");
+    glm_engine_drain(e);
+    make(e, t, 2);
+    submit_group(e, t, 2);
+    ok(ended(t, 2, 503, "engine_draining") == 2, "draining: none");
+    down(e, "groups");
+
+    e = up(4, 4096, -1);
+    make(e, t, 4);
+    submit_group(e, t, 4);
+    ok(ended(t, 4, 0, "") == 4, "no queue: four run at once");
+    make(e, t, 4);
+    t[0]->r.n = 2;
+    submit_group(e, t, 4);
+    ok(ended(t, 4, 503, "server_is_overloaded") == 4, "five choices cannot");
+    down(e, "no queue");
+}
+
 static t_req_t *
 greedy(glm_engine_t *e, int32_t max_tokens)
 {
@@ -385,6 +491,8 @@ test_echo(glm_engine_t *e)
     t_req_t     *t = text(e, "A [MASK] file", 30, 5), *u = text(e, "A [MASK] file", 30, 5);
     glm_text_t   s = {0};
     int          n;
+    glm_ids_t    ids = {0};
+    glm_logit_bias_t  up[1];
     int32_t      one[1] = { 300 }, masked[3] = { 300, 0, 301 };
 
     t->r.echo = t->r.want_text = 1;
@@ -405,6 +513,15 @@ test_echo(glm_engine_t *e)
     }
     t_free(t);
     t_free(u);
+    glm_encode(glm_engine_tokenizer(e), "file", 4, &ids);
+    up[0] = (glm_logit_bias_t) { ids.id[0], 60 };
+    t = text(e, "A", 1, 5);
+    t->r.echo = 1;
+    t->r.bias = up;
+    t->r.nbias = 1;
+    ok(good(t) && t->c[0].ntext > 1 && t->c[0].text[0] == ' ', "also before the first token");
+    glm_ids_free(&ids);
+    t_free(t);
 
     t = scored(e, "x", 2, 0);
     t->seg = (glm_segment_t) { .kind = GLM_SEG_IDS, .ids = one, .n = 1 };
@@ -676,6 +793,7 @@ main(void)
     for (int i = 0; i < 400; i++) some[i] = 300 + i;
     test_best();
     test_scored();
+    test_groups();
     e = up(4, 4096, 100);
     test_penalties(e);
     test_bans(e);

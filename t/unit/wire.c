@@ -159,6 +159,12 @@ test_neutral(void)
     accepts(&m, "two of eight");
     ok(out.req.n == 2 && out.req.best_of == 8, "n and best_of");
     m = valid();
+    m.m.group = 77;
+    m.m.group_index = 1;
+    m.m.group_count = 3;
+    accepts(&m, "one of three prompts");
+    ok(out.group == 77 && out.group_index == 1 && out.group_count == 3, "the group");
+    m = valid();
     m.m.flags = GLM_F_ECHO;
     m.s.prompt_logprobs = 0;
     accepts(&m, "echo");
@@ -289,7 +295,6 @@ test_later(void)
     FIELD(m, op, 0, "");
     FIELD(m, op, 6, "");
     FIELD(m, truncate, -1, "truncate_prompt_tokens");
-    FIELD(m, group_count, 2, "prompt");
     FIELD(m, priority, -1, "priority");
     FIELD(m, mode, 2, "mode");
     FIELD(m, reserved0, 1, "");
@@ -420,6 +425,9 @@ test_ranges(void)
     glm_wbuf_t  s = {0};
 
     RANGE(m, max_tokens, -2, "max_tokens");
+    RANGE(m, group_count, GLM_WIRE_MAX_GROUP + 1, "prompt");
+    ok(why.limit == GLM_WIRE_MAX_GROUP && why.value == GLM_WIRE_MAX_GROUP + 1
+       && out.group_count == 1, "with limit and value, and no group");
     RANGE(m, n, 9, "n");
     ok(why.limit == 8 && why.value == 9, "with limit and value");
     RANGE(m, n, UINT32_MAX, "n");
@@ -530,6 +538,10 @@ test_nonsense(void)
     m.m.group_count = 3;
     m.m.group_index = 3;
     rejects(&m, "a group index beyond its group");
+    m = valid();
+    m.m.group_count = 3;
+    m.m.op = GLM_SUBMIT_TOKENIZE;
+    rejects(&m, "a group of texts to tokenize");
 }
 
 static void
