@@ -155,6 +155,9 @@ struct glm_req_s {
 
     const glm_segment_t  *seg;         /* prompt; DETOKENIZE: one of ids */
     size_t                nseg;
+    int32_t               truncate;    /* of the user's ids at most so many stay; -1: as
+                                          many as leave room for max_tokens; 0: all */
+    int                   truncate_right;   /* the first ones stay, else the last */
     int                   add_special; /* add mask and eos as generate.py does */
     glm_mode_t            mode;
 
@@ -166,6 +169,11 @@ struct glm_req_s {
     int32_t               max_tokens;  /* >= 0; -1: what the context leaves */
     int32_t               min_tokens;  /* no end, stop id or stop string before */
     int32_t               ignore_eos;
+    int                   special_text;     /* control ids print their names */
+    int64_t               priority;         /* lower starts first */
+    const int32_t        *score_id;         /* log-probabilities of these take the place
+                                               of the best ones; needs nlogprobs >= 0 */
+    size_t                nscore_id;        /* <= GLM_MAX_LOGPROBS */
     glm_sample_t          sample;      /* temperature, top_k, top_p, min_p, seed,
                                           nlogprobs, presence, frequency (of what
                                           was generated), repetition (of prompt

@@ -386,6 +386,24 @@ choose(draw_t *d)
     return d->nlist < 0 ? draw_any(d, u) : draw_listed(d, u);
 }
 
+/* The ids that were asked for, best first. */
+static int
+listed(const draw_t *d, glm_logprob_t *top)
+{
+    int  n = d->args->nscore < GLM_MAX_LOGPROBS ? d->args->nscore : GLM_MAX_LOGPROBS;
+
+    for (int k = 0; k < n; k++) {
+        int32_t  id = d->args->score[k];
+        int      i = k;
+
+        for (; i > 0 && (d->x[id] > top[i - 1].logprob
+                         || (d->x[id] == top[i - 1].logprob && id < top[i - 1].id)); i--)
+            top[i] = top[i - 1];
+        top[i] = (glm_logprob_t) { id, d->x[id] };
+    }
+    return n;
+}
+
 static void
 logprobs(draw_t *d, glm_sampled_t *out)
 {
@@ -397,7 +415,8 @@ logprobs(draw_t *d, glm_sampled_t *out)
     out->logprob = (float) ((double) d->x[out->id] - lse);
 
     if (n > GLM_MAX_LOGPROBS) n = GLM_MAX_LOGPROBS;
-    out->ntop = n > 0 ? best(d, NULL, n, out->top) : 0;
+    if (d->args->nscore > 0) out->ntop = listed(d, out->top);
+    else out->ntop = n > 0 ? best(d, NULL, n, out->top) : 0;
     for (int i = 0; i < out->ntop; i++)
         out->top[i].logprob = (float) ((double) out->top[i].logprob - lse);
 }

@@ -34,6 +34,8 @@ typedef struct {
     uint32_t         ntokens;      /* tokens generated before this one */
 
     int32_t          nlogprobs;    /* -1: none; 0: the chosen id only; <= 20 */
+    const int32_t   *score;        /* (nscore <= 20) ids told instead of the best */
+    int32_t          nscore;
     const uint64_t  *allow;        /* ceil(V / 64) words, bit set = may be
                                       picked; NULL: every id may */
 

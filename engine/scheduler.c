@@ -262,7 +262,7 @@ admit_job(glm_sched_t *s, glm_job_t *j, uint64_t now)
     reserve(s, j);
 }
 
-/* In order of arrival; the first that does not fit stops those behind it, so that
+/* In the queue's order; the first that does not fit stops those behind it, so that
  * it cannot starve.  Held ones are passed by. */
 static void
 admit(glm_sched_t *s, uint64_t now)
@@ -277,13 +277,20 @@ admit(glm_sched_t *s, uint64_t now)
     }
 }
 
+/* Tokenizer workers may finish in another order than they began. */
+static int
+comes_before(const glm_job_t *a, const glm_job_t *b)
+{
+    if (a->r->priority != b->r->priority) return a->r->priority < b->r->priority;
+    return a->r->link.serial < b->r->link.serial;
+}
+
 static void
 enqueue(glm_sched_t *s, glm_job_t *j)
 {
     glm_job_t  *before = TAILQ_LAST(&s->queue, glm_jobs_s);
 
-    /* Tokenizer workers may finish in another order than they began. */
-    while (before != NULL && before->r->link.serial > j->r->link.serial)
+    while (before != NULL && comes_before(j, before))
         before = TAILQ_PREV(before, glm_jobs_s, link);
     if (before != NULL) TAILQ_INSERT_AFTER(&s->queue, before, j, link);
     else TAILQ_INSERT_HEAD(&s->queue, j, link);

@@ -1,7 +1,7 @@
 /*
  * scheduler: which requests run, and what each step computes.  Continuous batching:
- * between any two steps requests join and leave.  Admission is first come, first
- * served and reserves every page a request can need, so what is admitted always
+ * between any two steps requests join and leave.  Admission is by priority, then
+ * first come, first served, and reserves every page a request can need, so what is admitted always
  * finishes.  Owns the queue, the pages and the step's buffers; knows no thread,
  * lock or wire.  Step thread only; time comes in as an argument where it matters.
  */
@@ -30,7 +30,7 @@ typedef struct {
     int64_t               budget;      /* tokens x layers a slice; 0: adapt */
 
     glm_kv_t              kv;
-    glm_jobs_t            queue;       /* accepted, by arrival */
+    glm_jobs_t            queue;       /* accepted, by priority and arrival */
     glm_jobs_t            run;         /* admitted, by arrival */
     glm_jobs_t            ended;       /* to be freed before the step returns */
     glm_seqs_t            lanes;       /* running choices, next to be served first */

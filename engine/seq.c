@@ -38,6 +38,10 @@ check_rules(const glm_req_t *r, glm_refusal_t *no)
         return refuse_field(no, "frequency_penalty", "-2 to 2");
     if (!(s->repetition >= 0 && s->repetition <= 3e38f))
         return refuse_field(no, "repetition_penalty", "above 0");
+    if (r->nscore_id > GLM_MAX_LOGPROBS)
+        return refuse_field(no, "logprob_token_ids", "a list of up to 20");
+    if (r->nscore_id > 0 && s->nlogprobs < 0)
+        return refuse_field(no, "logprob_token_ids", "used together with \"logprobs\"");
     if (r->min_tokens < 0) return refuse_field(no, "min_tokens", "0 or more");
     if (r->allow != NULL && r->nallow == 0)
         return refuse_field(no, "allowed_token_ids", "a list that is not empty");
@@ -59,6 +63,8 @@ check_ids(const glm_req_t *r, const glm_vocab_t *v, glm_refusal_t *no)
 {
     int  rc = glm_prompt_check_ids(r->stop_id, r->nstop_id, v, "stop_token_ids", no);
 
+    if (rc == 0)
+        rc = glm_prompt_check_ids(r->score_id, r->nscore_id, v, "logprob_token_ids", no);
     if (rc == 0) rc = glm_prompt_check_ids(r->allow, r->nallow, v, "allowed_token_ids", no);
     for (size_t i = 0; i < r->nbias && rc == 0; i++)
         rc = glm_prompt_check_ids(&r->bias[i].id, 1, v, "logit_bias", no);
@@ -74,6 +80,7 @@ check_fields(const glm_req_t *r, glm_refusal_t *no)
     if (r->n < 1 || r->n > GLM_MAX_CHOICES) return refuse_field(no, "n", "1 to 1024");
     if (r->best_of != 0 && (r->best_of < r->n || r->best_of > GLM_MAX_CHOICES))
         return refuse_field(no, "best_of", "n to 1024");
+    if (r->truncate < -1) return refuse_field(no, "truncate_prompt_tokens", "-1, or 1 or more");
     if (r->max_tokens < -1) return refuse_field(no, "max_tokens", "0 or more");
     if (!(s->temperature >= 0 && s->temperature <= 1e6f))
         return refuse_field(no, "temperature", "0 or more");
@@ -147,6 +154,8 @@ make_lane(glm_job_t *j, glm_seq_t *q, const glm_limits_t *lim)
     q->job = j;
     q->sample = j->r->sample;
     q->sample.blank = 0;
+    q->sample.score = j->r->score_id;
+    q->sample.nscore = (int32_t) j->r->nscore_id;
     if (j->best != NULL && q->sample.nlogprobs < 0) q->sample.nlogprobs = 0;
     q->sample.allow = lim->allow;
     if (glm_ruled_init(&q->ruled, j->rules) != 0) return GLM_ENOMEM;
@@ -192,7 +201,7 @@ decode_prompt(glm_job_t *j)
     if (j->vocab.tok == NULL || !(r->want_prompt_logprobs || r->want_text || r->echo)) return 0;
 
     glm_detok_init(&j->behind, j->vocab.tok);
-    j->behind.flags = GLM_DECODE_MASK_NAMES;
+    j->behind.flags = r->special_text ? GLM_DECODE_ALL_NAMES : GLM_DECODE_MASK_NAMES;
     for (int32_t i = 0; i < j->prompt.nown; i++) {
         size_t  from = j->text.n;
 
@@ -200,7 +209,6 @@ decode_prompt(glm_job_t *j)
         if (glm_detok_push(&j->behind, own[i], &j->text) != 0) return GLM_ENOMEM;
         for (; from < j->text.n; from++) j->nchars += (j->text.s[from] & 0xC0) != 0x80;
     }
-    j->behind.flags = 0;
     return 0;
 }
 
@@ -365,6 +373,7 @@ glm_seq_start(glm_seq_t *q)
         q->detok = j->behind;
         q->nchars = j->nchars;
     }
+    q->detok.flags = j->r->special_text ? GLM_DECODE_ALL_NAMES : 0;
 }
 
 static int

@@ -296,6 +296,13 @@ stop_ids(decode_t *d, const uint8_t *p, size_t n)
                    &d->out->req.nstop_id);
 }
 
+static int
+score_ids(decode_t *d, const uint8_t *p, size_t n)
+{
+    return id_list(d, "logprob_token_ids", GLM_MAX_LOGPROBS, p, n, &d->out->req.score_id,
+                   &d->out->req.nscore_id);
+}
+
 /* None allowed is something else than any allowed. */
 static int
 allowed_ids(decode_t *d, const uint8_t *p, size_t n)
@@ -364,7 +371,6 @@ later_param(uint16_t type, const uint8_t *p, size_t n)
     glm_sec_grammar_t  g = {0};
 
     switch (type) {
-    case GLM_SEC_SCORE_IDS: return "logprob_token_ids";
     case GLM_SEC_CHOICES:   return "choices";
     case GLM_SEC_RESUME:    return "resume";
     case GLM_SEC_SUFFIX:    return "suffix";
@@ -405,6 +411,7 @@ section(decode_t *d, const glm_sec_t *sec, const uint8_t *p)
     case GLM_SEC_BIAS:     return biases(d, p, sec->size);
     case GLM_SEC_ALLOW:    return allowed_ids(d, p, sec->size);
     case GLM_SEC_BAD:      return bad_words(d, p, sec->size);
+    case GLM_SEC_SCORE_IDS: return score_ids(d, p, sec->size);
     case GLM_SEC_REPEAT:   return repeat(d, p, sec->size);
     case GLM_SEC_USER:     return 0;
     }
@@ -468,7 +475,6 @@ check_flags(decode_t *d)
     if (f & ~(uint32_t) GLM_F_ALL) {
         return refuse(d, 501, "", "the request has flags that this engine does not know");
     }
-    if (f & GLM_F_SPECIAL_TEXT) return later(d, "skip_special_tokens");
     if (f & GLM_F_BEAM) return later(d, "use_beam_search");
     return 0;
 }
@@ -513,8 +519,9 @@ check_submit(decode_t *d)
     if (m->best_of != 0 && (m->best_of < m->n || m->best_of > d->lim->max_n)) {
         return range(d, "best_of", m->best_of, m->n, d->lim->max_n);
     }
-    if (m->truncate != 0) return later(d, "truncate_prompt_tokens");
-    if (m->priority != 0) return later(d, "priority");
+    if (m->truncate < -1) {
+        return range(d, "truncate_prompt_tokens", m->truncate, -1, INT32_MAX);
+    }
     if (m->max_tokens < -1) return range(d, "max_tokens", m->max_tokens, -1, INT32_MAX);
     return check_flags(d);
 }
@@ -541,6 +548,9 @@ check_rules(decode_t *d)
     if ((rc = interval(d, "frequency_penalty", s->frequency, -2, 2)) != 0) return rc;
     if (!isfinite(s->repetition) || s->repetition < 0) {
         return refuse(d, 400, "repetition_penalty", "repetition_penalty must be a number above 0");
+    }
+    if (d->out->req.nscore_id > 0 && s->logprobs < 0) {
+        return refuse(d, 400, "logprob_token_ids", "logprob_token_ids needs logprobs");
     }
     if (s->min_tokens < 0) return range(d, "min_tokens", s->min_tokens, 0, INT32_MAX);
     if (d->m.max_tokens >= 0 && s->min_tokens > d->m.max_tokens) {
@@ -609,6 +619,10 @@ fill(decode_t *d)
     r->n = d->m.n ? (int32_t) d->m.n : 1;
     r->best_of = (int32_t) d->m.best_of;
     r->max_tokens = d->m.max_tokens;
+    r->truncate = d->m.truncate;
+    r->truncate_right = (f & GLM_F_TRUNCATE_RIGHT) != 0;
+    r->special_text = (f & GLM_F_SPECIAL_TEXT) != 0;
+    r->priority = d->m.priority;
     r->ignore_eos = (f & GLM_F_IGNORE_EOS) != 0;
     r->include_stop = (f & GLM_F_INCLUDE_STOP) != 0;
     r->hold = (f & GLM_F_HOLD) != 0;

@@ -749,6 +749,141 @@ test_repeat(glm_engine_t *e)
     ok(bad == 0 && hits > 30, "repetition_detection: as defined, %d of 60 end so", hits);
 }
 
+/* ---- what is left ---- */
+
+static void
+test_truncate(glm_engine_t *e)
+{
+    int32_t   max = glm_engine_config(e)->max_seq, *ids = malloc(5000 * sizeof(int32_t));
+    int32_t   masked[4] = { 300, 301, glm_engine_config(e)->mask, 302 };
+    t_req_t  *t;
+    int       bad = 0;
+
+    for (int i = 0; i < 5000; i++) ids[i] = 300 + i;
+    for (int right = 0; right < 2; right++)
+        for (int uni = 0; uni < 2; uni++)
+            for (int special = 0; special < 2; special++) {
+                int32_t  keep = max - 7 - (uni ? 2 * special : 1 + special);
+                size_t   at = uni && special ? 1 : 0;
+
+                t = t_new_ids(e, ids, 5000);
+                t->r.max_tokens = 7;
+                t->r.want_ids = 1;
+                t->r.truncate = -1;
+                t->r.truncate_right = right;
+                t->r.mode = uni ? GLM_UNIDIRECTIONAL : GLM_BIDIRECTIONAL;
+                t->r.add_special = special;
+                bad += !good(t) || t->nids != (size_t) keep + (size_t) special
+                       || t->ids[at] != (right ? 300 : 300 + 5000 - keep);
+                t_free(t);
+            }
+    ok(bad == 0, "truncate -1: what the model can take, of either side");
+
+    t = t_new_ids(e, ids, 50);
+    t->r.want_ids = 1;
+    t->r.truncate = 3;
+    ok(good(t) && t->nids == 4 && t->ids[0] == 347 && t->ids[2] == 349
+       && t->acc.prompt_tokens == 4, "truncate 3: the last three, and [gMASK]");
+    t_free(t);
+    t = t_new_ids(e, ids, 3);
+    t->r.want_ids = 1;
+    t->r.truncate = 3;
+    ok(good(t) && t->nids == 4 && t->ids[0] == 300, "no more than three stay as they are");
+    t_free(t);
+    t = t_new_ids(e, masked, 4);
+    t->r.want_ids = t->r.truncate_right = 1;
+    t->r.truncate = 3;
+    ok(good(t) && t->nids == 3, "a mask that is last after the cut gets no eos");
+    t_free(t);
+    t = t_new_ids(e, ids, 3);
+    t->r.truncate = -2;
+    ok(refused(t, 400, "truncate_prompt_tokens"), "truncate -2");
+    t = t_new_ids(e, ids, 3);
+    t->r.truncate = -1;
+    t->r.max_tokens = max;
+    ok(refused(t, 400, "max_tokens"), "no room for any");
+    free(ids);
+}
+
+static void
+test_names(glm_engine_t *e)
+{
+    static const int32_t  sop_only[1] = { 7812 };
+    size_t                n;
+    const char           *name = glm_token_name(glm_engine_tokenizer(e), 7812, &n);
+    t_req_t              *t = greedy(e, 3);
+
+    t->r.allow = sop_only;
+    t->r.nallow = 1;
+    t->r.special_text = 1;
+    ok(good(t) && t->c[0].ntext == 3 * n && n > 0 && memcmp(t->c[0].text, name, n) == 0,
+       "special_text: names of control ids");
+    t_free(t);
+}
+
+static void
+test_priority(void)
+{
+    glm_engine_t  *e = up(1, 4096, 10);
+    t_req_t       *t[5];
+    int64_t        priority[5] = { 0, 5, 0, -3, 0 };
+    glm_engine_stats_t  st;
+
+    make(e, t, 5);
+    t[0]->r.max_tokens = 200;
+    t[0]->r.ignore_eos = 1;
+    fake_step_ns = 2000000;
+    for (int i = 0; i < 5; i++) {
+        t[i]->r.priority = priority[i];
+        t_submit(t[i]);
+        T_UNTIL((glm_engine_stats(e, &st), st.running == 1 && st.waiting == (uint32_t) i));
+    }
+    fake_step_ns = 0;
+    for (int i = 0; i < 5; i++) t_wait(&t[i]->ended, 1);
+    ok(t[0]->order < t[3]->order && t[3]->order < t[2]->order && t[2]->order < t[4]->order
+       && t[4]->order < t[1]->order, "lower priority first, then by arrival: %d %d %d %d %d",
+       t[0]->order, t[1]->order, t[2]->order, t[3]->order, t[4]->order);
+    for (int i = 0; i < 5; i++) t_free(t[i]);
+    down(e, "priority");
+}
+
+static void
+test_score_ids(glm_engine_t *e)
+{
+    static const int32_t  ids[3] = { 900, 300, 7813 };
+    t_req_t              *t = greedy(e, 10), *u = greedy(e, 10);
+    int                   bad;
+
+    t->r.want_ids = 1;
+    t->r.sample.nlogprobs = u->r.sample.nlogprobs = 0;
+    t->r.score_id = ids;
+    t->r.nscore_id = 3;
+    bad = !good(t) || !good(u);
+    for (size_t i = 0; i < t->c[0].n && !bad; i++) {
+        const glm_sampled_t  *s = &t->c[0].sampled[i];
+        int32_t               in_[100];
+        int32_t               n = 0;
+
+        for (; n < (int32_t) t->nids; n++) in_[n] = t->ids[n];
+        in_[n++] = glm_engine_config(e)->sop;
+        for (size_t k = 0; k < i; k++) in_[n++] = t->c[0].id[k];
+        bad = s->ntop != 3 || s->logprob != u->c[0].sampled[i].logprob;
+        for (int k = 0; k < 3; k++) {
+            bad = bad || !in(ids, 3, s->top[k].id)
+                  || s->top[k].logprob
+                     != said_of(in_, n, s->top[k].id, glm_engine_config(e)->vocab).logprob;
+            bad = bad || (k > 0 && s->top[k].logprob > s->top[k - 1].logprob);
+        }
+    }
+    ok(!bad, "logprob_token_ids: these, best first");
+    t_free(t);
+    t_free(u);
+    t = greedy(e, 1);
+    t->r.score_id = ids;
+    t->r.nscore_id = 3;
+    ok(refused(t, 400, "logprob_token_ids"), "not without logprobs");
+}
+
 #define REFUSED(param, ...)                                                       \
     do {                                                                          \
         t_req_t  *t_ = greedy(e, 5);                                              \
@@ -794,6 +929,7 @@ main(void)
     test_best();
     test_scored();
     test_groups();
+    test_priority();
     e = up(4, 4096, 100);
     test_penalties(e);
     test_bans(e);
@@ -801,6 +937,9 @@ main(void)
     test_repeat(e);
     test_refusals(e);
     test_echo(e);
+    test_truncate(e);
+    test_names(e);
+    test_score_ids(e);
     down(e, "fields");
     return tap_done();
 }

@@ -132,6 +132,7 @@ test_neutral(void)
 {
     int       i;
     msg_t     m = valid();
+    int32_t   score = 7;
     uint16_t  empty[] = { GLM_SEC_STOPS, GLM_SEC_STOP_IDS, GLM_SEC_BIAS, GLM_SEC_BAD,
                           GLM_SEC_SCORE_IDS, GLM_SEC_SUFFIX };
 
@@ -158,6 +159,16 @@ test_neutral(void)
     m.m.best_of = 8;
     accepts(&m, "two of eight");
     ok(out.req.n == 2 && out.req.best_of == 8, "n and best_of");
+    m = valid();
+    m.m.truncate = -1;
+    m.m.flags = GLM_F_TRUNCATE_RIGHT | GLM_F_SPECIAL_TEXT;
+    m.m.priority = INT64_MIN;
+    m.s.logprobs = 0;
+    glm_wire_section(&m.more, GLM_SEC_SCORE_IDS, &score, 4);
+    accepts(&m, "truncation, priority, names, ids to score");
+    ok(out.req.truncate == -1 && out.req.truncate_right && out.req.special_text
+       && out.req.priority == INT64_MIN && out.req.nscore_id == 1 && out.req.score_id[0] == 7,
+       "each in its place");
     m = valid();
     m.m.group = 77;
     m.m.group_index = 1;
@@ -275,7 +286,6 @@ test_later(void)
     msg_t              m;
     glm_sec_grammar_t  g = { .size = 8 };
     static const struct { uint16_t type; const char *param; }  later[] = {
-        { GLM_SEC_SCORE_IDS, "logprob_token_ids" },
         { GLM_SEC_CHOICES, "choices" }, { GLM_SEC_RESUME, "resume" }, { GLM_SEC_SUFFIX, "suffix" },
     };
 
@@ -294,13 +304,10 @@ test_later(void)
     FIELD(m, op, GLM_SUBMIT_SCORE, "");
     FIELD(m, op, 0, "");
     FIELD(m, op, 6, "");
-    FIELD(m, truncate, -1, "truncate_prompt_tokens");
-    FIELD(m, priority, -1, "priority");
     FIELD(m, mode, 2, "mode");
     FIELD(m, reserved0, 1, "");
     FIELD(m, reserved1, 1, "");
     FIELD(m, reserved2, 1, "");
-    FIELD(m, flags, GLM_F_SPECIAL_TEXT, "skip_special_tokens");
     FIELD(m, flags, GLM_F_BEAM, "use_beam_search");
     FIELD(m, flags, GLM_F_ALL + 1, "");
     FIELD(s, beams, 2, "num_beams");
@@ -378,6 +385,9 @@ test_lists(void)
     ok(why.value == 100 && why.limit == 99, "with value and limit");
     LIST(400, "stop_token_ids", GLM_SEC_STOP_IDS, many, 4 * GLM_MAX_LIST + 4);
     ok(why.value == GLM_MAX_LIST + 1 && why.limit == GLM_MAX_LIST, "with value and limit");
+    LIST(400, "logprob_token_ids", GLM_SEC_SCORE_IDS, ids, 8);
+    LIST(400, "logprob_token_ids", GLM_SEC_SCORE_IDS, beyond, 4);
+    LIST(400, "logprob_token_ids", GLM_SEC_SCORE_IDS, many, 84);
     LIST(400, "allowed_token_ids", GLM_SEC_ALLOW, below, 4);
     LIST(400, "allowed_token_ids", GLM_SEC_ALLOW, NULL, 0);
     LIST(400, "allowed_token_ids", GLM_SEC_ALLOW, many, 404);
@@ -428,6 +438,8 @@ test_ranges(void)
     RANGE(m, group_count, GLM_WIRE_MAX_GROUP + 1, "prompt");
     ok(why.limit == GLM_WIRE_MAX_GROUP && why.value == GLM_WIRE_MAX_GROUP + 1
        && out.group_count == 1, "with limit and value, and no group");
+    RANGE(m, truncate, -2, "truncate_prompt_tokens");
+    ok(why.limit == -1 && why.value == -2, "with limit and value");
     RANGE(m, n, 9, "n");
     ok(why.limit == 8 && why.value == 9, "with limit and value");
     RANGE(m, n, UINT32_MAX, "n");
