@@ -103,7 +103,7 @@ push_piece(glm_detok_t *d, int32_t id, glm_text_t *out)
 }
 
 static int
-push(glm_detok_t *d, int32_t id, unsigned flags, glm_text_t *out)
+push(glm_detok_t *d, int32_t id, glm_text_t *out)
 {
     int                     rc;
     size_t                  n;
@@ -119,7 +119,11 @@ push(glm_detok_t *d, int32_t id, unsigned flags, glm_text_t *out)
     if (t->type[id - t->images] == GLM_PIECE_UNKNOWN) {
         return emit(d, UNKNOWN_TEXT, strlen(UNKNOWN_TEXT), out);
     }
-    if (!(flags & GLM_DECODE_MASK_NAMES) || id < t->special || id >= t->special + 3) return 0;
+    if (!(d->flags & GLM_DECODE_ALL_NAMES)
+        && (!(d->flags & GLM_DECODE_MASK_NAMES) || id < t->special || id >= t->special + 3))
+    {
+        return 0;
+    }
     s = glm_token_name(t, id, &n);
     return emit(d, s, n, out);
 }
@@ -127,7 +131,7 @@ push(glm_detok_t *d, int32_t id, unsigned flags, glm_text_t *out)
 int
 glm_detok_push(glm_detok_t *d, int32_t id, glm_text_t *out)
 {
-    return push(d, id, 0, out);
+    return push(d, id, out);
 }
 
 /* N of a whole <|blank_N|> at s, with its length; 0 if there is none. */
@@ -200,7 +204,8 @@ glm_decode(const glm_tokenizer_t *t, const int32_t *ids, size_t n, unsigned flag
     glm_detok_t  d;
 
     glm_detok_init(&d, t);
-    for (i = 0; i < n && rc == 0; i++) rc = push(&d, ids[i], flags, &text);
+    d.flags = (uint8_t) flags;
+    for (i = 0; i < n && rc == 0; i++) rc = push(&d, ids[i], &text);
     if (rc == 0) rc = glm_detok_flush(&d, 1, &text);
     if (rc == 0) rc = replace_words(text.s, text.n, out);
     if (rc != 0) out->n = first;

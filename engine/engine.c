@@ -320,16 +320,26 @@ glm_engine_stop(glm_engine_t *e)
 void
 glm_engine_submit(glm_engine_t *e, glm_req_t *r)
 {
-    atomic_fetch_add(&e->live, 1);
-    r->link.next = NULL;
-    r->link.t_submit = glm_now();
+    glm_engine_submit_group(e, &r, 1);
+}
 
+void
+glm_engine_submit_group(glm_engine_t *e, glm_req_t *const *r, size_t n)
+{
+    uint64_t  now = glm_now();
+
+    atomic_fetch_add(&e->live, (int) n);
     pthread_mutex_lock(&e->lock);
-    r->link.serial = e->serial++;
-    r->link.late = e->draining;
-    e->requests++;
-    *e->reqs.last = r;
-    e->reqs.last = &r->link.next;
+    for (size_t i = 0; i < n; i++) {
+        r[i]->link.next = NULL;
+        r[i]->link.mate = i + 1 < n ? r[i + 1] : NULL;
+        r[i]->link.t_submit = now;
+        r[i]->link.serial = e->serial++;
+        r[i]->link.late = e->draining;
+    }
+    e->requests += n;
+    *e->reqs.last = r[0];
+    e->reqs.last = &r[0]->link.next;
     pthread_cond_signal(&e->work);
     pthread_mutex_unlock(&e->lock);
 }

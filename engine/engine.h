@@ -20,6 +20,8 @@
 #include "tokenizer.h"
 
 #define GLM_MAX_CHOICES  1024
+#define GLM_MAX_REPEAT   1024     /* ids of a piece that repetition_detection finds */
+#define GLM_MAX_LIST     1024     /* stop ids, biases, bad words: each */
 
 typedef struct glm_engine_s  glm_engine_t;
 typedef struct glm_req_s     glm_req_t;
@@ -48,12 +50,25 @@ typedef struct {
     size_t       n;
 } glm_stop_t;
 
+typedef struct {
+    int32_t      id;
+    float        bias;        /* -100 .. 100 */
+} glm_logit_bias_t;
+
+/* A choice ends when a piece of min_length .. max_length ids came min_count times
+ * in a row. */
+typedef struct {
+    int32_t      min_length, max_length;   /* max_length 0: off */
+    int32_t      min_count;   /* >= 2 */
+} glm_repeat_t;
+
 typedef enum {
     GLM_FINISH_NONE,
     GLM_FINISH_STOP,          /* end token, stop string or stop id */
     GLM_FINISH_LENGTH,
     GLM_FINISH_CANCEL,        /* cancelled by its owner */
-    GLM_FINISH_ERROR
+    GLM_FINISH_ERROR,
+    GLM_FINISH_REPEAT         /* repetition_detection */
 } glm_finish_t;
 
 /* Why a request or its field is refused; class as in HTTP. */
@@ -87,7 +102,7 @@ typedef struct {
 typedef struct {
     int32_t       choice, blank;
     glm_finish_t  reason;
-    int32_t       stop_id;             /* stop token id that hit, or -1 */
+    int32_t       stop_id;             /* entry of stop_id that hit, or -1 */
     int32_t       stop_index;          /* index of the stop string, or -1 */
     int32_t       ntokens;             /* generated, a final end token counted */
     int32_t       nkept;               /* of them, how many belong to the answer: a
@@ -107,7 +122,8 @@ typedef struct {
  * touches the request again.  A refused request hears error alone.
  * TOKENIZE: accepted is not called; ids, then done.  DETOKENIZE: text, done.
  * GENERATE with want_ids: ids (the prompt's, as counted in prompt_tokens) once,
- * between accepted and the first token.
+ * between accepted and the first token; with want_text likewise text, the decoded
+ * prompt: the user's own ids, masks by name.
  */
 typedef struct {
     void (*accepted)(glm_req_t *r, const glm_accepted_t *a);
@@ -122,6 +138,10 @@ typedef struct {
                                           after the done or error of a request, so
                                           arg outlives the engine.  Or NULL */
     void  *flush_arg;
+    /* GENERATE with want_prompt_logprobs: each of the user's own ids of the prompt,
+       in order, before the first token.  Its text is empty, its offset that in the
+       decoded prompt; sampled is NULL for the first.  Or NULL. */
+    void (*prompt)(glm_req_t *r, const glm_token_out_t *t);
 } glm_sink_t;
 
 /*
@@ -135,15 +155,40 @@ struct glm_req_s {
 
     const glm_segment_t  *seg;         /* prompt; DETOKENIZE: one of ids */
     size_t                nseg;
+    int32_t               truncate;    /* of the user's ids at most so many stay; -1: as
+                                          many as leave room for max_tokens; 0: all */
+    int                   truncate_right;   /* the first ones stay, else the last */
     int                   add_special; /* add mask and eos as generate.py does */
     glm_mode_t            mode;
 
     int32_t               n;           /* choices, 1 .. GLM_MAX_CHOICES; as many run
                                           at once as rows and pages allow */
+    int32_t               best_of;     /* 0 or n: n choices are made.  More: of so many
+                                          the n with the highest mean log-probability
+                                          are told, best first, when all have ended */
     int32_t               max_tokens;  /* >= 0; -1: what the context leaves */
+    int32_t               min_tokens;  /* no end, stop id or stop string before */
     int32_t               ignore_eos;
+    int                   special_text;     /* control ids print their names */
+    int64_t               priority;         /* lower starts first */
+    const int32_t        *score_id;         /* log-probabilities of these take the place
+                                               of the best ones; needs nlogprobs >= 0 */
+    size_t                nscore_id;        /* <= GLM_MAX_LOGPROBS */
     glm_sample_t          sample;      /* temperature, top_k, top_p, min_p, seed,
-                                          nlogprobs; the rest is the engine's */
+                                          nlogprobs, presence, frequency (of what
+                                          was generated), repetition (of prompt
+                                          and that); the rest is the engine's */
+    const glm_logit_bias_t  *bias;
+    size_t                nbias;
+    const int32_t        *allow;       /* only these may be picked; NULL: those with
+                                          text and the end tokens */
+    size_t                nallow;      /* > 0 when allow is there */
+    const glm_stop_t     *bad;         /* bad_words */
+    size_t                nbad;
+    const int32_t        *stop_id;     /* end a choice; without text unless
+                                          include_stop */
+    size_t                nstop_id;
+    glm_repeat_t          repeat;
     int                   has_seed;    /* 0: the engine draws one */
     const glm_stop_t     *stop;
     size_t                nstop;
@@ -152,6 +197,11 @@ struct glm_req_s {
                                           is a 504; 0: none */
     int                   hold;        /* accepted, then waits for glm_req_go() */
     int                   want_ids;    /* GENERATE: report the prompt's ids */
+    int                   want_text;   /* GENERATE: report the prompt's text */
+    int                   echo;        /* the answer's text is the prompt's and what
+                                          comes then: offsets begin behind it */
+    int                   want_prompt_logprobs;   /* unidirectional, no mask */
+    int32_t               nprompt_logprobs;       /* best ones beside each, 0 .. 20 */
 
     /* Shared flags: set by anyone through the functions below. */
     atomic_int            cancel;
@@ -161,6 +211,7 @@ struct glm_req_s {
     void                 *priv;        /* the engine's; NULL at submit */
     struct {
         glm_req_t  *next;
+        glm_req_t  *mate;              /* the next of its group */
         uint64_t    serial, t_submit;
         int         late;              /* came after drain or stop began */
     } link;                            /* the engine's; needs no value at submit */
@@ -197,6 +248,13 @@ uint64_t glm_engine_fingerprint(const glm_engine_t *e);
 
 /* Never blocks, never fails: a refusal comes through the sink. */
 void glm_engine_submit(glm_engine_t *e, glm_req_t *r);
+
+/*
+ * The n prompts of one request, all to GENERATE: accepted together or, for the same
+ * reason, refused together.  One that is cancelled before ends alone.  After that
+ * each goes its own way.
+ */
+void glm_engine_submit_group(glm_engine_t *e, glm_req_t *const *r, size_t n);
 
 /*
  * Each may be called at any time from submit until the maker frees r, also while

@@ -138,11 +138,12 @@ count(const glm_ids_t *ids, int32_t id, int32_t *last)
  * looks at the text; with anything else behind it the last id is no mask.
  */
 static int
-ends_with_mask(const glm_ids_t *ids, const glm_config_t *c, const glm_req_t *r)
+ends_with_mask(const glm_ids_t *ids, const glm_config_t *c, const glm_req_t *r, int cut)
 {
     size_t  i = r->nseg;
 
     if (!is_mask(c, ids->id[ids->n - 1])) return 0;
+    if (cut && r->truncate_right) return 1;       /* of the text's end nothing is left */
     while (i > 0 && r->seg[i - 1].n == 0) i--;
     if (i == 0 || r->seg[i - 1].kind == GLM_SEG_IDS) return 1;
     return r->seg[i - 1].kind == GLM_SEG_TEXT
@@ -152,7 +153,8 @@ ends_with_mask(const glm_ids_t *ids, const glm_config_t *c, const glm_req_t *r)
 /* Rules 1 and 2: a prompt without a mask gets [gMASK]; one that goes on after
  * its mask gets eos. */
 static int
-add_special(glm_ids_t *ids, const glm_config_t *c, const glm_req_t *r, glm_refusal_t *no)
+add_special(glm_ids_t *ids, const glm_config_t *c, const glm_req_t *r, int cut,
+    glm_refusal_t *no)
 {
     int  masks = 0;
 
@@ -162,7 +164,7 @@ add_special(glm_ids_t *ids, const glm_config_t *c, const glm_req_t *r, glm_refus
                           "The model \"%s\" has no [gMASK] to add to the prompt.", c->name);
     if (masks == 0) return glm_ids_push(ids, c->gmask) == 0 ? 0 : refuse_memory(no);
 
-    if (c->eos < 0 || ends_with_mask(ids, c, r)) return 0;
+    if (c->eos < 0 || ends_with_mask(ids, c, r, cut)) return 0;
     return glm_ids_push(ids, c->eos) == 0 ? 0 : refuse_memory(no);
 }
 
@@ -202,14 +204,18 @@ find_mask(const glm_ids_t *ids, const glm_config_t *c, int32_t *frozen, glm_refu
 
 /* `[gMASK] sop text`: causal from the start. */
 static int
-make_unidirectional(glm_ids_t *ids, const glm_config_t *c, int special, glm_refusal_t *no)
+make_unidirectional(glm_ids_t *ids, const glm_config_t *c, const glm_req_t *r, glm_refusal_t *no)
 {
-    if (!special) return 0;
+    if (!r->add_special && !r->want_prompt_logprobs) return 0;
 
     for (size_t i = 0; i < ids->n; i++)
         if (is_mask(c, ids->id[i]))
-            return glm_refuse(no, 400, "", "prompt", "A prompt with a mask cannot be continued "
-                              "in the unidirectional mode.");
+            return glm_refuse(no, 400, "", "prompt", r->want_prompt_logprobs
+                              ? "A prompt with a mask has no log-probabilities of its own: what "
+                                "is around a mask is context that sees itself whole."
+                              : "A prompt with a mask cannot be continued in the unidirectional "
+                                "mode.");
+    if (!r->add_special) return 0;
     if (c->gmask < 0 || c->sop < 0)
         return glm_refuse(no, 400, "", "mode", "The model \"%s\" lacks [gMASK] or sop, which the "
                           "unidirectional mode needs.", c->name);
@@ -239,9 +245,9 @@ check_length(glm_prompt_t *p, const glm_config_t *c, int32_t max_tokens, glm_ref
 
 static int
 make_bidirectional(glm_ids_t *ids, glm_prompt_t *p, const glm_config_t *c, const glm_req_t *r,
-    glm_refusal_t *no)
+    int cut, glm_refusal_t *no)
 {
-    int  rc = r->add_special ? add_special(ids, c, r, no) : 0;
+    int  rc = r->add_special ? add_special(ids, c, r, cut, no) : 0;
 
     if (rc == 0) rc = find_mask(ids, c, &p->frozen, no);
     if (rc != 0) return rc;
@@ -254,22 +260,49 @@ make_bidirectional(glm_ids_t *ids, glm_prompt_t *p, const glm_config_t *c, const
     return glm_ids_push(ids, c->sop) == 0 ? 0 : refuse_memory(no);
 }
 
+/* How many of the user's ids leave room for the rest. */
+static int64_t
+room(const glm_config_t *c, const glm_req_t *r)
+{
+    int  special = r->mode == GLM_BIDIRECTIONAL ? 1 + (r->add_special != 0)
+                                                : 2 * (r->add_special != 0);
+
+    return (int64_t) c->max_seq - special - (r->max_tokens >= 0 ? r->max_tokens : 1);
+}
+
+/* truncate_prompt_tokens; whether something was cut.  Without any room nothing is:
+ * the check of the length says what is wrong. */
+static int
+truncate_ids(glm_ids_t *ids, const glm_config_t *c, const glm_req_t *r)
+{
+    int64_t  keep = r->truncate < 0 ? room(c, r) : r->truncate;
+
+    if (r->truncate == 0 || keep < 1 || keep >= (int64_t) ids->n) return 0;
+    if (!r->truncate_right)
+        memmove(ids->id, ids->id + ids->n - (size_t) keep, (size_t) keep * sizeof(int32_t));
+    ids->n = (size_t) keep;
+    return 1;
+}
+
 int
 glm_prompt_make(glm_prompt_t *out, const glm_vocab_t *v, const glm_req_t *r, glm_refusal_t *no)
 {
     glm_ids_t  ids = {0};
-    int        rc = encode(&ids, v, r, no), special = r->add_special;
+    int        rc = encode(&ids, v, r, no), special = r->add_special, cut = 0;
 
     *out = (glm_prompt_t) { .frozen = -1 };
+    if (rc == 0) cut = truncate_ids(&ids, v->cfg, r);
+    out->nown = (int32_t) ids.n;
     if (rc == 0 && ids.n == 0) rc = glm_refuse(no, 400, "", "prompt", "The prompt is empty.");
     if (rc == 0)
         rc = r->mode == GLM_UNIDIRECTIONAL
-             ? make_unidirectional(&ids, v->cfg, special, no)
-             : make_bidirectional(&ids, out, v->cfg, r, no);
+             ? make_unidirectional(&ids, v->cfg, r, no)
+             : make_bidirectional(&ids, out, v->cfg, r, cut, no);
     if (rc == 0 && ids.n > INT32_MAX / 2)
         rc = glm_refuse(no, 400, "context_length_exceeded", "prompt", "The prompt is too long.");
     if (rc == 0) {
         out->n = (int32_t) ids.n;
+        if (r->mode == GLM_UNIDIRECTIONAL) out->own = out->n - out->nown;
         out->prompt_tokens = out->n - (r->mode == GLM_BIDIRECTIONAL || special);
         rc = check_length(out, v->cfg, r->max_tokens, no);
     }
@@ -287,7 +320,7 @@ glm_prompt_tokenize(glm_ids_t *ids, const glm_vocab_t *v, const glm_req_t *r, gl
     int  rc = encode(ids, v, r, no);
 
     if (rc != 0 || !r->add_special) return rc;
-    if (r->mode == GLM_BIDIRECTIONAL) return add_special(ids, v->cfg, r, no);
+    if (r->mode == GLM_BIDIRECTIONAL) return add_special(ids, v->cfg, r, 0, no);
     if (v->cfg->gmask >= 0 && insert_first(ids, v->cfg->gmask) != 0) return refuse_memory(no);
     return 0;
 }

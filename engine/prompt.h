@@ -21,6 +21,7 @@
 typedef struct {
     int32_t  *ids;                /* (n) */
     int32_t   n, ncontext;
+    int32_t   own, nown;          /* the user's own ids: nown of them from own on */
     int32_t   frozen;
     int32_t   prompt_tokens;      /* ids before generation, sop not counted */
     int32_t   max_tokens;         /* of a choice */

@@ -106,6 +106,7 @@ glm_conn_drop(glm_conn_t *c, const char *why)
     }
     glm_log(GLM_LOG_INFO, "client %d \"%s\" left, %d requests running", (int) c->pid, c->name,
             c->nlive);
+    glm_groups_free(c);
     cancel_all(c);
     free_unsubmitted(c);
     munmap(c->map, c->map_bytes);

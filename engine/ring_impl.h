@@ -5,6 +5,7 @@
  *   ring_server.c   thread, event loop, commands
  *   ring_client.c   a client: accept, hello, welcome, bells, leaving
  *   ring_submit.c   submission ring -> messages -> requests
+ *   ring_group.c    prompts that go together
  *   ring_sink.c     the engine's callbacks -> outbox (engine threads)
  *   ring_send.c     outbox -> completion ring, windows, pauses
  *   ring_stats.c    statistics memfd
@@ -35,6 +36,7 @@
 
 typedef struct glm_conn_s  glm_conn_t;
 typedef struct glm_live_s  glm_live_t;
+typedef struct glm_group_s  glm_group_t;
 
 /* A request between SUBMIT and the record that ends it. */
 struct glm_live_s {
@@ -49,6 +51,7 @@ struct glm_live_s {
     uint32_t       msg_off;
     glm_wbuf_t     msg;
     int            cancelled;     /* by its client */
+    glm_group_t   *group;         /* waits for the others of it; or NULL */
     int            submitted;     /* the engine has it until ended */
     uint64_t       paused_at;     /* ns; 0: runs */
 
@@ -100,6 +103,7 @@ struct glm_conn_s {
     glm_live_t        *hash[GLM_HASH_SIZE];
     int                nlive;
     size_t             held;
+    glm_group_t       *groups;    /* not all of whose members have come */
     glm_partial_t      partial[GLM_MAX_PARTIALS];
     size_t             assembling;
 
@@ -168,10 +172,22 @@ int glm_conn_receive(glm_conn_t *c);
 glm_live_t *glm_live_find(glm_conn_t *c, uint64_t id);
 void glm_live_free(glm_live_t *l);                   /* out of c, charges returned */
 
+/* Fills in what the engine needs; the caller submits it. */
+glm_req_t *glm_live_start(glm_live_t *l);
+
+/* ring_group.c */
+/* A member has come; no: it is refused.  -1: its client was dropped. */
+int glm_group_join(glm_live_t *l, const glm_refusal_t *no);
+/* Ends all that came of l's group as cancelled. */
+void glm_group_cancel(glm_live_t *l);
+void glm_groups_tick(glm_conn_t *c, uint64_t now);
+void glm_groups_free(glm_conn_t *c);                 /* the members stay */
+
 /* ring_sink.c */
 void glm_sink_init(glm_server_t *s);
 /* Says the end from the I/O thread. */
 void glm_live_error(glm_live_t *l, const glm_refusal_t *e);
+void glm_live_cancelled(glm_live_t *l);
 void glm_live_ready(glm_live_t *l);                  /* client.lock held */
 void glm_live_charge(glm_live_t *l);                 /* client.lock held */
 

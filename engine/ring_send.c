@@ -255,6 +255,7 @@ glm_conn_tick(glm_conn_t *c, uint64_t now)
     uint64_t     limit = (uint64_t) c->s->o.pause_ms * 1000000;
     glm_live_t  *l;
 
+    glm_groups_tick(c, now);
     if (c->npaused == 0) return;
     balance(c);
     for (i = 0; i < GLM_HASH_SIZE; i++) {

@@ -32,7 +32,7 @@ typedef struct {
 
 /* Defaults that --help tells. */
 #define GLM_SERVER_OPTS_DEFAULT \
-    { .max_clients = 64, .spool_bytes = 256 << 20, .pause_ms = 30000, .max_n = 1 }
+    { .max_clients = 64, .spool_bytes = 256 << 20, .pause_ms = 30000, .max_n = 128 }
 
 /* listen_fd: non-blocking, stays the caller's; -1: only glm_server_add(). */
 int glm_server_start(glm_server_t **out, const glm_server_opts_t *o, int listen_fd,

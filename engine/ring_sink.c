@@ -109,6 +109,15 @@ on_token(glm_req_t *r, const glm_token_out_t *t)
 }
 
 static void
+on_prompt(glm_req_t *r, const glm_token_out_t *t)
+{
+    glm_live_t  *l = enter(r);
+
+    if (l == NULL) return;
+    leave(l, glm_outbox_prompt(&l->out, t, token_text, l->client->s));
+}
+
+static void
 on_finish(glm_req_t *r, const glm_finish_out_t *f)
 {
     glm_wbuf_t         b = {0};
@@ -216,6 +225,21 @@ glm_live_error(glm_live_t *l, const glm_refusal_t *e)
     pthread_mutex_unlock(&c->lock);
 }
 
+void
+glm_live_cancelled(glm_live_t *l)
+{
+    glm_conn_t  *c = l->client;
+    glm_done_t   d = { .cancelled = 1 };
+
+    l->cancelled = 1;
+    pthread_mutex_lock(&c->lock);
+    l->end_type = GLM_MSG_DONE;
+    l->end_size = (uint32_t) glm_wire_done(l->end, &d);
+    l->ended = 1;
+    glm_live_ready(l);
+    pthread_mutex_unlock(&c->lock);
+}
+
 static void
 on_flush(void *arg)
 {
@@ -234,6 +258,6 @@ glm_sink_init(glm_server_t *s)
     s->sink = (glm_sink_t) {
         .accepted = on_accepted, .token = on_token, .finish = on_finish, .ids = on_ids,
         .text = on_text, .done = on_done, .error = on_error, .flush = on_flush,
-        .flush_arg = s,
+        .flush_arg = s, .prompt = on_prompt,
     };
 }

@@ -128,19 +128,18 @@ eos_by_name(glm_server_t *s, glm_submit_t *sub)
     r->add_special = 0;
 }
 
-static void
-start(glm_live_t *l)
+glm_req_t *
+glm_live_start(glm_live_t *l)
 {
     glm_server_t  *s = l->client->s;
     glm_req_t     *r = &l->sub.req;
 
-    l->window = l->sub.window > INT64_MAX / 2 ? INT64_MAX / 2 : (int64_t) l->sub.window;
     r->owner = l;
     r->sink = &s->sink;
     r->deadline = deadline(l->sub.deadline_us);
     eos_by_name(s, &l->sub);
     l->submitted = 1;
-    glm_engine_submit(s->engine, r);
+    return r;
 }
 
 static int
@@ -154,11 +153,12 @@ drop(glm_conn_t *c, const char *why)
 static int
 submit(glm_conn_t *c, uint64_t id, glm_wbuf_t *msg)
 {
-    int             rc;
-    char            why[600];
-    glm_live_t     *l;
-    glm_refusal_t   refusal;
-    glm_server_t   *s = c->s;
+    int                   rc;
+    char                  why[600];
+    glm_live_t           *l;
+    glm_refusal_t         refusal;
+    const glm_refusal_t  *no = NULL;
+    glm_server_t         *s = c->s;
 
     l = live_new(c, id, msg->n);
     if (l == NULL) {
@@ -172,11 +172,15 @@ submit(glm_conn_t *c, uint64_t id, glm_wbuf_t *msg)
         snprintf(why, sizeof(why), "sent %s", refusal.text);
         return drop(c, why);
     }
-    if (rc == GLM_ENOMEM) glm_live_error(l, &no_memory);
-    else if (rc != 0) glm_live_error(l, &refusal);
-    else if (c->held > GLM_MAX_HELD) glm_live_error(l, &too_much);
-    else if (s->engine == NULL) glm_live_error(l, &detached);
-    else start(l);
+    l->window = l->sub.window > INT64_MAX / 2 ? INT64_MAX / 2 : (int64_t) l->sub.window;
+    if (rc == GLM_ENOMEM) no = &no_memory;
+    else if (rc != 0) no = &refusal;
+    else if (c->held > GLM_MAX_HELD) no = &too_much;
+    else if (s->engine == NULL) no = &detached;
+
+    if (l->sub.group_count > 1) return glm_group_join(l, no);
+    if (no != NULL) glm_live_error(l, no);
+    else glm_engine_submit(s->engine, glm_live_start(l));
     return 0;
 }
 
@@ -259,6 +263,10 @@ static void
 cancel(glm_live_t *l)
 {
     if (l->cancelled) return;
+    if (l->group != NULL) {
+        glm_group_cancel(l);
+        return;
+    }
     l->cancelled = 1;
     glm_live_mute(l);
     if (l->submitted && l->client->s->engine != NULL) {

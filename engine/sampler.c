@@ -4,6 +4,7 @@
  * keys, and only what can survive is listed.  A pure function; no libm, whose
  * last bits differ from machine to machine.
  */
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -24,14 +25,16 @@ typedef struct {
     double   *hist;                /* (BUCKETS) */
     cand_t   *list, *tmp;          /* (vocab) each */
     float    *w;                   /* (vocab rounded up to 16) weights */
+    float    *x;                   /* (vocab) logits as adjusted */
 } work_t;
 
 typedef struct {
     const glm_scan_t    *scan;
-    const float         *x;        /* logits */
+    const float         *x;        /* logits to pick from */
     int32_t              vocab;
     const glm_sample_t  *args;
     glm_scan_max_t       max;
+    float                raw_max;  /* before the adjustments */
     work_t               s;
     int32_t              nlist;    /* -1: all allowed ids are left */
 } draw_t;
@@ -54,7 +57,8 @@ glm_sample_scratch(int32_t vocab)
     size_t  v = (size_t) vocab;
 
     return round_up(blocks(vocab) * sizeof(double)) + BUCKETS * sizeof(double)
-           + 2 * round_up(v * sizeof(cand_t)) + round_up((v + 15) / 16 * 16 * sizeof(float));
+           + 2 * round_up(v * sizeof(cand_t)) + round_up((v + 15) / 16 * 16 * sizeof(float))
+           + round_up(v * sizeof(float));
 }
 
 static void
@@ -72,6 +76,8 @@ carve(work_t *s, void *scratch, int32_t vocab)
     s->tmp = (cand_t *) p;
     p += round_up(v * sizeof(cand_t));
     s->w = (float *) p;
+    p += round_up((v + 15) / 16 * 16 * sizeof(float));
+    s->x = (float *) p;
 }
 
 /* 53 bits of the generator's output. */
@@ -369,7 +375,8 @@ choose(draw_t *d)
 {
     double  u;
 
-    if (d->max.bad || !(d->max.max_allowed > -INFINITY)) return -1;
+    if (d->max.bad) return -1;
+    if (!(d->max.max_allowed > -INFINITY)) return -2;
 
     if (d->args->temperature <= 0)
         return d->scan->find(d->x, d->vocab, d->args->allow, d->max.max_allowed, 0);
@@ -379,18 +386,37 @@ choose(draw_t *d)
     return d->nlist < 0 ? draw_any(d, u) : draw_listed(d, u);
 }
 
+/* The ids that were asked for, best first. */
+static int
+listed(const draw_t *d, glm_logprob_t *top)
+{
+    int  n = d->args->nscore < GLM_MAX_LOGPROBS ? d->args->nscore : GLM_MAX_LOGPROBS;
+
+    for (int k = 0; k < n; k++) {
+        int32_t  id = d->args->score[k];
+        int      i = k;
+
+        for (; i > 0 && (d->x[id] > top[i - 1].logprob
+                         || (d->x[id] == top[i - 1].logprob && id < top[i - 1].id)); i--)
+            top[i] = top[i - 1];
+        top[i] = (glm_logprob_t) { id, d->x[id] };
+    }
+    return n;
+}
+
 static void
 logprobs(draw_t *d, glm_sampled_t *out)
 {
     int     n = d->args->nlogprobs;
     double  lse;
 
-    d->scan->exps(d->x, d->vocab, NULL, d->max.max, 1, d->s.sums, NULL);
-    lse = (double) d->max.max + log_fixed(sum_blocks(d->s.sums, d->vocab));
+    d->scan->exps(d->x, d->vocab, NULL, d->raw_max, 1, d->s.sums, NULL);
+    lse = (double) d->raw_max + log_fixed(sum_blocks(d->s.sums, d->vocab));
     out->logprob = (float) ((double) d->x[out->id] - lse);
 
     if (n > GLM_MAX_LOGPROBS) n = GLM_MAX_LOGPROBS;
-    out->ntop = n > 0 ? best(d, NULL, n, out->top) : 0;
+    if (d->args->nscore > 0) out->ntop = listed(d, out->top);
+    else out->ntop = n > 0 ? best(d, NULL, n, out->top) : 0;
     for (int i = 0; i < out->ntop; i++)
         out->top[i].logprob = (float) ((double) out->top[i].logprob - lse);
 }
@@ -409,6 +435,35 @@ scan_here(void)
     return s;
 }
 
+/* Stays finite: an infinite logit would pass for a broken model. */
+static float
+adjusted(const glm_sample_t *a, const glm_adjust_t *t, float x)
+{
+    float  repetition = a->repetition > 0 ? a->repetition : 1;
+
+    x += t->bias;
+    if (t->seen) x = x > 0 ? x / repetition : x * repetition;
+    x -= a->frequency * (float) t->count;
+    if (t->count > 0) x -= a->presence;
+    return x < FLT_MAX ? x : FLT_MAX;
+}
+
+/* Picks from a copy: log-probabilities are of what the model said. */
+static void
+adjust(draw_t *d)
+{
+    const glm_sample_t  *a = d->args;
+    float               *x = d->s.x;
+
+    if (d->max.bad || (a->nadjust == 0 && a->nban == 0)) return;
+    memcpy(x, d->x, (size_t) d->vocab * sizeof(float));
+    for (int32_t i = 0; i < a->nadjust; i++)
+        x[a->adjust[i].id] = adjusted(a, &a->adjust[i], x[a->adjust[i].id]);
+    for (int32_t i = 0; i < a->nban; i++) x[a->ban[i]] = -INFINITY;
+    d->x = x;
+    d->scan->max(x, d->vocab, a->allow, &d->max);
+}
+
 static void
 start(draw_t *d, const float *logits, int32_t vocab, const glm_sample_t *args, void *scratch)
 {
@@ -418,6 +473,8 @@ start(draw_t *d, const float *logits, int32_t vocab, const glm_sample_t *args, v
     d->args = args;
     carve(&d->s, scratch, vocab);
     d->scan->max(logits, vocab, args->allow, &d->max);
+    d->raw_max = d->max.max;
+    adjust(d);
 }
 
 void
@@ -427,9 +484,11 @@ glm_sample(const float *logits, int32_t vocab, const glm_sample_t *args, void *s
     draw_t  d;
 
     start(&d, logits, vocab, args, scratch);
-    out->id = choose(&d);
+    if (args->force > 0) out->id = d.max.bad ? -1 : args->force - 1;
+    else out->id = choose(&d);
     out->logprob = 0;
     out->ntop = 0;
+    d.x = logits;
     if (out->id >= 0 && args->nlogprobs >= 0) logprobs(&d, out);
 }
 

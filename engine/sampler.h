@@ -11,6 +11,15 @@
 
 #define GLM_MAX_LOGPROBS  20
 
+/* How the logit x of one id changes: x += bias; with seen, x = x > 0 ? x / repetition
+ * : x * repetition; x -= frequency * count; with count, x -= presence. */
+typedef struct {
+    int32_t  id;
+    int32_t  count;                /* times it was generated */
+    int32_t  seen;                 /* it is in the prompt or was generated */
+    float    bias;
+} glm_adjust_t;
+
 typedef struct {
     float            temperature;  /* 0: greedy (first of equals) */
     int32_t          top_k;        /* 0: off; ties with the k-th stay */
@@ -25,8 +34,20 @@ typedef struct {
     uint32_t         ntokens;      /* tokens generated before this one */
 
     int32_t          nlogprobs;    /* -1: none; 0: the chosen id only; <= 20 */
+    const int32_t   *score;        /* (nscore <= 20) ids told instead of the best */
+    int32_t          nscore;
     const uint64_t  *allow;        /* ceil(V / 64) words, bit set = may be
                                       picked; NULL: every id may */
+
+    /* Changes of single ids; a row with none costs nothing. */
+    float               presence, frequency;
+    float               repetition;   /* > 0; 0 as 1 */
+    const glm_adjust_t *adjust;       /* (nadjust) each id once, in any order */
+    const int32_t      *ban;          /* (nban) may not be picked */
+    int32_t             nadjust, nban;
+
+    int32_t             force;        /* 0: pick one; else 1 + the id to take, whatever
+                                         the rest says */
 } glm_sample_t;
 
 typedef struct {
@@ -35,8 +56,8 @@ typedef struct {
 } glm_logprob_t;
 
 typedef struct {
-    int32_t        id;             /* chosen; -1: nothing may be picked, or a
-                                      logit is NaN */
+    int32_t        id;             /* chosen; -1: a logit is NaN or infinite;
+                                      -2: nothing may be picked */
     float          logprob;        /* log softmax of the raw logits at id; 0
                                       when nlogprobs < 0 */
     int32_t        ntop;
@@ -46,7 +67,7 @@ typedef struct {
 /*
  * logits: (vocab) fp32, raw; untouched.  scratch: glm_sample_scratch(vocab)
  * bytes, 64-byte aligned, of the calling thread.  Order of BaseStrategy
- * (reference README, section 5): temperature, allow, top_k, top_p (min_p
+ * (reference README, section 5): adjust and ban, temperature, allow, top_k, top_p (min_p
  * after it), draw.  Log-probabilities are of the raw distribution over all ids.
  */
 void glm_sample(const float *logits, int32_t vocab, const glm_sample_t *args,

@@ -30,9 +30,10 @@ glm_sched_init(glm_sched_t *s, int32_t kv_pages, glm_err_t *err)
     s->rows = calloc(n, sizeof(*s->rows));
     s->row_seq = calloc(n, sizeof(*s->row_seq));
     s->row_job = calloc(n, sizeof(*s->row_job));
+    s->score = calloc(n, sizeof(*s->score));
     s->out = calloc(n, sizeof(*s->out));
-    if (s->rows == NULL || s->row_seq == NULL || s->row_job == NULL || s->out == NULL
-        || glm_kv_init(&s->kv, kv_pages) != 0)
+    if (s->rows == NULL || s->row_seq == NULL || s->row_job == NULL || s->score == NULL
+        || s->out == NULL || glm_kv_init(&s->kv, kv_pages) != 0)
         return glm_fail(err, GLM_ENOMEM, "no memory for a step of %zu rows", n);
     return 0;
 }
@@ -43,6 +44,7 @@ glm_sched_destroy(glm_sched_t *s)
     free(s->rows);
     free(s->row_seq);
     free(s->row_job);
+    free(s->score);
     free(s->out);
     glm_kv_destroy(&s->kv);
 }
@@ -109,7 +111,7 @@ free_ended(glm_sched_t *s)
 void
 glm_sched_fail(glm_sched_t *s, glm_job_t *j, const glm_refusal_t *why)
 {
-    s->st.finished_error += (uint64_t) (j->r->n - j->nfinished);
+    s->st.finished_error += (uint64_t) (j->nchoices - j->nfinished);
     glm_sched_touch(s, j);
     glm_job_error(j, why);
     glm_sched_end(s, j);
@@ -119,16 +121,9 @@ glm_sched_fail(glm_sched_t *s, glm_job_t *j, const glm_refusal_t *why)
 static void
 cancel(glm_sched_t *s, glm_job_t *j, uint64_t now)
 {
-    s->st.finished_cancel += (uint64_t) (j->r->n - j->nfinished);
+    s->st.finished_cancel += (uint64_t) (j->nchoices - j->nfinished);
     glm_sched_touch(s, j);
-    for (int32_t i = 0; i < j->width; i++) {
-        const glm_seq_t  *q = &j->lane[i];
-
-        if (q->running)
-            glm_seq_finish(j, (int32_t) q->sample.choice, (int32_t) q->sample.ntokens,
-                           GLM_FINISH_CANCEL);
-    }
-    for (int32_t k = j->next_choice; k < j->r->n; k++) glm_seq_finish(j, k, 0, GLM_FINISH_CANCEL);
+    glm_job_finish(j, GLM_FINISH_CANCEL);
     glm_job_done(j, 1, now);
     glm_sched_end(s, j);
 }
@@ -214,7 +209,7 @@ wanted(const glm_sched_t *s)
     int64_t           n = 0;
 
     TAILQ_FOREACH(j, &s->run, link) {
-        int32_t  left = j->r->n - j->nfinished;
+        int32_t  left = j->nchoices - j->nfinished;
 
         if (!glm_job_paused(j)) n += left < j->width ? left : j->width;
     }
@@ -240,12 +235,12 @@ reserve(glm_sched_t *s, glm_job_t *j)
 }
 
 /* max_tokens 0: every choice is at its limit already. */
-static void
-finish_empty(glm_sched_t *s, glm_job_t *j, uint64_t now)
+void
+glm_sched_finish(glm_sched_t *s, glm_job_t *j, uint64_t now)
 {
     glm_sched_touch(s, j);
-    for (int32_t k = 0; k < j->r->n; k++) glm_seq_finish(j, k, 0, GLM_FINISH_LENGTH);
-    s->st.finished_length += (uint64_t) j->r->n;
+    s->st.finished_length += (uint64_t) j->nchoices;
+    glm_job_finish(j, GLM_FINISH_LENGTH);
     glm_job_done(j, 0, now);
     glm_sched_end(s, j);
 }
@@ -256,7 +251,7 @@ admit_job(glm_sched_t *s, glm_job_t *j, uint64_t now)
     j->t_admit = now;
     s->st.prompt_tokens += (uint64_t) j->prompt.prompt_tokens;
     if (j->width == 0) {
-        finish_empty(s, j, now);
+        glm_sched_finish(s, j, now);
         return;
     }
     TAILQ_REMOVE(&s->queue, j, link);
@@ -267,7 +262,7 @@ admit_job(glm_sched_t *s, glm_job_t *j, uint64_t now)
     reserve(s, j);
 }
 
-/* In order of arrival; the first that does not fit stops those behind it, so that
+/* In the queue's order; the first that does not fit stops those behind it, so that
  * it cannot starve.  Held ones are passed by. */
 static void
 admit(glm_sched_t *s, uint64_t now)
@@ -282,13 +277,20 @@ admit(glm_sched_t *s, uint64_t now)
     }
 }
 
+/* Tokenizer workers may finish in another order than they began. */
+static int
+comes_before(const glm_job_t *a, const glm_job_t *b)
+{
+    if (a->r->priority != b->r->priority) return a->r->priority < b->r->priority;
+    return a->r->link.serial < b->r->link.serial;
+}
+
 static void
 enqueue(glm_sched_t *s, glm_job_t *j)
 {
     glm_job_t  *before = TAILQ_LAST(&s->queue, glm_jobs_s);
 
-    /* Tokenizer workers may finish in another order than they began. */
-    while (before != NULL && before->r->link.serial > j->r->link.serial)
+    while (before != NULL && comes_before(j, before))
         before = TAILQ_PREV(before, glm_jobs_s, link);
     if (before != NULL) TAILQ_INSERT_AFTER(&s->queue, before, j, link);
     else TAILQ_INSERT_HEAD(&s->queue, j, link);
@@ -298,14 +300,20 @@ enqueue(glm_sched_t *s, glm_job_t *j)
         s->next_deadline = j->r->deadline;
 }
 
+/* A job and its mates. */
 static void
 refuse(glm_sched_t *s, glm_job_t *j, const glm_refusal_t *no)
 {
-    s->st.refused++;
-    glm_sched_touch(s, j);
-    glm_job_error(j, no);
-    glm_job_free(j);
-    atomic_fetch_sub(s->live, 1);
+    glm_job_t  *mate;
+
+    for (; j != NULL; j = mate) {
+        mate = j->mate;
+        s->st.refused++;
+        glm_sched_touch(s, j);
+        glm_job_error(j, no);
+        glm_job_free(j);
+        atomic_fetch_sub(s->live, 1);
+    }
 }
 
 static void
@@ -318,59 +326,105 @@ refuse_late(glm_sched_t *s, glm_job_t *j)
 }
 
 static void
-refuse_full(glm_sched_t *s, glm_job_t *j)
+refuse_full(glm_sched_t *s, glm_job_t *j, int32_t n)
 {
     glm_refusal_t  no;
 
-    glm_refuse(&no, 503, "server_is_overloaded", "",
-               "The server is overloaded: %d requests are waiting, and it takes %d.",
-               s->nqueue, s->max_queue);
-    no.limit = s->max_queue;
-    no.value = s->nqueue;
-    no.retry_after = 1;
+    if (n > s->max_queue + s->max_seqs) {
+        glm_refuse(&no, 400, "", "prompt", "This request has %d prompts, and the server never "
+                   "takes more than %d at once.", n, s->max_queue + s->max_seqs);
+        no.limit = s->max_queue + s->max_seqs;
+        no.value = n;
+    } else {
+        glm_refuse(&no, 503, "server_is_overloaded", "",
+                   "The server is overloaded: %d requests are waiting, and it takes %d.",
+                   s->nqueue, s->max_queue);
+        no.limit = s->max_queue;
+        no.value = s->nqueue;
+        no.retry_after = 1;
+    }
     refuse(s, j, &no);
 }
 
-/* Would it run at once? */
+/* Would they run at once? */
 static int
 at_once(const glm_sched_t *s, const glm_job_t *j)
 {
     const glm_job_t  *w;
+    int64_t           pages = 0, rows = wanted(s);
 
-    if (held(j) || !fits(s, j)) return 0;
     TAILQ_FOREACH(w, &s->queue, link)
         if (!held(w)) return 0;
+    for (; j != NULL; j = j->mate) {
+        if (held(j)) return 0;
+        if (j->width == 0) continue;
+        pages += j->npages;
+        if (pages > s->kv.nfree || rows >= s->max_seqs) return 0;
+        rows += j->width;
+    }
     return 1;
+}
+
+/* Ends those that were cancelled; the rest. */
+static glm_job_t *
+drop_cancelled(glm_sched_t *s, glm_job_t *j, uint64_t now)
+{
+    glm_job_t  *first = NULL, **last = &first, *mate;
+
+    for (; j != NULL; j = mate) {
+        mate = j->mate;
+        if (!atomic_load(&j->r->cancel)) {
+            *last = j;
+            last = &j->mate;
+            continue;
+        }
+        glm_sched_touch(s, j);
+        glm_job_done(j, 1, now);
+        glm_job_free(j);
+        atomic_fetch_sub(s->live, 1);
+    }
+    *last = NULL;
+    return first;
+}
+
+static void
+accept(glm_sched_t *s, glm_job_t *j)
+{
+    glm_job_t  *mate;
+
+    for (; j != NULL; j = mate) {
+        int32_t  depth = s->nqueue;
+
+        mate = j->mate;
+        j->mate = NULL;
+        s->st.accepted++;
+        enqueue(s, j);
+        glm_sched_touch(s, j);
+        glm_job_accept(j, depth);
+    }
 }
 
 void
 glm_sched_arrive(glm_sched_t *s, glm_job_t *j, uint64_t now)
 {
-    int32_t  depth;
+    int32_t  n = 0;
+    int      is_late = 0;
 
-    if (atomic_load(&j->r->cancel)) {
-        glm_sched_touch(s, j);
-        glm_job_done(j, 1, now);
-        glm_job_free(j);
-        atomic_fetch_sub(s->live, 1);
-        return;
-    }
+    j = drop_cancelled(s, j, now);
+    if (j == NULL) return;
     expire(s, now);
-    if (late(j, now)) {
+    for (const glm_job_t *i = j; i != NULL; i = i->mate, n++) is_late |= late(i, now);
+    if (is_late) {
         refuse_late(s, j);
         return;
     }
-    if (s->nqueue >= s->max_queue) admit(s, now);
-    if (s->nqueue >= s->max_queue && !at_once(s, j)) {
-        refuse_full(s, j);
+    if (s->nqueue + n > s->max_queue) admit(s, now);
+    if (s->nqueue + n > s->max_queue && !at_once(s, j)) {
+        refuse_full(s, j, n);
         free_ended(s);
         return;
     }
-    depth = s->nqueue;
-    s->st.accepted++;
-    enqueue(s, j);
-    glm_sched_touch(s, j);
-    glm_job_accept(j, depth);
+    accept(s, j);
     admit(s, now);
     free_ended(s);
 }

@@ -1,7 +1,7 @@
 /*
  * scheduler: which requests run, and what each step computes.  Continuous batching:
- * between any two steps requests join and leave.  Admission is first come, first
- * served and reserves every page a request can need, so what is admitted always
+ * between any two steps requests join and leave.  Admission is by priority, then
+ * first come, first served, and reserves every page a request can need, so what is admitted always
  * finishes.  Owns the queue, the pages and the step's buffers; knows no thread,
  * lock or wire.  Step thread only; time comes in as an argument where it matters.
  */
@@ -30,7 +30,7 @@ typedef struct {
     int64_t               budget;      /* tokens x layers a slice; 0: adapt */
 
     glm_kv_t              kv;
-    glm_jobs_t            queue;       /* accepted, by arrival */
+    glm_jobs_t            queue;       /* accepted, by priority and arrival */
     glm_jobs_t            run;         /* admitted, by arrival */
     glm_jobs_t            ended;       /* to be freed before the step returns */
     glm_seqs_t            lanes;       /* running choices, next to be served first */
@@ -42,6 +42,8 @@ typedef struct {
     glm_row_t            *rows;        /* (max_rows) of the step being made */
     glm_seq_t           **row_seq;     /* (max_rows) NULL: a prompt's row */
     glm_job_t           **row_job;     /* (max_rows) */
+    glm_sample_t         *score;       /* (max_rows) of rows that tell the
+                                          log-probability of a prompt's next id */
     glm_sampled_t        *out;         /* (max_rows) */
 
     glm_wake_t            wake[GLM_SCHED_SINKS];
@@ -54,7 +56,8 @@ typedef struct {
 int glm_sched_init(glm_sched_t *s, int32_t kv_pages, glm_err_t *err);
 void glm_sched_destroy(glm_sched_t *s);
 
-/* A job that its owner has not heard about: accepted, or refused.  Takes it over. */
+/* A job that its owner has not heard about, and its mates: all are accepted, or all
+ * refused.  Takes them over. */
 void glm_sched_arrive(glm_sched_t *s, glm_job_t *j, uint64_t now);
 
 /* Ends what was cancelled. */
@@ -80,6 +83,7 @@ uint64_t glm_now(void);
 void glm_sched_end(glm_sched_t *s, glm_job_t *j);
 void glm_sched_fail(glm_sched_t *s, glm_job_t *j, const glm_refusal_t *why);
 void glm_sched_touch(glm_sched_t *s, const glm_job_t *j);
+void glm_sched_finish(glm_sched_t *s, glm_job_t *j, uint64_t now);  /* max_tokens 0 */
 int glm_sched_compute(glm_sched_t *s);
 int glm_job_paused(const glm_job_t *j);
 

@@ -140,10 +140,10 @@ start_choices(glm_sched_t *s)
 
     for (j = TAILQ_FIRST(&s->run); j != NULL && active < s->max_seqs; j = next) {
         next = TAILQ_NEXT(j, link);
-        if (!glm_job_ready(j) || glm_job_paused(j)) continue;
+        if (!glm_job_ready(j) || glm_job_paused(j) || j->prompt.max_tokens == 0) continue;
 
         for (int32_t i = 0; i < j->width && active < s->max_seqs; i++) {
-            if (j->next_choice == j->r->n) break;
+            if (j->next_choice == j->nchoices) break;
             if (j->lane[i].running) continue;
             if (start_choice(s, j, &j->lane[i]) != 0) break;
             active++;
@@ -155,7 +155,7 @@ start_choices(glm_sched_t *s)
 static void
 release_idle(glm_sched_t *s, glm_job_t *j)
 {
-    if (j->next_choice < j->r->n) return;
+    if (j->next_choice < j->nchoices) return;
     for (int32_t i = 0; i < j->width; i++)
         if (!j->lane[i].running) glm_table_clear(&s->kv, &j->lane[i].table);
 }
@@ -179,6 +179,18 @@ set_row(glm_sched_t *s, int32_t i, glm_job_t *j, glm_seq_t *q, int32_t token, in
         .token = token, .position = position(j, slot), .slot = slot,
         .pages = owner->table.page, .sample = q != NULL ? &q->sample : NULL
     };
+}
+
+/* A row of a prompt; it may be asked what it says of the next id. */
+static void
+set_prompt_row(glm_sched_t *s, int32_t i, glm_job_t *j, int32_t slot)
+{
+    set_row(s, i, j, NULL, j->prompt.ids[slot], slot);
+    if (slot < glm_job_scored(j)) return;
+    s->score[i] = (glm_sample_t) {
+        .nlogprobs = j->r->nprompt_logprobs, .force = j->prompt.ids[slot + 1] + 1
+    };
+    s->rows[i].sample = &s->score[i];
 }
 
 /* Rows of running choices; those that get one go behind those that do not. */
@@ -211,8 +223,10 @@ take_causal(glm_sched_t *s, int32_t n)
 
     TAILQ_FOREACH(j, &s->run, link) {
         if (glm_job_ready(j) || has_context_left(s, j)) continue;
+        /* what it says piles up as tokens do */
+        if (j->r->want_prompt_logprobs && glm_job_paused(j)) continue;
         for (int32_t slot = j->nready; slot < j->nshared && left > 0; slot++, left--)
-            set_row(s, n++, j, NULL, j->prompt.ids[slot], slot);
+            set_prompt_row(s, n++, j, slot);
         if (left <= 0) break;
     }
     return n;
@@ -223,8 +237,24 @@ take_causal(glm_sched_t *s, int32_t n)
 static void
 count_finish(glm_sched_t *s, glm_finish_t reason)
 {
-    if (reason == GLM_FINISH_STOP) s->st.finished_stop++;
+    if (reason == GLM_FINISH_STOP || reason == GLM_FINISH_REPEAT) s->st.finished_stop++;
     if (reason == GLM_FINISH_LENGTH) s->st.finished_length++;
+}
+
+/* Nothing was picked: the model's fault, or that of what the request forbids. */
+static void
+fail_pick(glm_sched_t *s, glm_job_t *j, int32_t id)
+{
+    glm_refusal_t  no;
+
+    if (id == -1 || j->rules == NULL) {
+        fail_job(s, j, "The model gave no usable logits for this request.");
+        return;
+    }
+    glm_refuse(&no, 400, "", j->rules->allow != NULL ? "allowed_token_ids" : "bad_words",
+               "No token is left to pick: \"allowed_token_ids\", \"bad_words\" and "
+               "\"min_tokens\" forbid them all.");
+    glm_sched_fail(s, j, &no);
 }
 
 static void
@@ -235,7 +265,7 @@ take_result(glm_sched_t *s, glm_seq_t *q, const glm_sampled_t *o, uint64_t now)
 
     if (!q->running) return;              /* its request failed in this very step */
     if (o->id < 0) {
-        fail_job(s, j, "The model gave no usable logits for this request.");
+        fail_pick(s, j, o->id);
         return;
     }
     glm_sched_touch(s, j);
@@ -251,9 +281,26 @@ take_result(glm_sched_t *s, glm_seq_t *q, const glm_sampled_t *o, uint64_t now)
     count_finish(s, reason);
     TAILQ_REMOVE(&s->lanes, q, link);
     release_idle(s, j);
-    if (j->nfinished < j->r->n) return;
+    if (j->nfinished < j->nchoices) return;
     glm_job_done(j, 0, now);
     glm_sched_end(s, j);
+}
+
+static void
+take_prompt(glm_sched_t *s, glm_job_t *j, const glm_row_t *row, const glm_sampled_t *o,
+    uint64_t now)
+{
+    if (j->r == NULL) return;             /* failed in this very step */
+    if (row->sample != NULL && o->id < 0) {
+        fail_pick(s, j, o->id);
+        return;
+    }
+    j->nready = row->slot + 1;
+    if (row->sample != NULL) {
+        glm_sched_touch(s, j);
+        glm_job_prompt(j, row->slot + 1, o);
+    }
+    if (glm_job_ready(j) && j->prompt.max_tokens == 0) glm_sched_finish(s, j, now);
 }
 
 static void
@@ -270,7 +317,7 @@ take_results(glm_sched_t *s, int32_t n)
 
     for (int32_t i = 0; i < n; i++) {
         if (s->row_seq[i] != NULL) take_result(s, s->row_seq[i], &s->out[i], now);
-        else s->row_job[i]->nready = s->rows[i].slot + 1;
+        else take_prompt(s, s->row_job[i], &s->rows[i], &s->out[i], now);
     }
 }
 

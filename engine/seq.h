@@ -10,9 +10,11 @@
 
 #include <sys/queue.h>
 
+#include "best.h"
 #include "engine.h"
 #include "kv_cache.h"
 #include "prompt.h"
+#include "rules.h"
 #include "stop.h"
 
 typedef struct glm_job_s  glm_job_t;
@@ -31,6 +33,7 @@ struct glm_seq_s {
     uint32_t         nchars;        /* characters of decoded text */
     glm_detok_t      detok;
     glm_stopper_t    stopper;
+    glm_ruled_t      ruled;
     uint64_t        *start;         /* (max_tokens) byte of the answer at which each
                                        token's text begins; NULL without stops */
 };
@@ -38,10 +41,19 @@ struct glm_seq_s {
 struct glm_job_s {
     glm_req_t       *r;
     TAILQ_ENTRY(glm_job_s)  link;   /* queue, running or ended */
+    glm_job_t       *mate;          /* until it is accepted: the next of its group */
     glm_vocab_t      vocab;
     glm_prompt_t     prompt;
     glm_stops_t     *stops;         /* NULL: none */
+    glm_rules_t     *rules;         /* NULL: none */
+    glm_best_t      *best;          /* NULL: choices are told as they come */
     glm_seq_t       *lane;          /* (width) */
+    glm_text_t       text;          /* of the prompt, when somebody wants it */
+    uint32_t        *offset;        /* (prompt.nown) characters of it before each id,
+                                       for their log-probabilities; or NULL */
+    glm_detok_t      behind;        /* echo: how the text goes on */
+    uint32_t         nchars;        /* of the echoed prompt */
+    int32_t          nchoices;      /* that are made: n or best_of */
     int32_t          width;         /* choices that run at once; 0: none ever does */
     int32_t          npages;        /* KV pages reserved at admission */
 
@@ -74,6 +86,12 @@ void glm_job_free(glm_job_t *j);    /* its tables must be cleared by then */
 /* Is everything computed that its choices share? */
 int glm_job_ready(const glm_job_t *j);
 
+/* Slots from first on give log-probabilities of the prompt's next id: first ..
+ * nshared - 1; none when that is empty. */
+int32_t glm_job_scored(const glm_job_t *j);
+/* The id in this slot of a prompt, with what the row before it said. */
+void glm_job_prompt(glm_job_t *j, int32_t slot, const glm_sampled_t *o);
+
 /* Tells the owner; depth: requests waiting before this one. */
 void glm_job_accept(glm_job_t *j, int32_t depth);
 /* Last words: the owner may free the request while these run. */
@@ -90,7 +108,7 @@ void glm_seq_start(glm_seq_t *q);
  */
 glm_finish_t glm_seq_token(glm_seq_t *q, const glm_sampled_t *o);
 
-/* Ends a choice that has no lane or whose lane is given up. */
-void glm_seq_finish(glm_job_t *j, int32_t choice, int32_t ntokens, glm_finish_t reason);
+/* Ends every choice that is not finished: its lane is given up, or it has none. */
+void glm_job_finish(glm_job_t *j, glm_finish_t reason);
 
 #endif

@@ -3,6 +3,7 @@
  */
 #include "spool.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 /* How far back a token looks for waiting tokens of its choice.  Choices of one
@@ -107,6 +108,28 @@ glm_outbox_token(glm_outbox_t *o, const glm_token_out_t *t, glm_token_text_pt te
     return it->ids.failed || it->text.failed || it->logprobs.failed ? GLM_ENOMEM : 0;
 }
 
+int
+glm_outbox_prompt(glm_outbox_t *o, const glm_token_out_t *t, glm_token_text_pt text, void *arg)
+{
+    size_t          before;
+    glm_item_t     *it = o->tail;
+    glm_sampled_t   none = { .id = t->id, .logprob = NAN };
+
+    if (it == NULL || it->type != GLM_MSG_PROMPT || it->logprobs.n == 0
+        || it->logprobs.n >= GLM_SPOOL_MERGE)
+    {
+        it = calloc(1, sizeof(*it));
+        if (it == NULL) return GLM_ENOMEM;
+        it->type = GLM_MSG_PROMPT;
+        append(o, it);
+    }
+    before = item_bytes(it);
+    glm_wire_logprobs(&it->logprobs, t->sampled != NULL ? t->sampled : &none, t->offset, text,
+                      arg);
+    o->bytes += item_bytes(it) - before;
+    return it->logprobs.failed ? GLM_ENOMEM : 0;
+}
+
 static int
 costs(const glm_item_t *it)
 {
@@ -141,6 +164,10 @@ glm_outbox_take(glm_outbox_t *o, uint16_t *type, glm_wbuf_t *body)
     if (it == NULL) return 0;
     detach(o, it);
     if (it->type == GLM_MSG_TOKENS) encode_tokens(it);
+    if (it->type == GLM_MSG_PROMPT && it->logprobs.n) {
+        glm_wire_prompt_head(&it->body);
+        glm_wire_section(&it->body, GLM_SEC_LOGPROBS, it->logprobs.p, it->logprobs.n);
+    }
     *type = it->type;
     *body = it->body;
     rc = it->body.failed || it->ids.failed || it->text.failed || it->logprobs.failed

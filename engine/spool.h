@@ -35,6 +35,10 @@ int glm_outbox_add(glm_outbox_t *o, uint16_t type, glm_wbuf_t *body);
 int glm_outbox_token(glm_outbox_t *o, const glm_token_out_t *t, glm_token_text_pt text,
     void *arg);
 
+/* Adds an id of the prompt; sampled may be NULL. */
+int glm_outbox_prompt(glm_outbox_t *o, const glm_token_out_t *t, glm_token_text_pt text,
+    void *arg);
+
 /* Whether the first message costs window (TOKENS, PROMPT); 0 when empty. */
 int glm_outbox_costs(const glm_outbox_t *o);
 

@@ -77,6 +77,7 @@ glm_stopper_reset(glm_stopper_t *s)
     s->text.n = s->head = s->seen = 0;
     s->base = 0;
     s->hit = -1;
+    s->deaf = 0;
 }
 
 void
@@ -100,7 +101,8 @@ feed(glm_stopper_t *s, char c)
         while (k > 0 && stop->s[k] != c) k = s->stops->fail[i][k];
         if (stop->s[k] == c) k++;
         s->state[i] = k;
-        if ((size_t) k == stop->n && (hit < 0 || stop->n > s->stops->stop[hit].n))
+        if ((size_t) k == stop->n && s->deaf) s->state[i] = s->stops->fail[i][k];
+        else if ((size_t) k == stop->n && (hit < 0 || stop->n > s->stops->stop[hit].n))
             hit = (int32_t) i;
     }
     return hit;

@@ -34,6 +34,7 @@ typedef struct {
     size_t              head;     /* bytes of text that were sent already */
     size_t              seen;     /* bytes of text that were matched */
     uint64_t            base;
+    int                 deaf;     /* a stop found now is none; set by the owner */
     int32_t             hit;      /* index of the stop found, or -1 */
 } glm_stopper_t;
 

@@ -67,8 +67,9 @@ typedef struct {
 int glm_text_add(glm_text_t *t, const char *s, size_t n);
 void glm_text_free(glm_text_t *t);
 
-/* flags of glm_decode() */
+/* flags of glm_decode() and glm_detok_t */
 #define GLM_DECODE_MASK_NAMES  1    /* masks print as [MASK]; else nothing */
+#define GLM_DECODE_ALL_NAMES   2    /* every control id prints its name */
 
 /* Appends the text of ids: the original's decode (U+FFFD for a broken byte). */
 int glm_decode(const glm_tokenizer_t *t, const int32_t *ids, size_t n, unsigned flags,
@@ -84,7 +85,9 @@ typedef struct {
     uint8_t   pending[4];     /* bytes of an unfinished character */
     uint8_t   npending;
     uint8_t   started;        /* some text was made: a leading blank stays */
-    uint8_t   reserved[2];
+    uint8_t   flags;          /* GLM_DECODE_*: set after glm_detok_init(), which
+                                 leaves 0 */
+    uint8_t   reserved;
 } glm_detok_t;
 void glm_detok_init(glm_detok_t *d, const glm_tokenizer_t *t);
 int glm_detok_push(glm_detok_t *d, int32_t id, glm_text_t *out);

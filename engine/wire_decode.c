@@ -123,6 +123,32 @@ glm_wire_decode_empty(const uint8_t *msg, size_t len)
     return 0;
 }
 
+/* A fraction outside lo .. hi. */
+static int
+interval(decode_t *d, const char *param, float x, int lo, int hi)
+{
+    if (x >= (float) lo && x <= (float) hi) return 0;      /* NaN is neither */
+    d->why->value = (int64_t) (x >= -1e9f && x <= 1e9f ? x : 0);
+    d->why->limit = x < (float) lo ? lo : hi;
+    return refuse(d, 400, param, "%s must be between %d and %d, it is %g", param, lo, hi,
+                  (double) x);
+}
+
+static int
+check_ids(decode_t *d, const char *param, const int32_t *ids, size_t n)
+{
+    size_t  i;
+
+    for (i = 0; i < n; i++) {
+        if (ids[i] >= 0 && ids[i] < d->lim->vocab) continue;
+        d->why->value = ids[i];
+        d->why->limit = d->lim->vocab - 1;
+        return refuse(d, 400, param, "token id %d is not in the vocabulary: ids are 0 to %d",
+                      ids[i], d->lim->vocab - 1);
+    }
+    return 0;
+}
+
 /* ---- prompt ---- */
 
 static const char *
@@ -168,46 +194,47 @@ prompt_text(decode_t *d, glm_seg_kind_t kind, const uint8_t *p, size_t n)
 static int
 prompt_ids(decode_t *d, const uint8_t *p, size_t n)
 {
-    size_t          i;
+    int             rc;
     const int32_t  *ids = (const int32_t *) (const void *) p;   /* 8-byte aligned */
 
     if (n % sizeof(int32_t)) return nonsense(d, "ids of %zu bytes", n);
     n /= sizeof(int32_t);
-    for (i = 0; i < n; i++) {
-        if (ids[i] < 0 || ids[i] >= d->lim->vocab) {
-            d->why->value = ids[i];
-            d->why->limit = d->lim->vocab - 1;
-            return refuse(d, 400, prompt_param(d),
-                          "token id %d is not in the vocabulary: ids are 0 to %d", ids[i],
-                          d->lim->vocab - 1);
-        }
-    }
+    rc = check_ids(d, prompt_param(d), ids, n);
+    if (rc != 0) return rc;
     return add_segment(d, (glm_segment_t) { .kind = GLM_SEG_IDS, .ids = ids, .n = n });
 }
 
-/* ---- stops ---- */
+/* ---- lists ---- */
+
+/* A list of strings under construction. */
+typedef struct {
+    const char   *param;
+    uint32_t      max;
+    glm_stop_t  **list;
+    size_t       *n;
+} strings_t;
 
 static int
-add_stop(decode_t *d, const uint8_t *p, uint32_t n)
+add_string(decode_t *d, const strings_t *l, const uint8_t *p, uint32_t n)
 {
-    if (n == 0) return refuse(d, 400, "stop", "a stop string is empty");
+    if (n == 0) return refuse(d, 400, l->param, "a string of %s is empty", l->param);
     if (glm_utf8_valid((const char *) p, n) != n) {
-        return refuse(d, 400, "stop", "a stop string is not valid UTF-8");
+        return refuse(d, 400, l->param, "a string of %s is not valid UTF-8", l->param);
     }
-    if (d->nstop == d->lim->max_stops) {
-        d->why->limit = d->lim->max_stops;
-        return refuse(d, 400, "stop", "more than %u stop strings", d->lim->max_stops);
+    if (*l->n == l->max) {
+        d->why->limit = l->max;
+        return refuse(d, 400, l->param, "%s has more than %u strings", l->param, l->max);
     }
-    if (d->out->stop == NULL) {
-        d->out->stop = calloc(d->lim->max_stops, sizeof(*d->out->stop));
-        if (d->out->stop == NULL) return GLM_ENOMEM;
+    if (*l->list == NULL) {
+        *l->list = calloc(l->max, sizeof(glm_stop_t));
+        if (*l->list == NULL) return GLM_ENOMEM;
     }
-    d->out->stop[d->nstop++] = (glm_stop_t) { .s = (const char *) p, .n = n };
+    (*l->list)[(*l->n)++] = (glm_stop_t) { .s = (const char *) p, .n = n };
     return 0;
 }
 
 static int
-stops(decode_t *d, const uint8_t *p, size_t n)
+strings(decode_t *d, const strings_t *l, const uint8_t *p, size_t n)
 {
     int        rc;
     size_t     at, padded;
@@ -219,10 +246,119 @@ stops(decode_t *d, const uint8_t *p, size_t n)
         at += sizeof(str);
         padded = ((size_t) str.size + 3) & ~(size_t) 3;
         if (str.size > n - at) return nonsense(d, "a string longer than its list");
-        rc = add_stop(d, p + at, str.size);
+        rc = add_string(d, l, p + at, str.size);
         if (rc != 0) return rc;
         if (padded > n - at) break;      /* the last one may lack its padding */
     }
+    return 0;
+}
+
+static int
+stops(decode_t *d, const uint8_t *p, size_t n)
+{
+    const strings_t  l = { "stop", d->lim->max_stops, &d->out->stop, &d->nstop };
+
+    return strings(d, &l, p, n);
+}
+
+static int
+bad_words(decode_t *d, const uint8_t *p, size_t n)
+{
+    const strings_t  l = { "bad_words", GLM_MAX_LIST, &d->out->bad, &d->out->req.nbad };
+
+    return strings(d, &l, p, n);
+}
+
+static int
+too_many(decode_t *d, const char *param, size_t n, size_t max)
+{
+    d->why->value = (int64_t) n;
+    d->why->limit = (int64_t) max;
+    return refuse(d, 400, param, "%s has %zu entries, and may have %zu", param, n, max);
+}
+
+/* Ids of a field; *list points into the message. */
+static int
+id_list(decode_t *d, const char *param, size_t max, const uint8_t *p, size_t n,
+    const int32_t **list, size_t *count)
+{
+    if (n % sizeof(int32_t)) return nonsense(d, "ids of %zu bytes", n);
+    *list = (const int32_t *) (const void *) p;      /* 8-byte aligned */
+    *count = n / sizeof(int32_t);
+    if (*count > max) return too_many(d, param, *count, max);
+    return check_ids(d, param, *list, *count);
+}
+
+static int
+stop_ids(decode_t *d, const uint8_t *p, size_t n)
+{
+    return id_list(d, "stop_token_ids", GLM_MAX_LIST, p, n, &d->out->req.stop_id,
+                   &d->out->req.nstop_id);
+}
+
+static int
+score_ids(decode_t *d, const uint8_t *p, size_t n)
+{
+    return id_list(d, "logprob_token_ids", GLM_MAX_LOGPROBS, p, n, &d->out->req.score_id,
+                   &d->out->req.nscore_id);
+}
+
+/* None allowed is something else than any allowed. */
+static int
+allowed_ids(decode_t *d, const uint8_t *p, size_t n)
+{
+    if (n == 0) return refuse(d, 400, "allowed_token_ids", "allowed_token_ids is empty");
+    return id_list(d, "allowed_token_ids", (size_t) d->lim->vocab, p, n, &d->out->req.allow,
+                   &d->out->req.nallow);
+}
+
+_Static_assert(sizeof(glm_bias_t) == sizeof(glm_logit_bias_t)
+               && offsetof(glm_bias_t, bias) == offsetof(glm_logit_bias_t, bias),
+               "biases are used as they lie in the message");
+
+static int
+biases(decode_t *d, const uint8_t *p, size_t n)
+{
+    int                      rc;
+    size_t                   i;
+    const glm_logit_bias_t  *b = (const glm_logit_bias_t *) (const void *) p;
+
+    if (n % sizeof(*b)) return nonsense(d, "biases of %zu bytes", n);
+    n /= sizeof(*b);
+    if (n > GLM_MAX_LIST) return too_many(d, "logit_bias", n, GLM_MAX_LIST);
+    for (i = 0; i < n; i++) {
+        rc = check_ids(d, "logit_bias", &b[i].id, 1);
+        if (rc != 0) return rc;
+        rc = interval(d, "logit_bias", b[i].bias, -100, 100);
+        if (rc != 0) return rc;
+    }
+    d->out->req.bias = b;
+    d->out->req.nbias = n;
+    return 0;
+}
+
+static int
+repeat(decode_t *d, const uint8_t *p, size_t n)
+{
+    int               rc;
+    size_t            used;
+    glm_sec_repeat_t  r;
+    const char       *param = "repetition_detection";
+
+    if (n == 0) return 0;
+    rc = fixed(d, &r, sizeof(r), p, n, &used, "the repetition section");
+    if (rc != 0) return rc;
+    if (used != n) return nonsense(d, "bytes after the repetition structure");
+    if (r.max_length == 0) return 0;
+    if (r.max_length > GLM_MAX_REPEAT) return range(d, param, r.max_length, 1, GLM_MAX_REPEAT);
+    if (r.min_length > r.max_length) return range(d, param, r.min_length, 0, r.max_length);
+    if (r.min_count < 2 || r.min_count > INT32_MAX) {
+        return range(d, param, r.min_count, 2, INT32_MAX);
+    }
+    d->out->req.repeat = (glm_repeat_t) {
+        .min_length = (int32_t) r.min_length, .max_length = (int32_t) r.max_length,
+        .min_count = (int32_t) r.min_count,
+    };
     return 0;
 }
 
@@ -235,12 +371,6 @@ later_param(uint16_t type, const uint8_t *p, size_t n)
     glm_sec_grammar_t  g = {0};
 
     switch (type) {
-    case GLM_SEC_STOP_IDS:  return "stop_token_ids";
-    case GLM_SEC_BIAS:      return "logit_bias";
-    case GLM_SEC_ALLOW:     return "allowed_token_ids";
-    case GLM_SEC_BAD:       return "bad_words";
-    case GLM_SEC_SCORE_IDS: return "logprob_token_ids";
-    case GLM_SEC_REPEAT:    return "repetition_detection";
     case GLM_SEC_CHOICES:   return "choices";
     case GLM_SEC_RESUME:    return "resume";
     case GLM_SEC_SUFFIX:    return "suffix";
@@ -277,14 +407,19 @@ section(decode_t *d, const glm_sec_t *sec, const uint8_t *p)
     case GLM_SEC_IDS:      return prompt_ids(d, p, sec->size);
     case GLM_SEC_SAMPLING: return sampling(d, p, sec->size);
     case GLM_SEC_STOPS:    return stops(d, p, sec->size);
+    case GLM_SEC_STOP_IDS: return stop_ids(d, p, sec->size);
+    case GLM_SEC_BIAS:     return biases(d, p, sec->size);
+    case GLM_SEC_ALLOW:    return allowed_ids(d, p, sec->size);
+    case GLM_SEC_BAD:      return bad_words(d, p, sec->size);
+    case GLM_SEC_SCORE_IDS: return score_ids(d, p, sec->size);
+    case GLM_SEC_REPEAT:   return repeat(d, p, sec->size);
     case GLM_SEC_USER:     return 0;
     }
 
     param = later_param(sec->type, p, sec->size);
     if (param != NULL) {
-        /* an empty list is what a client has that never heard of the field,
-         * except where "none allowed" is something else than "any allowed" */
-        if (sec->size == 0 && sec->type != GLM_SEC_ALLOW) return 0;
+        /* an empty list is what a client has that never heard of the field */
+        if (sec->size == 0) return 0;
         return later(d, param);
     }
     if (sec->flags & GLM_SEC_CRITICAL) {
@@ -340,16 +475,34 @@ check_flags(decode_t *d)
     if (f & ~(uint32_t) GLM_F_ALL) {
         return refuse(d, 501, "", "the request has flags that this engine does not know");
     }
-    if (f & (GLM_F_ECHO | GLM_F_PROMPT_TEXT)) return later(d, "echo");
-    if (f & GLM_F_SPECIAL_TEXT) return later(d, "skip_special_tokens");
     if (f & GLM_F_BEAM) return later(d, "use_beam_search");
+    return 0;
+}
+
+/* Alone it is refused for its group's size, or each would wait for the others. */
+static int
+check_group(decode_t *d)
+{
+    uint32_t  count = d->m.group_count ? d->m.group_count : 1;
+
+    d->out->group_count = 1;
+    if (d->m.group_index >= count) return nonsense(d, "a group index beyond its group");
+    if (count > 1 && d->m.op != GLM_SUBMIT_GENERATE) return nonsense(d, "a group of no prompts");
+    if (count > GLM_WIRE_MAX_GROUP) {
+        d->why->value = count;
+        d->why->limit = GLM_WIRE_MAX_GROUP;
+        return refuse(d, 400, "prompt", "a request may have %d prompts, this one has %u",
+                      GLM_WIRE_MAX_GROUP, count);
+    }
+    d->out->group = d->m.group;
+    d->out->group_index = d->m.group_index;
+    d->out->group_count = count;
     return 0;
 }
 
 static int
 check_submit(decode_t *d)
 {
-    uint32_t                 count;
     const glm_msg_submit_t  *m = &d->m;
 
     if (m->reserved0 || m->reserved1 || m->reserved2) {
@@ -362,14 +515,13 @@ check_submit(decode_t *d)
     if (m->op == GLM_SUBMIT_SCORE) return refuse(d, 501, "", "scoring is not supported");
     if (m->mode > 1) return refuse(d, 501, "mode", "mode %u is not supported", m->mode);
 
-    count = m->group_count ? m->group_count : 1;
-    if (m->group_index >= count) return nonsense(d, "a group index beyond its group");
-    if (count > 1) return refuse(d, 501, "prompt", "several prompts are not supported");
-    if (m->n > 1 && d->lim->max_n <= 1) return later(d, "n");
     if (m->n > d->lim->max_n) return range(d, "n", m->n, 1, d->lim->max_n);
-    if (m->best_of > 1 && m->best_of != m->n) return later(d, "best_of");
-    if (m->truncate != 0) return later(d, "truncate_prompt_tokens");
-    if (m->priority != 0) return later(d, "priority");
+    if (m->best_of != 0 && (m->best_of < m->n || m->best_of > d->lim->max_n)) {
+        return range(d, "best_of", m->best_of, m->n, d->lim->max_n);
+    }
+    if (m->truncate < -1) {
+        return range(d, "truncate_prompt_tokens", m->truncate, -1, INT32_MAX);
+    }
     if (m->max_tokens < -1) return range(d, "max_tokens", m->max_tokens, -1, INT32_MAX);
     return check_flags(d);
 }
@@ -379,23 +531,32 @@ check_later_sampling(decode_t *d)
 {
     const glm_sec_sampling_t  *s = &d->s;
 
-    if (s->presence != 0) return later(d, "presence_penalty");
-    if (s->frequency != 0) return later(d, "frequency_penalty");
-    if (s->repetition != 0 && s->repetition != 1) return later(d, "repetition_penalty");
-    if (s->prompt_logprobs >= 0) return later(d, "prompt_logprobs");
-    if (s->min_tokens != 0) return later(d, "min_tokens");
     if (s->beams > 1) return later(d, "num_beams");
     if (s->length_penalty != 0 && s->length_penalty != 1) return later(d, "length_penalty");
     if (s->no_repeat_ngram != 0) return later(d, "no_repeat_ngram_size");
     return 0;
 }
 
+/* penalties and what else changes single ids */
 static int
-fraction(decode_t *d, const char *param, float x)
+check_rules(decode_t *d)
 {
-    if (x >= 0 && x <= 1) return 0;      /* NaN is neither */
-    d->why->limit = 1;
-    return refuse(d, 400, param, "%s must be between 0 and 1", param);
+    int                        rc;
+    const glm_sec_sampling_t  *s = &d->s;
+
+    if ((rc = interval(d, "presence_penalty", s->presence, -2, 2)) != 0) return rc;
+    if ((rc = interval(d, "frequency_penalty", s->frequency, -2, 2)) != 0) return rc;
+    if (!isfinite(s->repetition) || s->repetition < 0) {
+        return refuse(d, 400, "repetition_penalty", "repetition_penalty must be a number above 0");
+    }
+    if (d->out->req.nscore_id > 0 && s->logprobs < 0) {
+        return refuse(d, 400, "logprob_token_ids", "logprob_token_ids needs logprobs");
+    }
+    if (s->min_tokens < 0) return range(d, "min_tokens", s->min_tokens, 0, INT32_MAX);
+    if (d->m.max_tokens >= 0 && s->min_tokens > d->m.max_tokens) {
+        return range(d, "min_tokens", s->min_tokens, 0, d->m.max_tokens);
+    }
+    return 0;
 }
 
 static int
@@ -409,13 +570,16 @@ check_sampling(decode_t *d)
     if (!isfinite(s->temperature) || s->temperature < 0) {
         return refuse(d, 400, "temperature", "temperature must be a number not below 0");
     }
-    if ((rc = fraction(d, "top_p", s->top_p)) != 0) return rc;
-    if ((rc = fraction(d, "min_p", s->min_p)) != 0) return rc;
+    if ((rc = interval(d, "top_p", s->top_p, 0, 1)) != 0) return rc;
+    if ((rc = interval(d, "min_p", s->min_p, 0, 1)) != 0) return rc;
     if (s->top_k < 0) return range(d, "top_k", s->top_k, 0, INT32_MAX);
     if (s->logprobs < -1 || s->logprobs > d->lim->max_logprobs) {
         return range(d, "logprobs", s->logprobs, -1, d->lim->max_logprobs);
     }
-    return 0;
+    if (s->prompt_logprobs < -1 || s->prompt_logprobs > d->lim->max_logprobs) {
+        return range(d, "prompt_logprobs", s->prompt_logprobs, -1, d->lim->max_logprobs);
+    }
+    return check_rules(d);
 }
 
 /* What an operation needs of its prompt, beyond what any prompt needs. */
@@ -455,17 +619,29 @@ fill(decode_t *d)
     r->add_special = (f & GLM_F_ADD_SPECIAL) != 0;
     r->mode = d->m.mode ? GLM_UNIDIRECTIONAL : GLM_BIDIRECTIONAL;
     r->n = d->m.n ? (int32_t) d->m.n : 1;
+    r->best_of = (int32_t) d->m.best_of;
     r->max_tokens = d->m.max_tokens;
+    r->truncate = d->m.truncate;
+    r->truncate_right = (f & GLM_F_TRUNCATE_RIGHT) != 0;
+    r->special_text = (f & GLM_F_SPECIAL_TEXT) != 0;
+    r->priority = d->m.priority;
     r->ignore_eos = (f & GLM_F_IGNORE_EOS) != 0;
     r->include_stop = (f & GLM_F_INCLUDE_STOP) != 0;
     r->hold = (f & GLM_F_HOLD) != 0;
     r->want_ids = (f & GLM_F_PROMPT_IDS) != 0;
+    r->echo = (f & GLM_F_ECHO) != 0;
+    r->want_text = (f & (GLM_F_ECHO | GLM_F_PROMPT_TEXT)) != 0;
+    r->want_prompt_logprobs = d->s.prompt_logprobs >= 0;
+    r->nprompt_logprobs = r->want_prompt_logprobs ? d->s.prompt_logprobs : 0;
     r->stop = out->stop;
     r->nstop = d->nstop;
+    r->bad = out->bad;
+    r->min_tokens = d->s.min_tokens;
     r->has_seed = (d->s.flags & GLM_SAMPLING_SEED) != 0;
     r->sample = (glm_sample_t) {
         .temperature = d->s.temperature, .top_k = d->s.top_k, .top_p = d->s.top_p,
         .min_p = d->s.min_p, .seed = d->s.seed, .nlogprobs = d->s.logprobs,
+        .presence = d->s.presence, .frequency = d->s.frequency, .repetition = d->s.repetition,
     };
     out->window = d->m.window;
     out->deadline_us = d->m.deadline;
@@ -488,6 +664,7 @@ glm_wire_decode_submit(glm_submit_t *out, uint8_t *msg, size_t len,
     d.s.prompt_logprobs = -1;
 
     rc = fixed(&d, &d.m, sizeof(d.m), msg, len, &used, "the request");
+    if (rc == 0) rc = check_group(&d);
     if (rc == 0) rc = check_submit(&d);
     if (rc == 0) rc = sections(&d, msg, len, used);
     if (rc == 0) rc = check_sampling(&d);
@@ -502,7 +679,9 @@ glm_submit_free(glm_submit_t *s)
     free(s->msg);
     free(s->seg);
     free(s->stop);
+    free(s->bad);
     s->msg = NULL;
     s->seg = NULL;
     s->stop = NULL;
+    s->bad = NULL;
 }

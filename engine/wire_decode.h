@@ -14,24 +14,28 @@
 #include "glm_wire.h"
 
 #define GLM_WIRE_MAX_SEGMENTS  4096
+#define GLM_WIRE_MAX_GROUP     256
 
 typedef struct {
     int32_t   vocab;          /* ids are below it */
     uint32_t  max_stops;
-    uint32_t  max_n;          /* 1: more is a later feature */
+    uint32_t  max_n;          /* of n and best_of */
     int32_t   max_logprobs;
 } glm_decode_limits_t;
 
 /* A decoded SUBMIT.  req points into the rest. */
 typedef struct {
     glm_req_t       req;          /* owner, sink, deadline: the caller's */
+    uint64_t        group;        /* good also when the request is refused */
+    uint32_t        group_index;
+    uint32_t        group_count;  /* 1: none */
     uint64_t        window;       /* bytes granted */
     uint64_t        deadline_us;  /* from receipt; 0: none */
     int             token_strs;   /* TOKENIZE: names, too */
     int             eos_text;     /* TOKENIZE: the exact eos name is its id */
     uint8_t        *msg;          /* the message itself, owned */
     glm_segment_t  *seg;
-    glm_stop_t     *stop;
+    glm_stop_t     *stop, *bad;
 } glm_submit_t;
 
 /*

@@ -137,6 +137,7 @@ reason(glm_finish_t f)
     switch (f) {
     case GLM_FINISH_STOP:   return GLM_REASON_STOP;
     case GLM_FINISH_LENGTH: return GLM_REASON_LENGTH;
+    case GLM_FINISH_REPEAT: return GLM_REASON_REPEAT;
     case GLM_FINISH_CANCEL: return GLM_REASON_CANCEL;
     default:                return GLM_REASON_ERROR;
     }

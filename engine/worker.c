@@ -86,20 +86,59 @@ detokenize(glm_engine_t *e, glm_req_t *r)
     glm_text_free(&text);
 }
 
+/* A whole group gets the same answer. */
+static void
+tell_errors(glm_engine_t *e, glm_req_t *r, const glm_refusal_t *no)
+{
+    glm_req_t  *mate;
+
+    for (; r != NULL; r = mate) {
+        mate = r->link.mate;
+        tell_error(e, r, no);
+    }
+}
+
 static void
 generate(glm_engine_t *e, glm_req_t *r)
 {
     glm_refusal_t  no;
-    glm_job_t     *j;
+    glm_job_t     *first = NULL, **last = &first, *mate;
+    glm_req_t     *i;
 
-    if (glm_job_make(&j, r, &e->lim, &no) != 0) {
-        tell_error(e, r, &no);
+    for (i = r; i != NULL && glm_job_make(last, i, &e->lim, &no) == 0; i = i->link.mate)
+        last = &(*last)->mate;
+
+    if (i != NULL) {
+        for (; first != NULL; first = mate) {
+            mate = first->mate;
+            glm_job_free(first);
+        }
+        tell_errors(e, r, &no);
         return;
     }
     pthread_mutex_lock(&e->lock);
-    TAILQ_INSERT_TAIL(&e->jobs, j, link);
+    TAILQ_INSERT_TAIL(&e->jobs, first, link);
     pthread_cond_signal(&e->event);
     pthread_mutex_unlock(&e->lock);
+}
+
+/* Ends those of a group that were cancelled; the rest of it. */
+static glm_req_t *
+drop_cancelled(glm_engine_t *e, glm_req_t *r)
+{
+    glm_req_t  *first = NULL, **last = &first, *mate;
+
+    for (; r != NULL; r = mate) {
+        mate = r->link.mate;
+        if (atomic_load(&r->cancel)) {
+            tell_done(e, r, 1, 0);
+            continue;
+        }
+        *last = r;
+        last = &r->link.mate;
+    }
+    *last = NULL;
+    return first;
 }
 
 static void
@@ -107,12 +146,12 @@ handle(glm_engine_t *e, glm_req_t *r)
 {
     glm_refusal_t  no;
 
-    if (atomic_load(&r->cancel)) {
-        tell_done(e, r, 1, 0);
-    } else if (r->link.late) {
+    r = drop_cancelled(e, r);
+    if (r == NULL) return;
+    if (r->link.late) {
         glm_refuse(&no, 503, "engine_draining", "", "The server is shutting down.");
         no.retry_after = 5;
-        tell_error(e, r, &no);
+        tell_errors(e, r, &no);
     } else if (r->op == GLM_OP_TOKENIZE) {
         tokenize(e, r);
     } else if (r->op == GLM_OP_DETOKENIZE) {

@@ -302,6 +302,36 @@ begin(glm_engine_t *e, glm_req_t *r)
 }
 
 static void
+logprobs(glm_sampled_t *s, int32_t id, int n)
+{
+    int  i;
+
+    *s = (glm_sampled_t) { .id = id, .logprob = -0.25f, .ntop = n };
+    for (i = 0; i < n; i++) {
+        s->top[i].id = i == 0 ? id : 1000 + i;
+        s->top[i].logprob = -0.25f - (float) i;
+    }
+}
+
+/* Echo: a prompt has an id a byte, and the model says -0.25 of each but the first. */
+static void
+say_prompt(job_t *j)
+{
+    size_t           i, n = j->nprompt;
+    glm_sampled_t    s;
+    glm_token_out_t  t = { .text = "" };
+
+    if (j->r->want_text) j->r->sink->text(j->r, n > 0 ? j->prompt : "", n);
+    for (i = 0; i < n && j->r->want_prompt_logprobs; i++) {
+        t.id = (uint8_t) j->prompt[i];
+        t.offset = (uint32_t) i;
+        logprobs(&s, t.id, j->r->nprompt_logprobs);
+        t.sampled = i > 0 ? &s : NULL;
+        j->r->sink->prompt(j->r, &t);
+    }
+}
+
+static void
 accept_job(glm_engine_t *e, job_t *j)
 {
     glm_accepted_t  a = { .prompt_tokens = j->prompt_tokens, .max_tokens = j->max_tokens,
@@ -320,6 +350,7 @@ accept_job(glm_engine_t *e, job_t *j)
     pthread_mutex_unlock(&e->lock);
     j->r->sink->accepted(j->r, &a);
     if (j->r->want_ids && !j->s.noids) say_ids(j);
+    say_prompt(j);
 }
 
 static void
@@ -396,24 +427,14 @@ ready_bytes(const job_t *j, int last)
 }
 
 static void
-logprobs(glm_sampled_t *s, int32_t id, int n)
-{
-    int  i;
-
-    *s = (glm_sampled_t) { .id = id, .logprob = -0.25f, .ntop = n };
-    for (i = 0; i < n; i++) {
-        s->top[i].id = i == 0 ? id : 1000 + i;
-        s->top[i].logprob = -0.25f - (float) i;
-    }
-}
-
-static void
 say_token(job_t *j, int last)
 {
     int              c;
     size_t           n;
     glm_sampled_t    s;
     glm_token_out_t  t = { .offset = (uint32_t) j->i };
+
+    if (j->r->echo) t.offset += (uint32_t) j->nprompt;
 
     t.id = make_text(j, j->i, &j->held);
     n = ready_bytes(j, last);
@@ -673,6 +694,14 @@ glm_engine_fingerprint(const glm_engine_t *e)
 {
     (void) e;
     return 0xfa4efa4e;
+}
+
+void
+glm_engine_submit_group(glm_engine_t *e, glm_req_t *const *r, size_t n)
+{
+    size_t  i;
+
+    for (i = 0; i < n; i++) glm_engine_submit(e, r[i]);
 }
 
 void

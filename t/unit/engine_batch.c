@@ -52,6 +52,26 @@ up(int tp, int max_seqs, int max_rows, int64_t kv_tokens, int64_t budget)
     return e;
 }
 
+/* Penalties, biases, bans, best_of: every third of requests has some of them. */
+static void
+add_rules(t_req_t *t, unsigned *s)
+{
+    static const glm_logit_bias_t  bias[2] = { { 300, 3 }, { 7813, -2 } };
+    static const glm_stop_t        bad[1] = { { "the", 3 } };
+
+    t->r.sample.presence = (float) (rand_r(s) % 3);
+    t->r.sample.frequency = (float) (rand_r(s) % 2) * 0.5f;
+    t->r.sample.repetition = (float) (rand_r(s) % 3) * 0.75f;
+    t->r.min_tokens = (int) (rand_r(s) % 4);
+    if (rand_r(s) % 2) {
+        t->r.bias = bias;
+        t->r.nbias = 2;
+        t->r.bad = bad;
+        t->r.nbad = 1;
+    }
+    if (rand_r(s) % 2) t->r.best_of = t->r.n + 2;
+}
+
 /* Request i, the same every time. */
 static t_req_t *
 request(glm_engine_t *e, int i)
@@ -74,12 +94,28 @@ request(glm_engine_t *e, int i)
         .temperature = (float) (rand_r(&s) % 4) * 0.5f, .top_k = rand_r(&s) % 2 ? 0 : 30,
         .top_p = rand_r(&s) % 2 ? 0 : 0.8f, .seed = rand_r(&s), .nlogprobs = (int) (rand_r(&s) % 6)
     };
+    if (t->r.mode == GLM_UNIDIRECTIONAL) {
+        t->r.echo = t->r.want_text = t->r.want_prompt_logprobs = 1;
+        t->r.nprompt_logprobs = (int) (rand_r(&s) % 6);
+        if (rand_r(&s) % 3 == 0) t->r.max_tokens = (int) (rand_r(&s) % 2);
+    }
+    if (t->r.max_tokens > 3 && rand_r(&s) % 3 == 0) add_rules(t, &s);
     return t;
+}
+
+static int
+equal_prompt(const t_choice_t *a, const t_choice_t *b)
+{
+    return a->n == b->n
+           && (a->n == 0 || (memcmp(a->id, b->id, a->n * sizeof(int32_t)) == 0
+                             && memcmp(a->offset, b->offset, a->n * sizeof(uint32_t)) == 0
+                             && memcmp(a->sampled, b->sampled, a->n * sizeof(*a->sampled)) == 0));
 }
 
 static int
 equal(const t_req_t *a, const t_req_t *b)
 {
+    if (!equal_prompt(&a->prompt, &b->prompt)) return 0;
     for (int k = 0; k < a->r.n; k++) {
         const t_choice_t  *x = &a->c[k], *y = &b->c[k];
 
@@ -141,14 +177,16 @@ test_rank(int tp)
     static const int  at_once[4] = { 2, 9, 25, N };
     t_req_t          *alone[N];
     glm_engine_t     *e = up(tp, 4, 64, 8192, 0);
-    size_t            tokens = 0;
+    size_t            tokens = 0, scored = 0;
 
     for (int i = 0; i < N; i++) {
         t_run(alone[i] = request(e, i));
         for (int k = 0; k < alone[i]->r.n; k++) tokens += alone[i]->c[k].n;
+        scored += alone[i]->prompt.n;
     }
     glm_engine_stop(e);
-    ok(tokens > 500, "%d ranks: %d requests alone, %zu tokens", tp, N, tokens);
+    ok(tokens > 500 && scored > 300, "%d ranks: %d requests alone, %zu tokens, %zu of prompts "
+       "scored", tp, N, tokens, scored);
 
     for (int i = 0; i < 4; i++) {
         int  differ;
@@ -161,10 +199,49 @@ test_rank(int tp)
     for (int i = 0; i < N; i++) t_free(alone[i]);
 }
 
+/* What a prompt says of itself depends on nothing else: not on what is asked
+ * beside it, nor on max_tokens, nor on how many rows a step takes. */
+static void
+test_scored(void)
+{
+    t_req_t  *first[8];
+    size_t    n = 0;
+    int       bad = 0;
+
+    for (int v = 0; v < 6; v++) {
+        glm_engine_t  *e = up(1, 4, v & 1 ? 4 : 60, 4000, v < 3 ? 0 : 8);
+
+        for (int i = 0; i < 8; i++) {
+            static const int  tops[3] = { 20, 0, 3 };
+            t_req_t          *t = t_new_text(e, prompts[i]);
+            t_choice_t       *p = &t->prompt, *q = v > 0 ? &first[i]->prompt : p;
+
+            t->r.mode = GLM_UNIDIRECTIONAL;
+            t->r.want_prompt_logprobs = 1;
+            t->r.nprompt_logprobs = tops[v % 3];
+            t->r.max_tokens = v % 2;
+            t->r.sample.nlogprobs = v - 1;
+            t_run(t);
+            if (v == 0 && t->ended == 1) n += p->n;
+            bad += t->ended != (v > 0 ? first[i]->ended : t->ended) || p->n != q->n || t->wrong;
+            for (size_t k = 0; k < p->n && k < q->n; k++)
+                bad += p->id[k] != q->id[k] || p->sampled[k].logprob != q->sampled[k].logprob
+                       || memcmp(p->sampled[k].top, q->sampled[k].top,
+                                 (size_t) p->sampled[k].ntop * sizeof(glm_logprob_t)) != 0;
+            if (v == 0) first[i] = t;
+            else t_free(t);
+        }
+        glm_engine_stop(e);
+    }
+    for (int i = 0; i < 8; i++) t_free(first[i]);
+    ok(bad == 0 && n > 50, "%zu log-probabilities of prompts: the same bits in 6 settings", n);
+}
+
 int
 main(void)
 {
     load_prompts();
+    test_scored();
     test_rank(1);
     test_rank(2);
     for (int i = 0; i < nprompts; i++) free(prompts[i]);

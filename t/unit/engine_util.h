@@ -36,6 +36,7 @@ typedef struct {
     glm_accepted_t     acc;
     glm_done_t         done;
     glm_refusal_t      no;
+    t_choice_t         prompt;            /* its ids with log-probabilities */
     int32_t           *ids;
     size_t             nids;
     char              *text;
@@ -68,6 +69,27 @@ t_accepted(glm_req_t *r, const glm_accepted_t *a)
 }
 
 static void
+t_keep(t_choice_t *c, const glm_token_out_t *o)
+{
+    if (c->n == c->cap) {
+        c->cap = c->cap ? 2 * c->cap : 16;
+        c->id = realloc(c->id, c->cap * sizeof(*c->id));
+        c->sampled = realloc(c->sampled, c->cap * sizeof(*c->sampled));
+        c->offset = realloc(c->offset, c->cap * sizeof(*c->offset));
+    }
+    memset(&c->sampled[c->n], 0, sizeof(*c->sampled));
+    if (o->sampled != NULL) {
+        c->sampled[c->n].id = o->sampled->id;
+        c->sampled[c->n].logprob = o->sampled->logprob;
+        c->sampled[c->n].ntop = o->sampled->ntop;
+        memcpy(c->sampled[c->n].top, o->sampled->top,
+               (size_t) o->sampled->ntop * sizeof(glm_logprob_t));
+    }
+    c->offset[c->n] = o->offset;
+    c->id[c->n++] = o->id;
+}
+
+static void
 t_token(glm_req_t *r, const glm_token_out_t *o)
 {
     t_req_t     *t = t_of(r);
@@ -77,28 +99,27 @@ t_token(glm_req_t *r, const glm_token_out_t *o)
     t->wrong += !t->accepted || t->ended || c->finished || o->choice >= r->n;
     t->wrong += (o->sampled != NULL) != (r->sample.nlogprobs >= 0);
     if (o->id >= 0) {
-        if (c->n == c->cap) {
-            c->cap = c->cap ? 2 * c->cap : 16;
-            c->id = realloc(c->id, c->cap * sizeof(*c->id));
-            c->sampled = realloc(c->sampled, c->cap * sizeof(*c->sampled));
-            c->offset = realloc(c->offset, c->cap * sizeof(*c->offset));
-        }
-        memset(&c->sampled[c->n], 0, sizeof(*c->sampled));
-        if (o->sampled != NULL) {
-            c->sampled[c->n].id = o->sampled->id;
-            c->sampled[c->n].logprob = o->sampled->logprob;
-            c->sampled[c->n].ntop = o->sampled->ntop;
-            memcpy(c->sampled[c->n].top, o->sampled->top,
-                   (size_t) o->sampled->ntop * sizeof(glm_logprob_t));
-        }
-        c->offset[c->n] = o->offset;
-        c->id[c->n++] = o->id;
+        t_keep(c, o);
         t_tokens++;
     }
     c->text = realloc(c->text, c->ntext + o->ntext + 1);
     memcpy(c->text + c->ntext, o->text, o->ntext);
     c->ntext += o->ntext;
     c->text[c->ntext] = '\0';
+    pthread_cond_broadcast(&t_cond);
+    pthread_mutex_unlock(&t_lock);
+}
+
+/* The prompt's ids come before all tokens; the first has no log-probability. */
+static void
+t_prompt(glm_req_t *r, const glm_token_out_t *o)
+{
+    t_req_t  *t = t_of(r);
+
+    pthread_mutex_lock(&t_lock);
+    t->wrong += !t->accepted || t->ended || (o->sampled != NULL) != (t->prompt.n > 0);
+    for (int k = 0; k < T_CHOICES; k++) t->wrong += t->c[k].n > 0 || t->c[k].finished;
+    t_keep(&t->prompt, o);
     pthread_cond_broadcast(&t_cond);
     pthread_mutex_unlock(&t_lock);
 }
@@ -169,7 +190,8 @@ t_done(glm_req_t *r, const glm_done_t *d)
         n += (int32_t) t->c[k].n;
         t->wrong += t->accepted && !t->c[k].finished;
     }
-    if (r->op == GLM_OP_GENERATE) t->wrong += n != d->completion_tokens;
+    if (r->op == GLM_OP_GENERATE)
+        t->wrong += r->best_of > r->n ? n > d->completion_tokens : n != d->completion_tokens;
     t->done = *d;
     t_end(t, 1);
     pthread_mutex_unlock(&t_lock);
@@ -196,7 +218,8 @@ t_flush(void *arg)
 }
 
 static const glm_sink_t  t_sink = {
-    t_accepted, t_token, t_finish, t_ids, t_text, t_done, t_error, t_flush, NULL
+    t_accepted, t_token, t_finish, t_ids, t_text, t_done, t_error, t_flush, NULL,
+    t_prompt
 };
 
 /* A request with defaults: greedy, one choice. */
@@ -298,6 +321,9 @@ t_free(t_req_t *t)
         free(t->c[k].offset);
         free(t->c[k].text);
     }
+    free(t->prompt.id);
+    free(t->prompt.sampled);
+    free(t->prompt.offset);
     free(t->ids);
     free(t->text);
     free(t);

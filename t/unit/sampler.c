@@ -245,7 +245,7 @@ test_greedy(void)
     int            bad = 0;
 
     for (int round = 0; round < 2000; round++) {
-        int  v = 1 + (int) (rnd() % 600), want = -1;
+        int  v = 1 + (int) (rnd() % 600), want = -2;
 
         fill(v, 2);
         for (int i = 0; i <= v / 64; i++) allow[i] = (uint64_t) rnd() << 32 | rnd();
@@ -272,7 +272,7 @@ test_greedy(void)
     memset(allow, 0, sizeof(allow));
     a.allow = allow;
     glm_sample(x, 100, &a, scratch, &out);
-    ok(out.id == -1, "nothing allowed: nothing is drawn");
+    ok(out.id == -2, "nothing allowed: nothing is drawn");
     a.allow = NULL;
     a.temperature = 1e-40f;
     glm_sample(x, 100, &a, scratch, &out);
@@ -387,6 +387,67 @@ bench_all(int v)
           (glm_sample_t) { .temperature = 1, .top_p = 0.7f, .nlogprobs = -1 });
 }
 
+/* Adjusted rows are picked from as if the model had said so, and its own words are
+ * what log-probabilities are of. */
+static void
+test_adjust(void)
+{
+    enum { K = 40 };
+    static float    raw[600];
+    glm_adjust_t    adjust[K];
+    int32_t         ban[K];
+    int             bad = 0, moved = 0;
+
+    for (int round = 0; round < 3000; round++) {
+        glm_sampled_t  a, b, plain;
+        int            v = 100 + (int) (rnd() % 500);
+        glm_sample_t   s = {
+            .temperature = (float) (round % 3) * 0.5f, .top_p = round & 4 ? 0.8f : 0,
+            .top_k = round & 8 ? 20 : 0, .seed = (uint64_t) round, .nlogprobs = 3,
+            .presence = 1.5f, .frequency = -0.5f, .repetition = 1.3f
+        };
+
+        fill(v, 2);
+        memcpy(raw, x, (size_t) v * sizeof(float));
+        glm_sample(x, v, &s, scratch, &plain);
+        for (int i = 0; i < K; i++) {
+            float  y;
+
+            adjust[i] = (glm_adjust_t) { .id = i * v / K, .count = i % 4, .seen = i % 3 != 0,
+                                         .bias = (float) (i % 7) - 3 };
+            ban[i] = (adjust[i].id + (i & 1)) % v;
+            y = x[adjust[i].id] + adjust[i].bias;
+            if (adjust[i].seen) y = y > 0 ? y / 1.3f : y * 1.3f;
+            y = y + 0.5f * (float) adjust[i].count - (adjust[i].count > 0 ? 1.5f : 0);
+            x[adjust[i].id] = y;
+        }
+        for (int i = 0; i < K / 4; i++) x[ban[i]] = -INFINITY;
+        glm_sample(x, v, &s, scratch, &b);
+
+        s.adjust = adjust;
+        s.nadjust = K;
+        s.ban = ban;
+        s.nban = K / 4;
+        glm_sample(raw, v, &s, scratch, &a);
+        bad += a.id != b.id || memcmp(a.top, plain.top, 3 * sizeof(a.top[0])) != 0;
+        for (int i = 0; i < 3; i++) bad += a.top[i].id == a.id && a.top[i].logprob != a.logprob;
+        moved += a.id != plain.id;
+    }
+    ok(bad == 0 && moved > 500, "penalties, biases and bans: %d of 3000 rows moved", moved);
+
+    {
+        glm_sampled_t  o;
+        glm_sample_t   s = { .temperature = 1, .repetition = 1e-30f, .nadjust = 1, .nlogprobs = 0,
+                             .adjust = adjust };
+
+        fill(100, 0);
+        adjust[0] = (glm_adjust_t) { .id = 5, .seen = 1 };
+        x[5] = 1e20f;
+        glm_sample(x, 100, &s, scratch, &o);
+        ok(o.id == 5, "a penalty that overflows is no broken model");
+    }
+}
+
 int
 main(void)
 {
@@ -398,6 +459,7 @@ main(void)
     test_draws();
     test_greedy();
     test_logprobs();
+    test_adjust();
     test_isa();
     if (getenv("GLM_BENCH") != NULL) {
         bench_all(8192);

@@ -2,6 +2,8 @@
  * server: what a correct client may rely on: order, windows, merging, cancel,
  * spool and pauses, statistics, the states of an engine's life.
  */
+#include <math.h>
+
 #include "server_util.h"
 
 #include "../fake/fake_engine.c"
@@ -81,7 +83,8 @@ static void
 test_errors(glm_client_t *c)
 {
     answer_t              a;
-    glm_client_submit_t   s = { .m = { .op = GLM_SUBMIT_GENERATE, .n = 2, .max_tokens = 1 } };
+    glm_client_submit_t   s = { .m = { .op = GLM_SUBMIT_GENERATE, .flags = GLM_F_BEAM,
+                                      .max_tokens = 1 } };
     glm_err_t             err = {{0}};
 
     ask(c, 1, "fake: error=429 code=rate param=foo retry=3 limit=5 value=6", 1, 0, 0);
@@ -95,7 +98,7 @@ test_errors(glm_client_t *c)
     glm_wire_section(&s.sections, GLM_SEC_TEXT, "x", 1);
     glm_client_submit(c, 1, &s, &err);
     a = answer(c, 1);
-    ok(a.ended == GLM_MSG_ERROR && a.error.status == 501 && strcmp(a.error.param, "n") == 0
+    ok(a.ended == GLM_MSG_ERROR && a.error.status == 501 && strcmp(a.error.param, "use_beam_search") == 0
        && strcmp(a.error.code, "not_implemented") == 0, "a later feature is a 501");
     ask(c, 1, "\xff", 1, 0, 0);
     a = answer(c, 1);
@@ -262,6 +265,50 @@ test_pieces(void)
            i ? "cancelled in its middle, it comes whole" : "with a window it comes whole");
         ok(hear(c, &ev) == GLM_MSG_DONE, "then DONE");
     }
+    glm_client_free(c);
+    free(text);
+}
+
+/* The log-probabilities of a prompt: in pieces, by the window, each id once. */
+static void
+test_prompt(void)
+{
+    enum { N = 3000, TOP = 5 };
+    int                  n = 0, bad = 0, pieces = 0, texts = 0, i;
+    size_t               at;
+    char                *text = malloc(N + 1);
+    const char          *s;
+    glm_err_t            err = {{0}};
+    glm_event_t          ev;
+    glm_logprob_rec_t    rec;
+    glm_client_t        *c = join(&world, NULL);
+    glm_sec_sampling_t   sp = { .size = sizeof(sp), .logprobs = 0, .prompt_logprobs = TOP };
+    glm_client_submit_t  sub = { .m = { .op = GLM_SUBMIT_GENERATE, .n = 1, .max_tokens = 1,
+                                        .mode = 1, .flags = GLM_F_ECHO, .window = 1 } };
+
+    memset(text, 'y', N);
+    glm_wire_section(&sub.sections, GLM_SEC_TEXT, text, N);
+    glm_wire_section(&sub.sections, GLM_SEC_SAMPLING, &sp, sizeof(sp));
+    glm_client_submit(c, 1, &sub, &err);
+    while (hear(c, &ev) == GLM_MSG_ACCEPTED || ev.type == GLM_MSG_PROMPT) {
+        if (ev.type == GLM_MSG_ACCEPTED) continue;
+        glm_client_window(c, 1, ev.cost);
+        texts += ev.ntext == N && memcmp(ev.text, text, N) == 0;
+        pieces += ev.nlogprobs > 0;
+        bad += ev.nlogprobs > 2 * GLM_SPOOL_MERGE;
+        for (at = 0; glm_event_logprob(&ev, &at, &rec, &s); n++) {
+            bad += rec.id != 'y' || rec.offset != (uint32_t) n || rec.ntop != (n ? TOP : 0);
+            bad += n ? rec.logprob != -0.25f : !isnan(rec.logprob);
+            for (i = rec.ntop; i > 0; i--) glm_event_logprob(&ev, &at, &rec, &s);
+        }
+    }
+    ok(texts == 1 && n == N && bad == 0 && pieces > 10,
+       "a prompt of %d ids and their log-probabilities, in %d pieces", n, pieces);
+    at = 0;
+    ok(ev.type == GLM_MSG_TOKENS && glm_event_logprob(&ev, &at, &rec, &s) && rec.offset == N,
+       "echo: the answer's offsets begin behind it");
+    glm_client_window(c, 1, 1 << 20);
+    ok(answer(c, 1).ended == GLM_MSG_DONE, "then its end");
     glm_client_free(c);
     free(text);
 }
@@ -539,7 +586,7 @@ test_hello(world_t *w)
     ok(r.w.submit_bytes == GLM_WIRE_MIN_RING && r.w.complete_bytes == GLM_SERVER_MAX_RING,
        "ring sizes are clamped");
     for (i = 0; i < 100 && r.map[i] == 0; i++) { /* new memory */ }
-    ok(r.w.abi == 1 && r.w.vocab == FAKE_VOCAB && r.w.max_n == 1 && r.w.max_live == 1024
+    ok(r.w.abi == 1 && r.w.vocab == FAKE_VOCAB && r.w.max_n == 128 && r.w.max_live == 1024
        && strcmp(r.w.name, "fake-model") == 0 && (r.w.flags & GLM_WELCOME_TOKENIZER),
        "WELCOME says what there is");
     raw_close(&r);
@@ -616,6 +663,7 @@ main(void)
     test_windows(c);
     test_held_text(c);
     test_pieces();
+    test_prompt();
     test_held();
     test_cancel(c);
     test_hold(c);

@@ -9,7 +9,7 @@
 #include "tap.h"
 #include "wire_decode.h"
 
-static const glm_decode_limits_t  lim = { .vocab = 100, .max_stops = 4, .max_n = 1,
+static const glm_decode_limits_t  lim = { .vocab = 100, .max_stops = 4, .max_n = 8,
                                           .max_logprobs = 20 };
 
 /* A message under construction, as each case starts: valid. */
@@ -132,6 +132,7 @@ test_neutral(void)
 {
     int       i;
     msg_t     m = valid();
+    int32_t   score = 7;
     uint16_t  empty[] = { GLM_SEC_STOPS, GLM_SEC_STOP_IDS, GLM_SEC_BIAS, GLM_SEC_BAD,
                           GLM_SEC_SCORE_IDS, GLM_SEC_SUFFIX };
 
@@ -153,6 +154,37 @@ test_neutral(void)
     m = valid();
     m.no_sampling = 1;
     accepts(&m, "no sampling section");
+    m = valid();
+    m.m.n = 2;
+    m.m.best_of = 8;
+    accepts(&m, "two of eight");
+    ok(out.req.n == 2 && out.req.best_of == 8, "n and best_of");
+    m = valid();
+    m.m.truncate = -1;
+    m.m.flags = GLM_F_TRUNCATE_RIGHT | GLM_F_SPECIAL_TEXT;
+    m.m.priority = INT64_MIN;
+    m.s.logprobs = 0;
+    glm_wire_section(&m.more, GLM_SEC_SCORE_IDS, &score, 4);
+    accepts(&m, "truncation, priority, names, ids to score");
+    ok(out.req.truncate == -1 && out.req.truncate_right && out.req.special_text
+       && out.req.priority == INT64_MIN && out.req.nscore_id == 1 && out.req.score_id[0] == 7,
+       "each in its place");
+    m = valid();
+    m.m.group = 77;
+    m.m.group_index = 1;
+    m.m.group_count = 3;
+    accepts(&m, "one of three prompts");
+    ok(out.group == 77 && out.group_index == 1 && out.group_count == 3, "the group");
+    m = valid();
+    m.m.flags = GLM_F_ECHO;
+    m.s.prompt_logprobs = 0;
+    accepts(&m, "echo");
+    ok(out.req.echo && out.req.want_text && out.req.want_prompt_logprobs
+       && out.req.nprompt_logprobs == 0, "with log-probabilities of the prompt");
+    m = valid();
+    m.m.flags = GLM_F_PROMPT_TEXT;
+    accepts(&m, "the prompt's text");
+    ok(!out.req.echo && out.req.want_text && !out.req.want_prompt_logprobs, "without echo");
     ok(out.req.sample.nlogprobs == -1 && out.req.sample.temperature == 0, "is greedy");
 }
 
@@ -254,9 +286,6 @@ test_later(void)
     msg_t              m;
     glm_sec_grammar_t  g = { .size = 8 };
     static const struct { uint16_t type; const char *param; }  later[] = {
-        { GLM_SEC_STOP_IDS, "stop_token_ids" }, { GLM_SEC_BIAS, "logit_bias" },
-        { GLM_SEC_ALLOW, "allowed_token_ids" }, { GLM_SEC_BAD, "bad_words" },
-        { GLM_SEC_SCORE_IDS, "logprob_token_ids" }, { GLM_SEC_REPEAT, "repetition_detection" },
         { GLM_SEC_CHOICES, "choices" }, { GLM_SEC_RESUME, "resume" }, { GLM_SEC_SUFFIX, "suffix" },
     };
 
@@ -270,34 +299,17 @@ test_later(void)
         glm_wire_section(&m.more, GLM_SEC_GRAMMAR, &g, sizeof(g));
         refuses(&m, 501, g.kind <= 2 ? "response_format" : "structured_outputs", "grammar");
     }
-    m = valid();
-    glm_wire_section(&m.more, GLM_SEC_ALLOW, NULL, 0);
-    refuses(&m, 501, "allowed_token_ids", "even when none is allowed");
 
     FIELD(m, op, GLM_SUBMIT_INFILL, "");
     FIELD(m, op, GLM_SUBMIT_SCORE, "");
     FIELD(m, op, 0, "");
     FIELD(m, op, 6, "");
-    FIELD(m, n, 2, "n");
-    FIELD(m, best_of, 2, "best_of");
-    FIELD(m, truncate, -1, "truncate_prompt_tokens");
-    FIELD(m, group_count, 2, "prompt");
-    FIELD(m, priority, -1, "priority");
     FIELD(m, mode, 2, "mode");
     FIELD(m, reserved0, 1, "");
     FIELD(m, reserved1, 1, "");
     FIELD(m, reserved2, 1, "");
-    FIELD(m, flags, GLM_F_ECHO, "echo");
-    FIELD(m, flags, GLM_F_PROMPT_TEXT, "echo");
-    FIELD(m, flags, GLM_F_SPECIAL_TEXT, "skip_special_tokens");
     FIELD(m, flags, GLM_F_BEAM, "use_beam_search");
     FIELD(m, flags, GLM_F_ALL + 1, "");
-    FIELD(s, presence, 0.5f, "presence_penalty");
-    FIELD(s, frequency, -1, "frequency_penalty");
-    FIELD(s, repetition, 1.5f, "repetition_penalty");
-    FIELD(s, presence, NAN, "presence_penalty");
-    FIELD(s, prompt_logprobs, 0, "prompt_logprobs");
-    FIELD(s, min_tokens, 1, "min_tokens");
     FIELD(s, beams, 2, "num_beams");
     FIELD(s, length_penalty, 2, "length_penalty");
     FIELD(s, no_repeat_ngram, 3, "no_repeat_ngram_size");
@@ -321,6 +333,91 @@ test_unknown_section(void)
     refuses(&m, 501, "", "unknown flags of a section");
 }
 
+/* ---- lists ---- */
+
+#define LIST(status, param, type, p, n)                                           \
+    do {                                                                          \
+        msg_t  m_ = valid();                                                      \
+        glm_wire_section(&m_.more, type, p, n);                                   \
+        refuses(&m_, status, param, #p);                                          \
+    } while (0)
+
+static void
+test_lists(void)
+{
+    msg_t                   m = valid();
+    glm_wbuf_t              words = {0};
+    static int32_t          many[2 * GLM_MAX_LIST + 2];
+    const int32_t           ids[2] = { 7, 99 }, beyond[1] = { 100 }, below[1] = { -1 };
+    const glm_bias_t        bias[2] = { { 7, -100 }, { 99, 100 } }, high[1] = { { 7, 100.5f } };
+    const glm_bias_t        nan_[1] = { { 7, NAN } }, no_id[1] = { { 100, 1 } };
+    const glm_sec_repeat_t  rep = { 16, 2, 5, 3 }, off = { 16, 0, 0, 0 }, once = { 16, 2, 5, 1 };
+    const glm_sec_repeat_t  turned = { 16, 6, 5, 3 }, big = { 16, 1, GLM_MAX_REPEAT + 1, 3 };
+    const glm_sec_repeat_t  newer = { 24, 1, 2, 3 };
+
+    glm_wire_string(&words, "bad", 3);
+    glm_wire_string(&words, "worse", 5);
+    glm_wire_section(&m.more, GLM_SEC_STOP_IDS, ids, 8);
+    glm_wire_section(&m.more, GLM_SEC_ALLOW, ids, 8);
+    glm_wire_section(&m.more, GLM_SEC_BIAS, bias, 16);
+    glm_wire_section(&m.more, GLM_SEC_BAD, words.p, words.n);
+    glm_wire_section(&m.more, GLM_SEC_REPEAT, &rep, 16);
+    m.s.presence = -2;
+    m.s.frequency = 2;
+    m.s.repetition = 1.5f;
+    m.s.min_tokens = 5;
+    accepts(&m, "what changes single ids");
+    ok(out.req.nstop_id == 2 && out.req.stop_id[1] == 99, "stop ids");
+    ok(out.req.nallow == 2 && out.req.allow[0] == 7, "allowed ids");
+    ok(out.req.nbias == 2 && out.req.bias[1].id == 99 && out.req.bias[1].bias == 100, "biases");
+    ok(out.req.nbad == 2 && out.req.bad[1].n == 5 && memcmp(out.req.bad[1].s, "worse", 5) == 0,
+       "bad words");
+    ok(out.req.repeat.min_length == 2 && out.req.repeat.max_length == 5
+       && out.req.repeat.min_count == 3, "repetition detection");
+    ok(out.req.sample.presence == -2 && out.req.sample.frequency == 2
+       && out.req.sample.repetition == 1.5f && out.req.min_tokens == 5, "penalties, min_tokens");
+    m = valid();
+    glm_wire_section(&m.more, GLM_SEC_REPEAT, &off, 16);
+    accepts(&m, "no repetition detection");
+    ok(out.req.repeat.max_length == 0 && out.req.allow == NULL, "is none");
+
+    LIST(400, "stop_token_ids", GLM_SEC_STOP_IDS, beyond, 4);
+    ok(why.value == 100 && why.limit == 99, "with value and limit");
+    LIST(400, "stop_token_ids", GLM_SEC_STOP_IDS, many, 4 * GLM_MAX_LIST + 4);
+    ok(why.value == GLM_MAX_LIST + 1 && why.limit == GLM_MAX_LIST, "with value and limit");
+    LIST(400, "logprob_token_ids", GLM_SEC_SCORE_IDS, ids, 8);
+    LIST(400, "logprob_token_ids", GLM_SEC_SCORE_IDS, beyond, 4);
+    LIST(400, "logprob_token_ids", GLM_SEC_SCORE_IDS, many, 84);
+    LIST(400, "allowed_token_ids", GLM_SEC_ALLOW, below, 4);
+    LIST(400, "allowed_token_ids", GLM_SEC_ALLOW, NULL, 0);
+    LIST(400, "allowed_token_ids", GLM_SEC_ALLOW, many, 404);
+    LIST(400, "logit_bias", GLM_SEC_BIAS, high, 8);
+    ok(why.value == 100 && why.limit == 100, "with value and limit");
+    LIST(400, "logit_bias", GLM_SEC_BIAS, nan_, 8);
+    LIST(400, "logit_bias", GLM_SEC_BIAS, no_id, 8);
+    LIST(400, "logit_bias", GLM_SEC_BIAS, many, 8 * GLM_MAX_LIST + 8);
+    LIST(400, "bad_words", GLM_SEC_BAD, "\0\0\0\0", 4);
+    LIST(400, "bad_words", GLM_SEC_BAD, "\1\0\0\0\xff\0\0", 8);
+    LIST(400, "repetition_detection", GLM_SEC_REPEAT, &once, 16);
+    LIST(400, "repetition_detection", GLM_SEC_REPEAT, &turned, 16);
+    LIST(400, "repetition_detection", GLM_SEC_REPEAT, &big, 16);
+    ok(why.value == GLM_MAX_REPEAT + 1 && why.limit == GLM_MAX_REPEAT, "with value and limit");
+
+    m = valid();
+    glm_wire_section(&m.more, GLM_SEC_STOP_IDS, ids, 6);
+    rejects(&m, "one and a half stop ids");
+    m = valid();
+    glm_wire_section(&m.more, GLM_SEC_BIAS, bias, 12);
+    rejects(&m, "one and a half biases");
+    m = valid();
+    glm_wire_section(&m.more, GLM_SEC_BAD, words.p, words.n - 6);
+    rejects(&m, "a bad word that is cut");
+    m = valid();
+    glm_wire_section(&m.more, GLM_SEC_REPEAT, &newer, 16);
+    rejects(&m, "a repetition structure beyond its section");
+    glm_wbuf_free(&words);
+}
+
 /* ---- what is out of range ---- */
 
 #define RANGE(part, field, value, param)                                          \
@@ -338,6 +435,32 @@ test_ranges(void)
     glm_wbuf_t  s = {0};
 
     RANGE(m, max_tokens, -2, "max_tokens");
+    RANGE(m, group_count, GLM_WIRE_MAX_GROUP + 1, "prompt");
+    ok(why.limit == GLM_WIRE_MAX_GROUP && why.value == GLM_WIRE_MAX_GROUP + 1
+       && out.group_count == 1, "with limit and value, and no group");
+    RANGE(m, truncate, -2, "truncate_prompt_tokens");
+    ok(why.limit == -1 && why.value == -2, "with limit and value");
+    RANGE(m, n, 9, "n");
+    ok(why.limit == 8 && why.value == 9, "with limit and value");
+    RANGE(m, n, UINT32_MAX, "n");
+    RANGE(m, best_of, 9, "best_of");
+    m = valid();
+    m.m.n = 3;
+    m.m.best_of = 2;
+    refuses(&m, 400, "best_of", "best_of below n");
+    ok(why.limit == 3 && why.value == 2, "with limit and value");
+    RANGE(s, presence, 2.5f, "presence_penalty");
+    ok(why.limit == 2 && why.value == 2, "with limit and value");
+    RANGE(s, presence, NAN, "presence_penalty");
+    RANGE(s, frequency, -2.5f, "frequency_penalty");
+    ok(why.limit == -2, "with the limit");
+    RANGE(s, frequency, -INFINITY, "frequency_penalty");
+    RANGE(s, repetition, -1, "repetition_penalty");
+    RANGE(s, repetition, NAN, "repetition_penalty");
+    RANGE(s, repetition, INFINITY, "repetition_penalty");
+    RANGE(s, min_tokens, -1, "min_tokens");
+    RANGE(s, min_tokens, 6, "min_tokens");
+    ok(why.limit == 5 && why.value == 6, "with limit and value");
     RANGE(s, temperature, -0.1f, "temperature");
     RANGE(s, temperature, NAN, "temperature");
     RANGE(s, temperature, INFINITY, "temperature");
@@ -347,6 +470,8 @@ test_ranges(void)
     RANGE(s, top_k, -1, "top_k");
     RANGE(s, logprobs, 21, "logprobs");
     RANGE(s, logprobs, -2, "logprobs");
+    RANGE(s, prompt_logprobs, 21, "prompt_logprobs");
+    RANGE(s, prompt_logprobs, -2, "prompt_logprobs");
 
     m = valid();
     glm_wire_string(&s, "", 0);
@@ -425,6 +550,10 @@ test_nonsense(void)
     m.m.group_count = 3;
     m.m.group_index = 3;
     rejects(&m, "a group index beyond its group");
+    m = valid();
+    m.m.group_count = 3;
+    m.m.op = GLM_SUBMIT_TOKENIZE;
+    rejects(&m, "a group of texts to tokenize");
 }
 
 static void
@@ -461,6 +590,9 @@ test_mutations(void)
         m = valid();
         glm_wire_section(&m.more, GLM_SEC_STOPS, "\1\0\0\0a\0\0\0\3\0\0\0abc\0", 16);
         glm_wire_section(&m.more, GLM_SEC_IDS, "\1\0\0\0\2\0\0\0", 8);
+        glm_wire_section(&m.more, GLM_SEC_BIAS, "\1\0\0\0\0\0\200\77", 8);
+        glm_wire_section(&m.more, GLM_SEC_ALLOW, "\1\0\0\0\2\0\0\0", 8);
+        glm_wire_section(&m.more, GLM_SEC_BAD, "\1\0\0\0a\0\0\0", 8);
         b = bytes(&m);
         for (k = 0; k < 1 + i % 4; k++) {
             x = x * 6364136223846793005u + 1442695040888963407u;
@@ -559,6 +691,7 @@ main(void)
     test_prompts();
     test_later();
     test_unknown_section();
+    test_lists();
     test_ranges();
     test_nonsense();
     test_short();
