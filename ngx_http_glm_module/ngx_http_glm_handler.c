@@ -461,7 +461,7 @@ ngx_http_glm_progress(ngx_http_glm_ctx_t *ctx)
 
         if (ngx_http_glm_request_check(r, ctx) != NGX_OK
             || (ngx_http_glm_empty(ctx) != NGX_OK
-                && ngx_http_glm_submit(ctx, ctx->call) != NGX_OK))
+                && ngx_http_glm_submit(ctx) != NGX_OK))
         {
             ngx_http_glm_fail(ctx);
             return;
@@ -472,7 +472,9 @@ ngx_http_glm_progress(ngx_http_glm_ctx_t *ctx)
         (void) json_object_del(ctx->root, "prompt");
     }
 
-    if (ctx->stream && ctx->call->accepted) {
+    /* an error of any prompt is a status: no header before all are accepted */
+
+    if (ctx->stream && ctx->ncalls && ctx->naccepted == ctx->ncalls) {
 
         if (!ctx->header_sent && ngx_http_glm_stream_start(ctx) != NGX_OK) {
             ngx_http_glm_finalize(ctx, NGX_ERROR);
@@ -514,7 +516,7 @@ ngx_http_glm_empty(ngx_http_glm_ctx_t *ctx)
 
     p = &ctx->params;
 
-    if (ctx->call->nchoices || p->nids || p->prompt.len
+    if (ctx->calls->nchoices || p->prompts->ids.n || p->prompts->text.len
         || (p->has_text && p->add_special))
     {
         return NGX_DECLINED;
@@ -668,6 +670,8 @@ ngx_http_glm_release(void *data)
 {
     ngx_http_glm_ctx_t *ctx = data;
 
+    ngx_uint_t  i;
+
     if (ctx->timer.timer_set) {
         ngx_del_timer(&ctx->timer);
     }
@@ -677,7 +681,9 @@ ngx_http_glm_release(void *data)
         ctx->queued = 0;
     }
 
-    if (ctx->call && ctx->call->peer) {
-        ngx_http_glm_ring_detach(ctx->call);
+    for (i = 0; i < ctx->ncalls; i++) {
+        if (ctx->calls[i].peer) {
+            ngx_http_glm_ring_detach(&ctx->calls[i]);
+        }
     }
 }

@@ -11,6 +11,7 @@
 
 #include "../../engine/ring_impl.h"
 #include "fake_script.h"
+#include "fake_wire.h"
 
 #define MS  1000000u
 
@@ -20,6 +21,7 @@ struct job_s {
     job_t          *next;
     glm_req_t      *r;
     fake_script_t   s;
+    fake_wire_t     w;
     char           *prompt;       /* its bytes, or those of its ids */
     size_t          nprompt;
     int             prompt_tokens, max_tokens;
@@ -276,6 +278,7 @@ begin(glm_engine_t *e, glm_req_t *r)
     j->t_submit = now_ns();
     j->next = e->jobs;
     e->jobs = j;
+    j->w = fake_wire_take(((glm_live_t *) r->owner)->sub.msg);
     read_prompt(j);
     read_script(j);
     j->due = j->t_submit + (uint64_t) j->s.accept * MS;
@@ -301,6 +304,41 @@ begin(glm_engine_t *e, glm_req_t *r)
     accident(e, j, 0);
 }
 
+/* PROMPT with a log-probability for each byte of the prompt. */
+static void
+say_prompt_logprobs(job_t *j)
+{
+    int             k;
+    size_t          i;
+    glm_live_t     *l = j->r->owner;
+    glm_conn_t     *c = l->client;
+    glm_wbuf_t      b = {0}, groups = {0};
+    glm_sampled_t   s;
+
+    for (i = 0; i < j->nprompt; i++) {
+        s = (glm_sampled_t) { .id = (uint8_t) j->prompt[i], .logprob = -0.5f - (float) i / 8 };
+        s.ntop = i ? j->w.prompt_logprobs : 0;
+        for (k = 0; k < s.ntop; k++) {
+            s.top[k].id = k == 1 ? s.id : 500 + k;
+            s.top[k].logprob = k == 1 ? s.logprob : s.logprob + 0.25f - (float) k / 4;
+        }
+        if (s.ntop == 1) s.top[0].logprob = s.logprob + 0.25f;
+        glm_wire_logprobs(&groups, &s, (uint32_t) i, fake_token_text, NULL);
+    }
+    glm_wire_prompt_head(&b);
+    glm_wire_section(&b, GLM_SEC_LOGPROBS, groups.p, groups.n);
+    glm_wbuf_free(&groups);
+    pthread_mutex_lock(&c->lock);
+    if (!l->mute) {
+        glm_outbox_add(&l->out, GLM_MSG_PROMPT, &b);
+        glm_live_charge(l);
+        glm_live_ready(l);
+    } else {
+        glm_wbuf_free(&b);
+    }
+    pthread_mutex_unlock(&c->lock);
+}
+
 static void
 accept_job(glm_engine_t *e, job_t *j)
 {
@@ -320,6 +358,8 @@ accept_job(glm_engine_t *e, job_t *j)
     pthread_mutex_unlock(&e->lock);
     j->r->sink->accepted(j->r, &a);
     if (j->r->want_ids && !j->s.noids) say_ids(j);
+    if (j->w.flags & GLM_F_PROMPT_TEXT) j->r->sink->text(j->r, j->prompt, j->nprompt);
+    if (j->w.prompt_logprobs >= 0) say_prompt_logprobs(j);
 }
 
 static void
@@ -330,7 +370,8 @@ finish_job(glm_engine_t *e, job_t *j, int cancelled)
     glm_finish_out_t  f = { .stop_id = j->s.stop_id, .stop_index = j->s.stop_index,
                             .ntokens = j->i, .nkept = j->i };
     glm_done_t        d = {
-        .prompt_tokens = j->prompt_tokens, .completion_tokens = j->i * r->n,
+        .prompt_tokens = j->prompt_tokens,
+        .completion_tokens = j->i * ((int) j->w.best_of > r->n ? (int) j->w.best_of : r->n),
         .cached_tokens = j->s.cached, .cancelled = cancelled, .t_submit = j->t_submit,
         .t_admit = j->t_admit, .t_first = j->t_first, .t_done = now_ns(),
     };
@@ -411,6 +452,7 @@ static void
 say_token(job_t *j, int last)
 {
     int              c;
+    char             own[32];
     size_t           n;
     glm_sampled_t    s;
     glm_token_out_t  t = { .offset = (uint32_t) j->i };
@@ -425,6 +467,10 @@ say_token(job_t *j, int last)
     }
     for (c = 0; c < j->r->n; c++) {
         t.choice = c;
+        if (j->s.bychoice) {
+            t.ntext = (size_t) snprintf(own, sizeof(own), "c%d.%d ", c, j->i);
+            t.text = own;
+        }
         j->r->sink->token(j->r, &t);
     }
     memmove(j->held.s, j->held.s + n, j->held.n - n);
