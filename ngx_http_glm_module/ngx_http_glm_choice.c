@@ -20,8 +20,6 @@ typedef struct {
 } ngx_http_glm_array_t;
 
 
-static void ngx_http_glm_put_finish(ngx_http_glm_out_t *out,
-    ngx_http_glm_ctx_t *ctx, ngx_http_glm_choice_t *ch);
 static void ngx_http_glm_put_logprobs(ngx_http_glm_out_t *out,
     ngx_http_glm_call_t *call, ngx_http_glm_choice_t *ch, ngx_uint_t n);
 static void ngx_http_glm_put_prompt_array(ngx_http_glm_array_t *a,
@@ -33,8 +31,6 @@ static void ngx_http_glm_put_top(ngx_http_glm_out_t *out,
 static ngx_uint_t ngx_http_glm_collides(ngx_http_glm_ctx_t *ctx,
     glm_logprob_rec_t *recs, u_char **texts, ngx_uint_t n, ngx_uint_t i);
 static u_char *ngx_http_glm_next_token(u_char *p);
-static void ngx_http_glm_put_prompt_logprobs(ngx_http_glm_out_t *out,
-    ngx_http_glm_call_t *call);
 static u_char *ngx_http_glm_put_prompt_token(ngx_http_glm_out_t *out,
     ngx_http_glm_ctx_t *ctx, u_char *p);
 static void ngx_http_glm_put_ranked(ngx_http_glm_out_t *out,
@@ -48,7 +44,12 @@ ngx_http_glm_put_answer(ngx_http_glm_out_t *out, ngx_http_glm_ctx_t *ctx)
 
     ngx_http_glm_lit(out, "{\"id\":");
     ngx_http_glm_put_string(out, ctx->id.data, ctx->id.len);
-    ngx_http_glm_lit(out, ",\"object\":\"text_completion\",\"created\":");
+    ngx_http_glm_lit(out, ",\"object\":\"");
+    ngx_http_glm_put_str(out, ctx->api->bit != NGX_HTTP_GLM_API_CHAT
+                              ? "text_completion"
+                              : ctx->stream ? "chat.completion.chunk"
+                              : "chat.completion");
+    ngx_http_glm_lit(out, "\",\"created\":");
     ngx_http_glm_put_int(out, ctx->created);
     ngx_http_glm_lit(out, ",\"model\":");
     ngx_http_glm_put_string(out, ctx->model.data, ctx->model.len);
@@ -114,7 +115,7 @@ ngx_http_glm_put_choice(ngx_http_glm_out_t *out, ngx_http_glm_call_t *call,
 }
 
 
-static void
+void
 ngx_http_glm_put_finish(ngx_http_glm_out_t *out, ngx_http_glm_ctx_t *ctx,
     ngx_http_glm_choice_t *ch)
 {
@@ -140,7 +141,9 @@ ngx_http_glm_put_finish(ngx_http_glm_out_t *out, ngx_http_glm_ctx_t *ctx,
 
     ngx_http_glm_lit(out, ",\"stop_reason\":");
 
-    if (ch->reason == GLM_REASON_STOP && ch->stop_index >= 0) {
+    if (ch->reason == GLM_REASON_STOP && ch->stop_index >= 0
+        && (ngx_uint_t) ch->stop_index < ctx->params.nown)
+    {
         stop = &ctx->params.stops[ch->stop_index];
         ngx_http_glm_put_string(out, stop->data, stop->len);
 
@@ -424,7 +427,7 @@ ngx_http_glm_put_token(ngx_http_glm_out_t *out, ngx_http_glm_ctx_t *ctx,
 
 /* vLLM's shape: an object a token, whose keys are ids. */
 
-static void
+void
 ngx_http_glm_put_prompt_logprobs(ngx_http_glm_out_t *out,
     ngx_http_glm_call_t *call)
 {

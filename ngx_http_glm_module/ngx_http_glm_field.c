@@ -15,7 +15,9 @@ static ngx_int_t ngx_http_glm_field_string(ngx_http_glm_ctx_t *ctx,
     const ngx_http_glm_field_t *f, json_t *v);
 
 
-#define C    NGX_HTTP_GLM_API_COMPLETIONS
+#define L    NGX_HTTP_GLM_API_COMPLETIONS
+#define H    NGX_HTTP_GLM_API_CHAT
+#define C    (L|H)                   /* text that is generated */
 #define T    NGX_HTTP_GLM_API_TOKENIZE
 #define D    NGX_HTTP_GLM_API_DETOKENIZE
 
@@ -28,10 +30,11 @@ static const ngx_http_glm_field_t  ngx_http_glm_fields[] = {
 
     { "model", C|T|D, NGX_HTTP_GLM_STR, 0, 0, 0, 65536,
       ngx_http_glm_at(model), NULL },
-    { "prompt", C|T, NGX_HTTP_GLM_OWN, 0, ANY, NO, ngx_http_glm_set_prompt },
+    { "prompt", L|T, NGX_HTTP_GLM_OWN, 0, ANY, NO, ngx_http_glm_set_prompt },
     { "tokens", D, NGX_HTTP_GLM_OWN, 0, ANY, NO, ngx_http_glm_set_tokens },
-    { "messages", T, NGX_HTTP_GLM_LIST, 1, ANY, NO, NULL },
-    { "best_of", C, NGX_HTTP_GLM_INT, 0, 1, 0, 20,
+    { "messages", H|T, NGX_HTTP_GLM_OWN, 0, ANY, NO,
+      ngx_http_glm_set_messages },
+    { "best_of", L, NGX_HTTP_GLM_INT, 0, 1, 0, 20,
       ngx_http_glm_at(best_of), NULL },
     { "echo", C, NGX_HTTP_GLM_BOOL, 0, ANY,
       ngx_http_glm_at(echo), NULL },
@@ -40,7 +43,7 @@ static const ngx_http_glm_field_t  ngx_http_glm_fields[] = {
     { "presence_penalty", C, NGX_HTTP_GLM_NUM, 0, 0, -2, 2,
       ngx_http_glm_at(presence), NULL },
     { "logit_bias", C, NGX_HTTP_GLM_OWN, 0, ANY, NO, ngx_http_glm_set_bias },
-    { "logprobs", C, NGX_HTTP_GLM_INT, 0, 0, 0, NGX_HTTP_GLM_MAX_LOGPROBS,
+    { "logprobs", L, NGX_HTTP_GLM_INT, 0, 0, 0, NGX_HTTP_GLM_MAX_LOGPROBS,
       ngx_http_glm_at(logprobs), NULL },
     { "max_tokens", C, NGX_HTTP_GLM_INT, 0, 16, 0, INT32_MAX,
       ngx_http_glm_at(max_tokens), NULL },
@@ -50,7 +53,7 @@ static const ngx_http_glm_field_t  ngx_http_glm_fields[] = {
     { "stream", C, NGX_HTTP_GLM_BOOL, 0, ANY, ngx_http_glm_at(stream), NULL },
     { "stream_options", C, NGX_HTTP_GLM_OWN, 0, ANY, NO,
       ngx_http_glm_set_stream_options },
-    { "suffix", C, NGX_HTTP_GLM_STR, 1, 0, 0, INT32_MAX, NO, NULL },
+    { "suffix", L, NGX_HTTP_GLM_STR, 1, 0, 0, INT32_MAX, NO, NULL },
     { "temperature", C, NGX_HTTP_GLM_NUM, 0, 1, 0, 2,
       ngx_http_glm_at(temperature), NULL },
     { "top_p", C, NGX_HTTP_GLM_NUM, 0, 1, 0, 1,
@@ -119,14 +122,34 @@ static const ngx_http_glm_field_t  ngx_http_glm_fields[] = {
       ngx_http_glm_at(stream_interval), NULL },
 
     { "mode", C, NGX_HTTP_GLM_OWN, 0, ANY, NO, ngx_http_glm_set_mode },
-    { "parse_masks", C|T, NGX_HTTP_GLM_BOOL, 0, ANY,
+    { "parse_masks", L|T, NGX_HTTP_GLM_BOOL, 0, ANY,
       ngx_http_glm_at(parse_masks), NULL },
     { "return_token_strs", T, NGX_HTTP_GLM_BOOL, 0, ANY,
       ngx_http_glm_at(return_token_strs), NULL },
 
+    { "logprobs", H, NGX_HTTP_GLM_BOOL, 0, ANY,
+      ngx_http_glm_at(chat_logprobs), NULL },
+    { "top_logprobs", H, NGX_HTTP_GLM_INT, 0, 0, 0, NGX_HTTP_GLM_MAX_LOGPROBS,
+      ngx_http_glm_at(top_logprobs), NULL },
+    { "max_completion_tokens", H, NGX_HTTP_GLM_INT, 0, 0, 0, INT32_MAX,
+      ngx_http_glm_at(max_completion_tokens), NULL },
+    { "tools", H, NGX_HTTP_GLM_OWN, 0, ANY, NO, ngx_http_glm_set_tools },
+    { "functions", H, NGX_HTTP_GLM_OWN, 0, ANY, NO, ngx_http_glm_set_tools },
+    { "tool_choice", H, NGX_HTTP_GLM_OWN, 0, ANY, NO,
+      ngx_http_glm_set_tool_choice },
+    { "function_call", H, NGX_HTTP_GLM_OWN, 0, ANY, NO,
+      ngx_http_glm_set_tool_choice },
+    { "chat_template", H|T, NGX_HTTP_GLM_STR, 1, 0, 0, INT32_MAX, NO, NULL },
+    { "add_generation_prompt", H|T, NGX_HTTP_GLM_BOOL, 0, ANY,
+      ngx_http_glm_at(add_generation), NULL },
+    { "continue_final_message", H|T, NGX_HTTP_GLM_BOOL, 0, ANY,
+      ngx_http_glm_at(continue_final), NULL },
+
     { NULL, 0, 0, 0, 0, 0, 0, 0, NULL }
 };
 
+#undef L
+#undef H
 #undef C
 #undef T
 #undef D

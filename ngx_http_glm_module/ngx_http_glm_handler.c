@@ -28,6 +28,9 @@ static void ngx_http_glm_release(void *data);
 
 const ngx_http_glm_api_t  ngx_http_glm_apis[] = {
 
+    { ngx_string("chat"), ngx_string("/v1/chat/completions"),
+      NGX_HTTP_GLM_API_CHAT, NGX_HTTP_POST, ngx_http_glm_read_body },
+
     { ngx_string("completions"), ngx_string("/v1/completions"),
       NGX_HTTP_GLM_API_COMPLETIONS, NGX_HTTP_POST, ngx_http_glm_read_body },
 
@@ -470,6 +473,10 @@ ngx_http_glm_progress(ngx_http_glm_ctx_t *ctx)
         /* the engine has it: the longest field need not stay */
 
         (void) json_object_del(ctx->root, "prompt");
+
+        if (ctx->params.prefix.len == 0) {
+            (void) json_object_del(ctx->root, "messages");
+        }
     }
 
     /* an error of any prompt is a status: no header before all are accepted */

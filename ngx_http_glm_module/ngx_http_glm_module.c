@@ -104,6 +104,13 @@ static ngx_command_t  ngx_http_glm_commands[] = {
       offsetof(ngx_http_glm_loc_conf_t, buffer_size),
       &ngx_http_glm_buffer_post },
 
+    { ngx_string("glm_chat_template"),
+      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_2MORE,
+      ngx_http_glm_chat_template,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      0,
+      NULL },
+
     { ngx_string("glm_json_errors"),
       NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_FLAG,
       ngx_conf_set_flag_slot,
@@ -375,6 +382,7 @@ ngx_http_glm_create_loc_conf(ngx_conf_t *cf)
      *
      *     glcf->peer = NULL;
      *     glcf->api = 0;
+     *     glcf->chat = NULL;
      */
 
     glcf->first_token_timeout = NGX_CONF_UNSET_MSEC;
@@ -414,6 +422,13 @@ ngx_http_glm_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     ngx_conf_merge_size_value(conf->buffer_size, prev->buffer_size,
                               16 * 1024);
     ngx_conf_merge_value(conf->json_errors, prev->json_errors, 1);
+
+    if (conf->chat == NULL) {
+        conf->chat = prev->chat ? prev->chat : ngx_http_glm_chat_default(cf);
+        if (conf->chat == NULL) {
+            return NGX_CONF_ERROR;
+        }
+    }
 
     clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
 

@@ -18,6 +18,7 @@
 
 /* bits of glm_api, one a name */
 
+#define NGX_HTTP_GLM_API_CHAT          0x0001
 #define NGX_HTTP_GLM_API_COMPLETIONS   0x0002
 #define NGX_HTTP_GLM_API_MODELS        0x0004
 #define NGX_HTTP_GLM_API_HEALTH        0x0008
@@ -30,7 +31,8 @@
 
 /* what a location without glm_api answers */
 #define NGX_HTTP_GLM_API_DEFAULT                                              \
-    (NGX_HTTP_GLM_API_COMPLETIONS|NGX_HTTP_GLM_API_MODELS                     \
+    (NGX_HTTP_GLM_API_CHAT|NGX_HTTP_GLM_API_COMPLETIONS                       \
+     |NGX_HTTP_GLM_API_MODELS                                                 \
      |NGX_HTTP_GLM_API_HEALTH|NGX_HTTP_GLM_API_PING                           \
      |NGX_HTTP_GLM_API_VERSION|NGX_HTTP_GLM_API_TOKENIZE                      \
      |NGX_HTTP_GLM_API_DETOKENIZE)
@@ -56,8 +58,33 @@ typedef struct ngx_http_glm_ctx_s     ngx_http_glm_ctx_t;
 typedef struct ngx_http_glm_field_s   ngx_http_glm_field_t;
 
 
+typedef enum {
+    NGX_HTTP_GLM_CHAT_TEXT = 0,
+    NGX_HTTP_GLM_CHAT_ROLE,
+    NGX_HTTP_GLM_CHAT_CONTENT
+} ngx_http_glm_chat_e;
+
+
+typedef struct {
+    ngx_uint_t                what;          /* ngx_http_glm_chat_e */
+    ngx_str_t                 text;
+} ngx_http_glm_chat_part_t;
+
+
+/* glm_chat_template */
+
+typedef struct {
+    ngx_array_t               parts;         /* of each message */
+    ngx_uint_t                content;       /* parts up to the last $content */
+    ngx_str_t                 final;
+    ngx_str_t                *stops;
+    ngx_uint_t                nstops;
+} ngx_http_glm_chat_t;
+
+
 typedef struct {
     ngx_array_t               peers;         /* ngx_http_glm_peer_t * */
+    ngx_http_glm_chat_t      *chat;          /* the default, once it is used */
 } ngx_http_glm_main_conf_t;
 
 
@@ -72,6 +99,7 @@ typedef struct {
     ngx_int_t                 max_stops;
     size_t                    buffer_size;
     ngx_flag_t                json_errors;
+    ngx_http_glm_chat_t      *chat;
 } ngx_http_glm_loc_conf_t;
 
 
@@ -161,6 +189,15 @@ typedef struct {
 } ngx_http_glm_prompt_t;
 
 
+/* A message of a chat. */
+
+typedef struct {
+    ngx_str_t                 role;
+    ngx_str_t                 content;
+    ngx_uint_t                assistant;
+} ngx_http_glm_msg_t;
+
+
 /* What a checked body asks for. */
 
 typedef struct {
@@ -174,14 +211,21 @@ typedef struct {
     ngx_str_t                *bad;           /* bad_words */
     ngx_uint_t                nbad;
     glm_sec_repeat_t          repeat;        /* size 0: not given */
-    ngx_str_t                *stops;
+    ngx_str_t                *stops;         /* the template's come last */
     ngx_uint_t                nstops;
+    ngx_uint_t                nown;          /* of them, the request's own */
+    ngx_http_glm_msg_t       *messages;
+    ngx_uint_t                nmessages;
+    ngx_str_t                 prefix;        /* echo of a chat */
+    const char               *tools;         /* field that is not empty */
     ngx_str_t                 model;
     ngx_str_t                 user;
     ngx_str_t                 request_id;
     json_int_t                n;
     json_int_t                best_of;       /* -1 here and below: not given */
-    json_int_t                max_tokens;
+    json_int_t                max_tokens;    /* -1: what the context leaves */
+    json_int_t                max_completion_tokens;
+    json_int_t                top_logprobs;
     json_int_t                min_tokens;
     json_int_t                min_gen_length;
     json_int_t                logprobs;      /* -1: none */
@@ -204,11 +248,15 @@ typedef struct {
     unsigned                  has_seed:1;
     unsigned                  has_stream_options:1;
     unsigned                  has_mode:1;
+    unsigned                  no_tools:1;
     unsigned                  truncate_right:1;
     ngx_uint_t                stream;        /* booleans, found by offset */
     ngx_uint_t                include_usage;
     ngx_uint_t                continuous_usage;
     ngx_uint_t                echo;
+    ngx_uint_t                chat_logprobs;
+    ngx_uint_t                add_generation;    /* 2: not given */
+    ngx_uint_t                continue_final;
     ngx_uint_t                skip_special;
     ngx_uint_t                tokens_as_ids;
     ngx_uint_t                return_token_ids;
@@ -240,7 +288,8 @@ typedef struct {
     ngx_uint_t                shown;         /* of them, with the last chunk */
     ngx_uint_t                released;      /* of them sent */
     ngx_uint_t                nkept;         /* of FINISH */
-    ngx_uint_t                told;          /* the prompt was sent */
+    ngx_uint_t                told;          /* the prompt was sent, or role */
+    ngx_uint_t                told_ids;      /* prompt_token_ids of a chat */
     ngx_uint_t                reason;        /* GLM_REASON_*, 0: not finished */
     int32_t                   stop_id;
     int32_t                   stop_index;
@@ -392,6 +441,10 @@ void ngx_http_glm_finalize(ngx_http_glm_ctx_t *ctx, ngx_int_t rc);
 
 /* _request.c, _field.c */
 
+#define ngx_http_glm_generates(ctx)                                           \
+    ((ctx)->api->bit                                                          \
+     & (NGX_HTTP_GLM_API_CHAT|NGX_HTTP_GLM_API_COMPLETIONS))
+
 ngx_int_t ngx_http_glm_request_parse(ngx_http_request_t *r,
     ngx_http_glm_ctx_t *ctx);
 ngx_int_t ngx_http_glm_request_check(ngx_http_request_t *r,
@@ -414,11 +467,28 @@ ngx_int_t ngx_http_glm_set_prompt(ngx_http_glm_ctx_t *ctx,
     const ngx_http_glm_field_t *f, json_t *v);
 ngx_int_t ngx_http_glm_set_tokens(ngx_http_glm_ctx_t *ctx,
     const ngx_http_glm_field_t *f, json_t *v);
+const char *ngx_http_glm_prompt_param(ngx_http_glm_ctx_t *ctx);
 ngx_int_t ngx_http_glm_prompt_mask(ngx_http_glm_ctx_t *ctx);
 ngx_int_t ngx_http_glm_prompt_check(ngx_http_glm_ctx_t *ctx);
 
+/* _chat.c */
+
+char *ngx_http_glm_chat_template(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+ngx_http_glm_chat_t *ngx_http_glm_chat_default(ngx_conf_t *cf);
+void ngx_http_glm_chat_jinja(ngx_http_glm_out_t *out,
+    ngx_http_glm_chat_t *chat);
+ngx_int_t ngx_http_glm_set_messages(ngx_http_glm_ctx_t *ctx,
+    const ngx_http_glm_field_t *f, json_t *v);
+ngx_int_t ngx_http_glm_set_tools(ngx_http_glm_ctx_t *ctx,
+    const ngx_http_glm_field_t *f, json_t *v);
+ngx_int_t ngx_http_glm_set_tool_choice(ngx_http_glm_ctx_t *ctx,
+    const ngx_http_glm_field_t *f, json_t *v);
+ngx_int_t ngx_http_glm_chat_together(ngx_http_glm_ctx_t *ctx);
+
 /* _value.c: fields with a shape of their own */
 
+ngx_uint_t ngx_http_glm_is(json_t *v, const char *s);
 ngx_int_t ngx_http_glm_set_stop(ngx_http_glm_ctx_t *ctx,
     const ngx_http_glm_field_t *f, json_t *v);
 ngx_int_t ngx_http_glm_set_n(ngx_http_glm_ctx_t *ctx,
@@ -479,6 +549,7 @@ ngx_int_t ngx_http_glm_reply(ngx_http_glm_call_t *call, ngx_uint_t type,
 ngx_int_t ngx_http_glm_stream_start(ngx_http_glm_ctx_t *ctx);
 void ngx_http_glm_stream_choice(ngx_http_glm_call_t *call,
     ngx_http_glm_choice_t *ch);
+void ngx_http_glm_stream_tail(ngx_http_glm_call_t *call, ngx_uint_t ntokens);
 void ngx_http_glm_stream_done(ngx_http_glm_ctx_t *ctx);
 void ngx_http_glm_stream_error(ngx_http_glm_ctx_t *ctx);
 ngx_int_t ngx_http_glm_stream_send(ngx_http_glm_ctx_t *ctx);
@@ -490,11 +561,22 @@ void ngx_http_glm_plain(ngx_http_glm_ctx_t *ctx);
 void ngx_http_glm_put_answer(ngx_http_glm_out_t *out, ngx_http_glm_ctx_t *ctx);
 void ngx_http_glm_put_choice(ngx_http_glm_out_t *out,
     ngx_http_glm_call_t *call, ngx_http_glm_choice_t *ch, ngx_uint_t n);
+void ngx_http_glm_put_finish(ngx_http_glm_out_t *out, ngx_http_glm_ctx_t *ctx,
+    ngx_http_glm_choice_t *ch);
 void ngx_http_glm_put_ids(ngx_http_glm_out_t *out, u_char *p, ngx_uint_t n);
+void ngx_http_glm_put_prompt_logprobs(ngx_http_glm_out_t *out,
+    ngx_http_glm_call_t *call);
 void ngx_http_glm_put_token(ngx_http_glm_out_t *out, ngx_http_glm_ctx_t *ctx,
     glm_logprob_rec_t *rec, u_char *text);
 void ngx_http_glm_put_usage(ngx_http_glm_out_t *out, uint64_t prompt,
     uint64_t completion, uint64_t cached);
+
+/* _message.c: the same of a chat */
+
+void ngx_http_glm_put_message(ngx_http_glm_out_t *out,
+    ngx_http_glm_call_t *call, ngx_http_glm_choice_t *ch, ngx_uint_t n);
+void ngx_http_glm_stream_message(ngx_http_glm_call_t *call,
+    ngx_http_glm_choice_t *ch, ngx_uint_t n);
 
 /* _status.c, _metrics.c */
 

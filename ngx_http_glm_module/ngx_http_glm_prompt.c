@@ -220,6 +220,20 @@ ngx_http_glm_set_tokens(ngx_http_glm_ctx_t *ctx, const ngx_http_glm_field_t *f,
 }
 
 
+/* The field that a prompt comes from. */
+
+const char *
+ngx_http_glm_prompt_param(ngx_http_glm_ctx_t *ctx)
+{
+    if (ctx->api->bit == NGX_HTTP_GLM_API_DETOKENIZE) {
+        return "tokens";
+    }
+
+    return ctx->api->bit == NGX_HTTP_GLM_API_CHAT || ctx->params.nmessages
+           ? "messages" : "prompt";
+}
+
+
 /* NGX_OK: a prompt's text holds a mask. */
 
 ngx_int_t
@@ -264,7 +278,7 @@ ngx_http_glm_prompt_check(ngx_http_glm_ctx_t *ctx)
 
     p = &ctx->params;
     peer = ctx->peer;
-    name = ctx->api->bit == NGX_HTTP_GLM_API_DETOKENIZE ? "tokens" : "prompt";
+    name = ngx_http_glm_prompt_param(ctx);
 
     if (p->nprompts > peer->nslots
         || p->nprompts * p->n > NGX_HTTP_GLM_MAX_CHOICES)

@@ -461,7 +461,10 @@ ngx_http_glm_reply_error(ngx_http_glm_call_t *call, u_char *p, size_t len)
         ngx_str_set(&s.text, "The engine refused the request.");
     }
 
-    (void) ngx_http_glm_error(ctx, m.status, m.code, m.param, "%V", &s.text);
+    (void) ngx_http_glm_error(ctx, m.status, m.code,
+                              ngx_strcmp(m.param, "prompt") == 0
+                              ? ngx_http_glm_prompt_param(ctx) : m.param,
+                              "%V", &s.text);
 
     if (ctx->error && m.retry_after) {
         ctx->error->retry_after = ngx_min(m.retry_after, 3600);

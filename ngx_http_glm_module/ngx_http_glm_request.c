@@ -28,10 +28,6 @@ static ngx_int_t ngx_http_glm_request_unknown(ngx_http_glm_ctx_t *ctx,
     const char *name, int32_t id, uint32_t vocab);
 
 
-#define ngx_http_glm_generates(ctx)                                           \
-    ((ctx)->api->bit == NGX_HTTP_GLM_API_COMPLETIONS)
-
-
 /* The body, read and checked as far as the model need not be known. */
 
 ngx_int_t
@@ -44,7 +40,10 @@ ngx_http_glm_request_parse(ngx_http_request_t *r, ngx_http_glm_ctx_t *ctx)
     p = &ctx->params;
 
     p->n = 1;
-    p->max_tokens = 16;
+    p->max_tokens = ctx->api->bit == NGX_HTTP_GLM_API_CHAT ? -1 : 16;
+    p->max_completion_tokens = -1;
+    p->top_logprobs = -1;
+    p->add_generation = 2;
     p->logprobs = -1;
     p->best_of = -1;
     p->min_tokens = -1;
@@ -319,17 +318,22 @@ ngx_http_glm_request_name(u_char *buf, size_t size, const char *name)
 static ngx_int_t
 ngx_http_glm_request_together(ngx_http_glm_ctx_t *ctx)
 {
+    const char             *name;
     ngx_http_glm_params_t  *p;
 
     p = &ctx->params;
 
+    p->nown = p->nstops;
+
+    if (ngx_http_glm_chat_together(ctx) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
     if (!p->has_text && !p->has_ids) {
-        return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL,
-                                  ctx->api->bit == NGX_HTTP_GLM_API_DETOKENIZE
-                                  ? "tokens" : "prompt",
-                                  "%s is required.",
-                                  ctx->api->bit == NGX_HTTP_GLM_API_DETOKENIZE
-                                  ? "tokens" : "prompt");
+        name = ngx_http_glm_prompt_param(ctx);
+
+        return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL, name,
+                                  "%s is required.", name);
     }
 
     if (p->has_stream_options && !p->stream) {
@@ -473,12 +477,15 @@ ngx_http_glm_request_id(ngx_http_request_t *r, ngx_http_glm_ctx_t *ctx)
 
     id = p->request_id.len ? &p->request_id : &ctx->request_id;
 
-    ctx->id.data = ngx_pnalloc(r->pool, sizeof("cmpl-") - 1 + id->len);
+    ctx->id.data = ngx_pnalloc(r->pool, sizeof("chatcmpl-") - 1 + id->len);
     if (ctx->id.data == NULL) {
         return NGX_ERROR;
     }
 
-    ctx->id.len = ngx_sprintf(ctx->id.data, "cmpl-%V", id) - ctx->id.data;
+    ctx->id.len = ngx_sprintf(ctx->id.data, "%scmpl-%V",
+                              ctx->api->bit == NGX_HTTP_GLM_API_CHAT
+                              ? "chat" : "", id)
+                  - ctx->id.data;
 
     return NGX_OK;
 }

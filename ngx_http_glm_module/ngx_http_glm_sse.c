@@ -2,11 +2,10 @@
 #include "ngx_http_glm_module.h"
 
 
+static ngx_int_t ngx_http_glm_stream_roles(ngx_http_glm_ctx_t *ctx);
 static ngx_int_t ngx_http_glm_stream_head(ngx_http_glm_ctx_t *ctx);
 static ngx_uint_t ngx_http_glm_stream_ready(ngx_http_glm_ctx_t *ctx,
     ngx_http_glm_choice_t *ch, size_t *size);
-static void ngx_http_glm_stream_tail(ngx_http_glm_call_t *call,
-    ngx_http_glm_choice_t *ch);
 static void ngx_http_glm_stream_consume(ngx_http_glm_choice_t *ch,
     ngx_uint_t n, size_t size);
 static void ngx_http_glm_plain_choices(ngx_http_glm_out_t *out,
@@ -53,6 +52,12 @@ ngx_http_glm_stream_start(ngx_http_glm_ctx_t *ctx)
     ngx_http_clear_content_length(r);
     ngx_http_clear_accept_ranges(r);
 
+    if (ctx->api->bit == NGX_HTTP_GLM_API_CHAT
+        && ngx_http_glm_stream_roles(ctx) != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
     ctx->header_sent = 1;
     ctx->rearm = 1;
     ctx->last_sent = ngx_current_msec;
@@ -69,6 +74,30 @@ ngx_http_glm_stream_start(ngx_http_glm_ctx_t *ctx)
 
     return ngx_http_send_special(r, NGX_HTTP_FLUSH) == NGX_ERROR
            ? NGX_ERROR : NGX_OK;
+}
+
+
+/* A chat's choices begin before their first token. */
+
+static ngx_int_t
+ngx_http_glm_stream_roles(ngx_http_glm_ctx_t *ctx)
+{
+    ngx_uint_t            i;
+    ngx_http_glm_call_t  *call;
+
+    if (ctx->head.len == 0 && ngx_http_glm_stream_head(ctx) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    call = ctx->calls;
+
+    for (i = 0; i < call->nchoices; i++) {
+        if (!call->choices[i].told) {
+            ngx_http_glm_stream_message(call, &call->choices[i], 0);
+        }
+    }
+
+    return NGX_OK;
 }
 
 
@@ -121,13 +150,12 @@ ngx_http_glm_stream_choice(ngx_http_glm_call_t *call,
     size_t                  size;
     ngx_uint_t              n;
     ngx_http_glm_ctx_t     *ctx;
-    ngx_http_glm_out_t     *out;
     ngx_http_glm_params_t  *p;
 
     ctx = call->ctx;
     p = &ctx->params;
 
-    if (!ch->reason && ch->told && p->stream_interval > 1
+    if (!ch->reason && ch->shown && p->stream_interval > 1
         && ch->ntokens - ch->shown < (ngx_uint_t) p->stream_interval)
     {
         return;
@@ -144,11 +172,14 @@ ngx_http_glm_stream_choice(ngx_http_glm_call_t *call,
         return;
     }
 
-    out = &ctx->out;
+    if (ctx->api->bit == NGX_HTTP_GLM_API_CHAT) {
+        ngx_http_glm_stream_message(call, ch, n);
 
-    ngx_http_glm_put(out, ctx->head.data, ctx->head.len);
-    ngx_http_glm_put_choice(out, call, ch, n);
-    ngx_http_glm_stream_tail(call, ch);
+    } else {
+        ngx_http_glm_put(&ctx->out, ctx->head.data, ctx->head.len);
+        ngx_http_glm_put_choice(&ctx->out, call, ch, n);
+        ngx_http_glm_stream_tail(call, ch->ntokens);
+    }
 
     ch->shown = ch->ntokens;
 
@@ -156,8 +187,10 @@ ngx_http_glm_stream_choice(ngx_http_glm_call_t *call,
 }
 
 
-static void
-ngx_http_glm_stream_tail(ngx_http_glm_call_t *call, ngx_http_glm_choice_t *ch)
+/* The end of an event; usage of ntokens, if each one is to tell it. */
+
+void
+ngx_http_glm_stream_tail(ngx_http_glm_call_t *call, ngx_uint_t ntokens)
 {
     ngx_http_glm_ctx_t  *ctx;
 
@@ -171,8 +204,7 @@ ngx_http_glm_stream_tail(ngx_http_glm_call_t *call, ngx_http_glm_choice_t *ch)
 
     } else {
         ngx_http_glm_lit(&ctx->out, "],");
-        ngx_http_glm_put_usage(&ctx->out, call->prompt_tokens, ch->ntokens,
-                               0);
+        ngx_http_glm_put_usage(&ctx->out, call->prompt_tokens, ntokens, 0);
         ngx_http_glm_lit(&ctx->out, "}\n\n");
     }
 }
@@ -451,6 +483,14 @@ ngx_http_glm_plain(ngx_http_glm_ctx_t *ctx)
     ngx_http_glm_lit(out, "],");
     ngx_http_glm_put_usage(out, ctx->prompt_tokens, ctx->completion_tokens,
                            ctx->cached_tokens);
+
+    if (ctx->api->bit == NGX_HTTP_GLM_API_CHAT
+        && ctx->params.prompt_logprobs >= 0)
+    {
+        ngx_http_glm_lit(out, ",\"prompt_logprobs\":");
+        ngx_http_glm_put_prompt_logprobs(out, call);
+    }
+
     ngx_http_glm_lit(out, "}");
 }
 
@@ -470,7 +510,12 @@ ngx_http_glm_plain_choices(ngx_http_glm_out_t *out, ngx_http_glm_call_t *call)
 
         n = ngx_min(ch->nkept, ch->marks.len / sizeof(ngx_http_glm_mark_t));
 
-        ngx_http_glm_put_choice(out, call, ch, n);
+        if (call->ctx->api->bit == NGX_HTTP_GLM_API_CHAT) {
+            ngx_http_glm_put_message(out, call, ch, n);
+
+        } else {
+            ngx_http_glm_put_choice(out, call, ch, n);
+        }
     }
 }
 

@@ -230,7 +230,8 @@ ngx_http_glm_submit_build(ngx_http_glm_ctx_t *ctx, ngx_http_glm_call_t *call,
     size = ngx_http_glm_submit_size(ctx, prompt);
 
     if (size > ctx->peer->welcome.max_message) {
-        return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL, "prompt",
+        return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL,
+                                  ngx_http_glm_prompt_param(ctx),
                                   "The request is too long for the engine: "
                                   "%uz bytes, %uD at most.", size,
                                   ctx->peer->welcome.max_message);
@@ -348,7 +349,7 @@ ngx_http_glm_submit_fixed(ngx_http_glm_ctx_t *ctx, ngx_http_glm_call_t *call,
     case NGX_HTTP_GLM_API_TOKENIZE:
         s.op = GLM_SUBMIT_TOKENIZE;
 
-        if (p->parse_masks) {
+        if (p->parse_masks) {    /* not with messages */
             s.flags |= GLM_F_EOS_TEXT;
         }
 

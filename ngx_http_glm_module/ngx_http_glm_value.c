@@ -2,12 +2,9 @@
 #include "ngx_http_glm_module.h"
 
 
-static ngx_uint_t ngx_http_glm_is(json_t *v, const char *s);
-
-
 /* A string may hold NUL, and then is none of ours. */
 
-static ngx_uint_t
+ngx_uint_t
 ngx_http_glm_is(json_t *v, const char *s)
 {
     return json_is_string(v) && json_string_length(v) == ngx_strlen(s)
