@@ -11,6 +11,8 @@ static ngx_int_t ngx_http_glm_refuse_method(ngx_http_request_t *r,
 static ngx_int_t ngx_http_glm_read_body(ngx_http_request_t *r,
     ngx_http_glm_ctx_t *ctx);
 static void ngx_http_glm_body_handler(ngx_http_request_t *r);
+static ngx_int_t ngx_http_glm_info(ngx_http_request_t *r,
+    ngx_http_glm_ctx_t *ctx);
 static ngx_int_t ngx_http_glm_watch_client(ngx_http_request_t *r);
 static ngx_int_t ngx_http_glm_start(ngx_http_request_t *r,
     ngx_http_glm_ctx_t *ctx);
@@ -61,6 +63,12 @@ const ngx_http_glm_api_t  ngx_http_glm_apis[] = {
 
     { ngx_string("detokenize"), ngx_string("/v1/detokenize"),
       NGX_HTTP_GLM_API_DETOKENIZE, NGX_HTTP_POST, ngx_http_glm_read_body },
+
+    { ngx_string("tokenizer_info"), ngx_string("/tokenizer_info"),
+      NGX_HTTP_GLM_API_INFO, NGX_HTTP_GLM_GET, ngx_http_glm_info },
+
+    { ngx_string("tokenizer_info"), ngx_string("/v1/tokenizer_info"),
+      NGX_HTTP_GLM_API_INFO, NGX_HTTP_GLM_GET, ngx_http_glm_info },
 
     { ngx_string("metrics"), ngx_string("/metrics"),
       NGX_HTTP_GLM_API_METRICS, NGX_HTTP_GLM_GET, ngx_http_glm_metrics },
@@ -349,6 +357,26 @@ ngx_http_glm_body_handler(ngx_http_request_t *r)
 }
 
 
+/* A GET that the engine has to be asked for. */
+
+static ngx_int_t
+ngx_http_glm_info(ngx_http_request_t *r, ngx_http_glm_ctx_t *ctx)
+{
+    r->main->count++;
+
+    if (ngx_http_glm_request_info(r, ctx) != NGX_OK
+        || ngx_http_glm_start(r, ctx) != NGX_OK)
+    {
+        ngx_http_glm_fail(ctx);
+        return NGX_DONE;
+    }
+
+    ngx_http_glm_progress(ctx);
+
+    return NGX_DONE;
+}
+
+
 /* From here on the request is cancelled when its client leaves. */
 
 static ngx_int_t
@@ -358,7 +386,7 @@ ngx_http_glm_watch_client(ngx_http_request_t *r)
 
     r->write_event_handler = ngx_http_glm_stream_writer;
 
-    if (r != r->main) {
+    if (r != r->main || r->discard_body) {
         return NGX_OK;
     }
 

@@ -23,6 +23,10 @@ static ngx_int_t ngx_http_glm_number_variable(ngx_http_request_t *r,
     ngx_http_variable_value_t *v, uintptr_t data);
 static ngx_int_t ngx_http_glm_time_variable(ngx_http_request_t *r,
     ngx_http_variable_value_t *v, uintptr_t data);
+static ngx_int_t ngx_http_glm_tpot_variable(ngx_http_request_t *r,
+    ngx_http_variable_value_t *v, uintptr_t data);
+static ngx_int_t ngx_http_glm_seconds(ngx_http_request_t *r,
+    ngx_http_variable_value_t *v, uint64_t us);
 static ngx_int_t ngx_http_glm_finish_variable(ngx_http_request_t *r,
     ngx_http_variable_value_t *v, uintptr_t data);
 static ngx_int_t ngx_http_glm_init_module(ngx_cycle_t *cycle);
@@ -177,6 +181,12 @@ static ngx_http_variable_t  ngx_http_glm_vars[] = {
 
     { ngx_string("glm_ttft"), NULL, ngx_http_glm_time_variable,
       offsetof(ngx_http_glm_ctx_t, ttft_us), NGX_HTTP_VAR_NOCACHEABLE, 0 },
+
+    { ngx_string("glm_tpot"), NULL, ngx_http_glm_tpot_variable,
+      0, NGX_HTTP_VAR_NOCACHEABLE, 0 },
+
+    { ngx_string("glm_engine"), NULL, ngx_http_glm_string_variable,
+      offsetof(ngx_http_glm_ctx_t, engine), NGX_HTTP_VAR_NOCACHEABLE, 0 },
 
       ngx_http_null_variable
 };
@@ -520,12 +530,32 @@ static ngx_int_t
 ngx_http_glm_time_variable(ngx_http_request_t *r,
     ngx_http_variable_value_t *v, uintptr_t data)
 {
-    uint64_t             us;
     ngx_http_glm_ctx_t  *ctx;
 
     ctx = ngx_http_get_module_ctx(r, ngx_http_glm_module);
-    us = ctx ? *(uint64_t *) ((char *) ctx + data) : 0;
 
+    return ngx_http_glm_seconds(r, v, ctx
+                                      ? *(uint64_t *) ((char *) ctx + data)
+                                      : 0);
+}
+
+
+static ngx_int_t
+ngx_http_glm_tpot_variable(ngx_http_request_t *r,
+    ngx_http_variable_value_t *v, uintptr_t data)
+{
+    ngx_http_glm_ctx_t  *ctx;
+
+    ctx = ngx_http_get_module_ctx(r, ngx_http_glm_module);
+
+    return ngx_http_glm_seconds(r, v, ctx ? ngx_http_glm_tpot(ctx) : 0);
+}
+
+
+static ngx_int_t
+ngx_http_glm_seconds(ngx_http_request_t *r, ngx_http_variable_value_t *v,
+    uint64_t us)
+{
     if (us == 0) {
         v->not_found = 1;
         return NGX_OK;

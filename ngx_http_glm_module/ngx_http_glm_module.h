@@ -28,6 +28,7 @@
 #define NGX_HTTP_GLM_API_DETOKENIZE    0x0080
 #define NGX_HTTP_GLM_API_METRICS       0x0100
 #define NGX_HTTP_GLM_API_STATUS        0x0200
+#define NGX_HTTP_GLM_API_INFO          0x0400
 
 /* what a location without glm_api answers */
 #define NGX_HTTP_GLM_API_DEFAULT                                              \
@@ -35,8 +36,9 @@
      |NGX_HTTP_GLM_API_MODELS                                                 \
      |NGX_HTTP_GLM_API_HEALTH|NGX_HTTP_GLM_API_PING                           \
      |NGX_HTTP_GLM_API_VERSION|NGX_HTTP_GLM_API_TOKENIZE                      \
-     |NGX_HTTP_GLM_API_DETOKENIZE)
+     |NGX_HTTP_GLM_API_DETOKENIZE|NGX_HTTP_GLM_API_INFO)
 
+#define NGX_HTTP_GLM_EOS               "</s>"
 #define NGX_HTTP_GLM_MAX_DEPTH         64        /* of JSON */
 #define NGX_HTTP_GLM_MAX_LOGPROBS      20
 #define NGX_HTTP_GLM_MAX_SCORE_IDS     100
@@ -355,6 +357,9 @@ struct ngx_http_glm_ctx_s {
     uint64_t                  cached_tokens;
     uint64_t                  queue_us;
     uint64_t                  ttft_us;
+    uint64_t                  span_us;       /* first token to the end */
+    ngx_msec_t                came;          /* the last token */
+    ngx_str_t                 engine;        /* that has or had it */
     unsigned                  queued:1;      /* link is in a queue */
     unsigned                  waiting:1;     /* for the engine's WELCOME */
     unsigned                  stream:1;
@@ -446,6 +451,8 @@ void ngx_http_glm_finalize(ngx_http_glm_ctx_t *ctx, ngx_int_t rc);
      & (NGX_HTTP_GLM_API_CHAT|NGX_HTTP_GLM_API_COMPLETIONS))
 
 ngx_int_t ngx_http_glm_request_parse(ngx_http_request_t *r,
+    ngx_http_glm_ctx_t *ctx);
+ngx_int_t ngx_http_glm_request_info(ngx_http_request_t *r,
     ngx_http_glm_ctx_t *ctx);
 ngx_int_t ngx_http_glm_request_check(ngx_http_request_t *r,
     ngx_http_glm_ctx_t *ctx);
@@ -540,6 +547,7 @@ ngx_int_t ngx_http_glm_submit(ngx_http_glm_ctx_t *ctx);
 /* _reply.c */
 
 const char *ngx_http_glm_finish_reason(ngx_http_glm_ctx_t *ctx);
+uint64_t ngx_http_glm_tpot(ngx_http_glm_ctx_t *ctx);
 
 ngx_int_t ngx_http_glm_reply(ngx_http_glm_call_t *call, ngx_uint_t type,
     u_char *p, size_t len);

@@ -108,6 +108,42 @@ ngx_http_glm_finish_reason(ngx_http_glm_ctx_t *ctx)
 }
 
 
+/* us a token of the longest choice, the first one aside; 0: not known */
+
+uint64_t
+ngx_http_glm_tpot(ngx_http_glm_ctx_t *ctx)
+{
+    uint64_t              us;
+    ngx_uint_t            i, k, n;
+    ngx_http_glm_call_t  *call;
+
+    n = 0;
+
+    for (i = 0; i < ctx->ncalls; i++) {
+        call = &ctx->calls[i];
+
+        for (k = 0; k < call->nchoices; k++) {
+            n = ngx_max(n, call->choices[k].ntokens);
+        }
+    }
+
+    if (n < 2) {
+        return 0;
+    }
+
+    us = ctx->span_us;
+
+    /* a client that left: as the tokens came here */
+
+    if (us == 0) {
+        us = (uint64_t) (ctx->came - ctx->start) * 1000;
+        us -= ngx_min(us, ctx->ttft_us);
+    }
+
+    return us / (n - 1);
+}
+
+
 static ngx_int_t
 ngx_http_glm_reply_accepted(ngx_http_glm_call_t *call, u_char *p, size_t len)
 {
@@ -225,6 +261,7 @@ ngx_http_glm_reply_tokens(ngx_http_glm_call_t *call, u_char *p, size_t len)
     }
 
     ctx->last_token = ngx_current_msec;
+    ctx->came = ngx_current_msec;
     ctx->completion_tokens += m.ntokens;
     call->ntokens += m.ntokens;
 
@@ -401,6 +438,11 @@ ngx_http_glm_reply_done(ngx_http_glm_call_t *call, u_char *p, size_t len)
 
     if (m.first_ns && (ctx->ndone == 1 || m.first_ns / 1000 < ctx->ttft_us)) {
         ctx->ttft_us = m.first_ns / 1000;
+    }
+
+    if (m.first_ns && m.total_ns > m.first_ns) {
+        ctx->span_us = ngx_max(ctx->span_us,
+                               (m.total_ns - m.first_ns) / 1000);
     }
 
     if (call->nfinished != call->nchoices

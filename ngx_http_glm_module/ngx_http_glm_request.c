@@ -2,6 +2,7 @@
 #include "ngx_http_glm_module.h"
 
 
+static void ngx_http_glm_request_defaults(ngx_http_glm_ctx_t *ctx);
 static ngx_int_t ngx_http_glm_request_body(ngx_http_request_t *r,
     ngx_http_glm_ctx_t *ctx, ngx_str_t *body);
 static ngx_int_t ngx_http_glm_request_load(ngx_http_request_t *r,
@@ -39,23 +40,7 @@ ngx_http_glm_request_parse(ngx_http_request_t *r, ngx_http_glm_ctx_t *ctx)
 
     p = &ctx->params;
 
-    p->n = 1;
-    p->max_tokens = ctx->api->bit == NGX_HTTP_GLM_API_CHAT ? -1 : 16;
-    p->max_completion_tokens = -1;
-    p->top_logprobs = -1;
-    p->add_generation = 2;
-    p->logprobs = -1;
-    p->best_of = -1;
-    p->min_tokens = -1;
-    p->min_gen_length = -1;
-    p->prompt_logprobs = -1;
-    p->repetition = 1;
-    p->skip_special = 1;
-    p->stream_interval = 1;
-    p->temperature = 1;
-    p->top_p = 1;
-    p->parse_masks = 1;
-    p->add_special = 1;
+    ngx_http_glm_request_defaults(ctx);
 
     if (ngx_http_glm_request_body(r, ctx, &body) != NGX_OK) {
         return NGX_ERROR;
@@ -80,6 +65,59 @@ ngx_http_glm_request_parse(ngx_http_request_t *r, ngx_http_glm_ctx_t *ctx)
     ctx->keep_ids = p->logprobs >= 0 || p->return_token_ids;
 
     return ngx_http_glm_request_id(r, ctx);
+}
+
+
+static void
+ngx_http_glm_request_defaults(ngx_http_glm_ctx_t *ctx)
+{
+    ngx_http_glm_params_t  *p;
+
+    p = &ctx->params;
+
+    p->n = 1;
+    p->max_tokens = ctx->api->bit == NGX_HTTP_GLM_API_CHAT ? -1 : 16;
+    p->max_completion_tokens = -1;
+    p->top_logprobs = -1;
+    p->add_generation = 2;
+    p->logprobs = -1;
+    p->best_of = -1;
+    p->min_tokens = -1;
+    p->min_gen_length = -1;
+    p->prompt_logprobs = -1;
+    p->repetition = 1;
+    p->skip_special = 1;
+    p->stream_interval = 1;
+    p->temperature = 1;
+    p->top_p = 1;
+    p->parse_masks = 1;
+    p->add_special = 1;
+}
+
+
+/* The name of the end token is one id, as /tokenize has it: is it this one? */
+
+ngx_int_t
+ngx_http_glm_request_info(ngx_http_request_t *r, ngx_http_glm_ctx_t *ctx)
+{
+    ngx_http_glm_params_t  *p;
+
+    p = &ctx->params;
+
+    ngx_http_glm_request_defaults(ctx);
+
+    p->prompts = ngx_pcalloc(r->pool, sizeof(ngx_http_glm_prompt_t));
+    if (p->prompts == NULL) {
+        return NGX_ERROR;
+    }
+
+    ngx_str_set(&p->prompts->text, NGX_HTTP_GLM_EOS);
+
+    p->nprompts = 1;
+    p->has_text = 1;
+    p->add_special = 0;
+
+    return NGX_OK;
 }
 
 

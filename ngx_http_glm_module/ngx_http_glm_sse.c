@@ -10,6 +10,8 @@ static void ngx_http_glm_stream_consume(ngx_http_glm_choice_t *ch,
     ngx_uint_t n, size_t size);
 static void ngx_http_glm_plain_choices(ngx_http_glm_out_t *out,
     ngx_http_glm_call_t *call);
+static void ngx_http_glm_put_info(ngx_http_glm_out_t *out,
+    ngx_http_glm_ctx_t *ctx);
 static void ngx_http_glm_put_tokenized(ngx_http_glm_out_t *out,
     ngx_http_glm_ctx_t *ctx);
 static ngx_int_t ngx_http_glm_stream_wait(ngx_http_glm_ctx_t *ctx);
@@ -467,6 +469,10 @@ ngx_http_glm_plain(ngx_http_glm_ctx_t *ctx)
         ngx_http_glm_put_tokenized(out, ctx);
         return;
 
+    case NGX_HTTP_GLM_API_INFO:
+        ngx_http_glm_put_info(out, ctx);
+        return;
+
     case NGX_HTTP_GLM_API_DETOKENIZE:
         ngx_http_glm_lit(out, "{\"prompt\":");
         ngx_http_glm_put_string(out, call->text.start, call->text.len);
@@ -517,6 +523,29 @@ ngx_http_glm_plain_choices(ngx_http_glm_out_t *out, ngx_http_glm_call_t *call)
             ngx_http_glm_put_choice(out, call, ch, n);
         }
     }
+}
+
+
+static void
+ngx_http_glm_put_info(ngx_http_glm_out_t *out, ngx_http_glm_ctx_t *ctx)
+{
+    ngx_http_glm_loc_conf_t  *glcf;
+
+    glcf = ngx_http_get_module_loc_conf(ctx->request, ngx_http_glm_module);
+
+    ngx_http_glm_lit(out, "{\"tokenizer_class\":\"icetk\",\"eos_token\":");
+
+    if (ctx->calls->ids.len == sizeof(int32_t)) {
+        ngx_http_glm_lit(out, "\"" NGX_HTTP_GLM_EOS "\"");
+
+    } else {
+        ngx_http_glm_lit(out, "null");
+    }
+
+    ngx_http_glm_lit(out, ",\"bos_token\":null,\"pad_token\":null,"
+                          "\"chat_template\":");
+    ngx_http_glm_chat_jinja(out, glcf->chat);
+    ngx_http_glm_lit(out, "}");
 }
 
 

@@ -79,6 +79,7 @@ ngx_http_glm_submit(ngx_http_glm_ctx_t *ctx)
     }
 
     if (rc == NGX_OK) {
+        ctx->engine = peer->name;
         return NGX_OK;
     }
 
@@ -346,6 +347,7 @@ ngx_http_glm_submit_fixed(ngx_http_glm_ctx_t *ctx, ngx_http_glm_call_t *call,
 
     switch (ctx->api->bit) {
 
+    case NGX_HTTP_GLM_API_INFO:
     case NGX_HTTP_GLM_API_TOKENIZE:
         s.op = GLM_SUBMIT_TOKENIZE;
 

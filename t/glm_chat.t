@@ -197,6 +197,23 @@ is($tok->{count}, length("system: Be brief.\nuser: Hello\n"), 'without the final
 check_error($t->post('/tokenize', { messages => \@hello, prompt => 'a' }), 400, 'a prompt and messages', param => 'messages');
 check_error($t->post('/tokenize', { messages => [] }), 400, 'no messages', param => 'messages');
 
+# /tokenizer_info
+
+for my $path ('/tokenizer_info', '/v1/tokenizer_info') {
+    my $r = $t->get($path);
+    is($r->{status}, 200, $path);
+    my $j = json($r->{body});
+    is_deeply([ sort keys %$j ], [ qw(bos_token chat_template eos_token pad_token tokenizer_class) ], 'keys');
+    is($j->{chat_template}, "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
+        . '{% if add_generation_prompt %}assistant:{% endif %}', 'the template in Jinja');
+    is($j->{eos_token}, undef, 'the fake engine has no such token');
+}
+is(json($t->get('/own/tokenizer_info')->{body})->{chat_template},
+    "{% for message in messages %}<{{ message.role }}>{{ message.content }}</{{ message.role }}>{{ message.content }}\n"
+    . '{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}', 'another template');
+is($t->get('/tokenizer_info', method => 'HEAD')->{status}, 200, 'HEAD');
+check_error($t->post('/tokenizer_info', '{}'), 405, 'POST');
+
 # The directive
 
 sub conf {
