@@ -25,7 +25,7 @@ static void ngx_http_glm_put_logprobs(ngx_http_glm_out_t *out,
 static void ngx_http_glm_put_prompt_array(ngx_http_glm_array_t *a,
     ngx_http_glm_call_t *call);
 static u_char *ngx_http_glm_put_entry(ngx_http_glm_array_t *a, u_char *p,
-    uint32_t base, ngx_uint_t top);
+    ngx_uint_t top);
 static void ngx_http_glm_put_top(ngx_http_glm_out_t *out,
     ngx_http_glm_ctx_t *ctx, u_char *p, ngx_uint_t top);
 static ngx_uint_t ngx_http_glm_collides(ngx_http_glm_ctx_t *ctx,
@@ -185,7 +185,6 @@ ngx_http_glm_put_logprobs(ngx_http_glm_out_t *out, ngx_http_glm_call_t *call,
     ngx_http_glm_choice_t *ch, ngx_uint_t n)
 {
     u_char                *p;
-    uint32_t               base;
     ngx_uint_t             i;
     ngx_http_glm_ctx_t    *ctx;
     ngx_http_glm_array_t   a;
@@ -196,7 +195,6 @@ ngx_http_glm_put_logprobs(ngx_http_glm_out_t *out, ngx_http_glm_call_t *call,
     };
 
     ctx = call->ctx;
-    base = ctx->params.echo ? call->chars : 0;
 
     if (ch->logprobs.len == 0) {
         n = 0;
@@ -218,7 +216,7 @@ ngx_http_glm_put_logprobs(ngx_http_glm_out_t *out, ngx_http_glm_call_t *call,
         }
 
         for (i = 0; i < n; i++) {
-            p = ngx_http_glm_put_entry(&a, p, base, NGX_HTTP_GLM_MAX_TOP);
+            p = ngx_http_glm_put_entry(&a, p, NGX_HTTP_GLM_MAX_TOP);
         }
     }
 
@@ -249,7 +247,7 @@ ngx_http_glm_put_prompt_array(ngx_http_glm_array_t *a,
             continue;
         }
 
-        p = ngx_http_glm_put_entry(a, p, 0, a->ctx->params.logprobs);
+        p = ngx_http_glm_put_entry(a, p, a->ctx->params.logprobs);
     }
 }
 
@@ -257,8 +255,7 @@ ngx_http_glm_put_prompt_array(ngx_http_glm_array_t *a,
 /* Returns where the next token's records begin. */
 
 static u_char *
-ngx_http_glm_put_entry(ngx_http_glm_array_t *a, u_char *p, uint32_t base,
-    ngx_uint_t top)
+ngx_http_glm_put_entry(ngx_http_glm_array_t *a, u_char *p, ngx_uint_t top)
 {
     glm_logprob_rec_t  rec;
 
@@ -284,7 +281,7 @@ ngx_http_glm_put_entry(ngx_http_glm_array_t *a, u_char *p, uint32_t base,
         break;
 
     case NGX_HTTP_GLM_OFFSETS:
-        ngx_http_glm_put_int(a->out, (int64_t) base + rec.offset);
+        ngx_http_glm_put_int(a->out, rec.offset);
         break;
     }
 

@@ -41,8 +41,9 @@
 #define NGX_HTTP_GLM_EOS               "</s>"
 #define NGX_HTTP_GLM_MAX_DEPTH         64        /* of JSON */
 #define NGX_HTTP_GLM_MAX_LOGPROBS      20
-#define NGX_HTTP_GLM_MAX_SCORE_IDS     100
-#define NGX_HTTP_GLM_MAX_TOP           128       /* records after a token's */
+#define NGX_HTTP_GLM_MAX_SCORE_IDS     20
+#define NGX_HTTP_GLM_MAX_TOP           32        /* records after a token's */
+#define NGX_HTTP_GLM_MAX_PROMPTS       256       /* of a group, on the wire */
 #define NGX_HTTP_GLM_MAX_CHOICES       16384     /* of a request, all prompts */
 #define NGX_HTTP_GLM_MIN_WINDOW        1024      /* of each prompt's answer */
 #define NGX_HTTP_GLM_MAX_SLOTS         65536     /* live requests a peer */
@@ -320,6 +321,7 @@ struct ngx_http_glm_call_s {
     ngx_http_glm_blob_t       strs;          /* glm_logprob_rec_t each */
     ngx_uint_t                chars;         /* of text */
     unsigned                  starved:1;     /* WINDOW found no room */
+    unsigned                  echo:1;        /* the prompt is in the answer */
     unsigned                  accepted:1;
     unsigned                  prompted:1;
     unsigned                  ended:1;       /* DONE came */

@@ -270,7 +270,7 @@ ngx_http_glm_prompt_mask(ngx_http_glm_ctx_t *ctx)
 ngx_int_t
 ngx_http_glm_prompt_check(ngx_http_glm_ctx_t *ctx)
 {
-    ngx_uint_t               i, k;
+    ngx_uint_t               i, k, max;
     const char              *name;
     ngx_http_glm_ids_t      *ids;
     ngx_http_glm_peer_t     *peer;
@@ -280,13 +280,15 @@ ngx_http_glm_prompt_check(ngx_http_glm_ctx_t *ctx)
     peer = ctx->peer;
     name = ngx_http_glm_prompt_param(ctx);
 
-    if (p->nprompts > peer->nslots
+    max = ngx_min(peer->nslots, NGX_HTTP_GLM_MAX_PROMPTS);
+
+    if (p->nprompts > max
         || p->nprompts * p->n > NGX_HTTP_GLM_MAX_CHOICES)
     {
         return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL, name,
-                                  "prompt may have %uD entries and ask for "
+                                  "prompt may have %ui entries and ask for "
                                   "%d choices in all, not %ui and %ui.",
-                                  peer->nslots, NGX_HTTP_GLM_MAX_CHOICES,
+                                  max, NGX_HTTP_GLM_MAX_CHOICES,
                                   p->nprompts, (ngx_uint_t)
                                                (p->nprompts * p->n));
     }

@@ -212,7 +212,11 @@ ngx_http_glm_reply_prompt(ngx_http_glm_call_t *call, u_char *p, size_t len)
         rc = ngx_http_glm_reply_add(call, &call->text, &s.text);
     }
 
-    ngx_http_glm_reply_grant(call);
+    /* it is collected, also before a stream */
+
+    if (rc == NGX_OK && call->owed >= call->share / 2) {
+        ngx_http_glm_ring_grant(call);
+    }
 
     return rc;
 }
@@ -311,7 +315,7 @@ ngx_http_glm_reply_marks(ngx_http_glm_call_t *call, ngx_http_glm_choice_t *ch,
     ngx_http_glm_sections_t *s, uint32_t n)
 {
     u_char                *p;
-    uint32_t               i, k;
+    uint32_t               i, k, base;
     ngx_int_t              rc;
     ngx_str_t              mark;
     glm_logprob_rec_t      rec;
@@ -322,6 +326,10 @@ ngx_http_glm_reply_marks(ngx_http_glm_call_t *call, ngx_http_glm_choice_t *ch,
     if (rc == NGX_OK) {
         rc = ngx_http_glm_reply_add(call, &ch->logprobs, &s->logprobs);
     }
+
+    /* with echo offsets go on from the end of the prompt */
+
+    base = call->echo ? call->chars : 0;
 
     p = s->logprobs.data;
     mark.data = (u_char *) &m;
@@ -334,7 +342,7 @@ ngx_http_glm_reply_marks(ngx_http_glm_call_t *call, ngx_http_glm_choice_t *ch,
 
         if (s->logprobs.len) {
             ngx_memcpy(&rec, p, sizeof(glm_logprob_rec_t));
-            m.offset = rec.offset;
+            m.offset = rec.offset - ngx_min(rec.offset, base);
 
             for (k = rec.ntop + 1; k; k--) {
                 ngx_memcpy(&rec, p, sizeof(glm_logprob_rec_t));

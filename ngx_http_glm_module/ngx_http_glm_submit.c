@@ -389,7 +389,8 @@ ngx_http_glm_submit_fixed(ngx_http_glm_ctx_t *ctx, ngx_http_glm_call_t *call,
         }
 
         if (ngx_http_glm_submit_echo(ctx)) {
-            s.flags |= GLM_F_ECHO|GLM_F_PROMPT_TEXT;
+            s.flags |= GLM_F_ECHO;
+            call->echo = 1;
         }
     }
 

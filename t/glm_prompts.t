@@ -129,19 +129,19 @@ $t->idle(5, 'a client that leaves frees all of them');
 
 # Limits
 
-check_error($t->post($URI, { prompt => [ ('a') x 1025 ] }), 400, 'more prompts than the engine takes',
-    param => 'prompt', like => qr/1024/);
-check_error($t->post($URI, { prompt => [ ('a') x 600 ], n => 64 }), 400, 'too many choices in all',
+check_error($t->post($URI, { prompt => [ ('a') x 257 ] }), 400, 'more prompts than the wire takes',
+    param => 'prompt', like => qr/256/);
+check_error($t->post($URI, { prompt => [ ('a') x 256 ], n => 128 }), 400, 'too many choices in all',
     param => 'prompt', like => qr/16384/);
 check_error($t->post($URI, { prompt => [ 'a', '' ] }), 400, 'one is empty', param => 'prompt');
 check_error($t->post($URI, { prompt => [ [ 1 ], [] ] }), 400, 'one has no ids', param => 'prompt');
 check_error($t->post($URI, { prompt => [ [ 1 ], [ 30000 ] ] }), 400, 'an unknown id in the second',
     param => 'prompt', like => qr/30000/);
 check_error($t->post($URI, { prompt => [ map { {} } 1 .. 12000 ] }), 400, '12,000 objects', param => 'prompt');
-$j = answer(prompt => [ ('fake: tokens=1 text=y') x 1000 ]);
-is_deeply([ scalar @{ $j->{choices} }, scalar grep { $_->{text} ne 'y' } @{ $j->{choices} } ], [ 1000, 0 ],
-    'a thousand prompts');
-is_deeply([ map { $_->{index} } @{ $j->{choices} } ], [ 0 .. 999 ], 'in order');
+$j = answer(prompt => [ ('fake: tokens=1 text=y') x 256 ]);
+is_deeply([ scalar @{ $j->{choices} }, scalar grep { $_->{text} ne 'y' } @{ $j->{choices} } ], [ 256, 0 ],
+    '256 prompts');
+is_deeply([ map { $_->{index} } @{ $j->{choices} } ], [ 0 .. 255 ], 'in order');
 my $r = $t->post($URI, { prompt => [ ('x' x 9000) x 400 ] });
 check_error($r, 413, 'more than nginx takes');
 

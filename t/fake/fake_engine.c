@@ -3,6 +3,7 @@
  */
 #include "fake_engine.h"
 
+#include <math.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -317,6 +318,7 @@ say_prompt_logprobs(job_t *j)
 
     for (i = 0; i < j->nprompt; i++) {
         s = (glm_sampled_t) { .id = (uint8_t) j->prompt[i], .logprob = -0.5f - (float) i / 8 };
+        if (i == 0) s.logprob = NAN;
         s.ntop = i ? j->w.prompt_logprobs : 0;
         for (k = 0; k < s.ntop; k++) {
             s.top[k].id = k == 1 ? s.id : 500 + k;
@@ -358,7 +360,7 @@ accept_job(glm_engine_t *e, job_t *j)
     pthread_mutex_unlock(&e->lock);
     j->r->sink->accepted(j->r, &a);
     if (j->r->want_ids && !j->s.noids) say_ids(j);
-    if (j->w.flags & GLM_F_PROMPT_TEXT) j->r->sink->text(j->r, j->prompt, j->nprompt);
+    if (j->w.flags & (GLM_F_ECHO | GLM_F_PROMPT_TEXT)) j->r->sink->text(j->r, j->prompt, j->nprompt);
     if (j->w.prompt_logprobs >= 0) say_prompt_logprobs(j);
 }
 
@@ -457,6 +459,7 @@ say_token(job_t *j, int last)
     glm_sampled_t    s;
     glm_token_out_t  t = { .offset = (uint32_t) j->i };
 
+    if (j->w.flags & GLM_F_ECHO) t.offset += (uint32_t) j->nprompt;
     t.id = make_text(j, j->i, &j->held);
     n = ready_bytes(j, last);
     t.text = j->held.s;
