@@ -69,10 +69,11 @@ $(B)/ngx_http_glm_module.so: $(MODULE_SRC) tools/build_module.sh
 
 # ---- tests ----
 
-# The fake engine brings its own glm_engine_*; the archive gives it the rest.
+# The fake engine brings its own glm_engine_*, and looks at each SUBMIT before the
+# real decoder; the archive gives it the rest.
 $(B)/t/fake_engine: $(call obj,$(FAKE_SRC)) $(B)/libglm_engine.a
 	@mkdir -p $(@D)
-	$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
+	$(CC) $(LDFLAGS) -Wl,--wrap=glm_wire_decode_submit -o $@ $^ $(LIBS)
 
 $(B)/t/%: $(B)/obj/t/unit/%.o $(call obj,$(CONVERT_SRC) $(CLIENT_SRC)) $(B)/libglm_engine.a
 	@mkdir -p $(@D)

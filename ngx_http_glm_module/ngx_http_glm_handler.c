@@ -11,6 +11,8 @@ static ngx_int_t ngx_http_glm_refuse_method(ngx_http_request_t *r,
 static ngx_int_t ngx_http_glm_read_body(ngx_http_request_t *r,
     ngx_http_glm_ctx_t *ctx);
 static void ngx_http_glm_body_handler(ngx_http_request_t *r);
+static ngx_int_t ngx_http_glm_info(ngx_http_request_t *r,
+    ngx_http_glm_ctx_t *ctx);
 static ngx_int_t ngx_http_glm_watch_client(ngx_http_request_t *r);
 static ngx_int_t ngx_http_glm_start(ngx_http_request_t *r,
     ngx_http_glm_ctx_t *ctx);
@@ -27,6 +29,9 @@ static void ngx_http_glm_release(void *data);
 /* a path that ends with a slash has a name of its own behind it */
 
 const ngx_http_glm_api_t  ngx_http_glm_apis[] = {
+
+    { ngx_string("chat"), ngx_string("/v1/chat/completions"),
+      NGX_HTTP_GLM_API_CHAT, NGX_HTTP_POST, ngx_http_glm_read_body },
 
     { ngx_string("completions"), ngx_string("/v1/completions"),
       NGX_HTTP_GLM_API_COMPLETIONS, NGX_HTTP_POST, ngx_http_glm_read_body },
@@ -58,6 +63,12 @@ const ngx_http_glm_api_t  ngx_http_glm_apis[] = {
 
     { ngx_string("detokenize"), ngx_string("/v1/detokenize"),
       NGX_HTTP_GLM_API_DETOKENIZE, NGX_HTTP_POST, ngx_http_glm_read_body },
+
+    { ngx_string("tokenizer_info"), ngx_string("/tokenizer_info"),
+      NGX_HTTP_GLM_API_INFO, NGX_HTTP_GLM_GET, ngx_http_glm_info },
+
+    { ngx_string("tokenizer_info"), ngx_string("/v1/tokenizer_info"),
+      NGX_HTTP_GLM_API_INFO, NGX_HTTP_GLM_GET, ngx_http_glm_info },
 
     { ngx_string("metrics"), ngx_string("/metrics"),
       NGX_HTTP_GLM_API_METRICS, NGX_HTTP_GLM_GET, ngx_http_glm_metrics },
@@ -346,6 +357,26 @@ ngx_http_glm_body_handler(ngx_http_request_t *r)
 }
 
 
+/* A GET that the engine has to be asked for. */
+
+static ngx_int_t
+ngx_http_glm_info(ngx_http_request_t *r, ngx_http_glm_ctx_t *ctx)
+{
+    r->main->count++;
+
+    if (ngx_http_glm_request_info(r, ctx) != NGX_OK
+        || ngx_http_glm_start(r, ctx) != NGX_OK)
+    {
+        ngx_http_glm_fail(ctx);
+        return NGX_DONE;
+    }
+
+    ngx_http_glm_progress(ctx);
+
+    return NGX_DONE;
+}
+
+
 /* From here on the request is cancelled when its client leaves. */
 
 static ngx_int_t
@@ -355,7 +386,7 @@ ngx_http_glm_watch_client(ngx_http_request_t *r)
 
     r->write_event_handler = ngx_http_glm_stream_writer;
 
-    if (r != r->main) {
+    if (r != r->main || r->discard_body) {
         return NGX_OK;
     }
 
@@ -461,7 +492,7 @@ ngx_http_glm_progress(ngx_http_glm_ctx_t *ctx)
 
         if (ngx_http_glm_request_check(r, ctx) != NGX_OK
             || (ngx_http_glm_empty(ctx) != NGX_OK
-                && ngx_http_glm_submit(ctx, ctx->call) != NGX_OK))
+                && ngx_http_glm_submit(ctx) != NGX_OK))
         {
             ngx_http_glm_fail(ctx);
             return;
@@ -470,9 +501,15 @@ ngx_http_glm_progress(ngx_http_glm_ctx_t *ctx)
         /* the engine has it: the longest field need not stay */
 
         (void) json_object_del(ctx->root, "prompt");
+
+        if (ctx->params.prefix.len == 0) {
+            (void) json_object_del(ctx->root, "messages");
+        }
     }
 
-    if (ctx->stream && ctx->call->accepted) {
+    /* an error of any prompt is a status: no header before all are accepted */
+
+    if (ctx->stream && ctx->ncalls && ctx->naccepted == ctx->ncalls) {
 
         if (!ctx->header_sent && ngx_http_glm_stream_start(ctx) != NGX_OK) {
             ngx_http_glm_finalize(ctx, NGX_ERROR);
@@ -514,7 +551,7 @@ ngx_http_glm_empty(ngx_http_glm_ctx_t *ctx)
 
     p = &ctx->params;
 
-    if (ctx->call->nchoices || p->nids || p->prompt.len
+    if (ctx->calls->nchoices || p->prompts->ids.n || p->prompts->text.len
         || (p->has_text && p->add_special))
     {
         return NGX_DECLINED;
@@ -668,6 +705,8 @@ ngx_http_glm_release(void *data)
 {
     ngx_http_glm_ctx_t *ctx = data;
 
+    ngx_uint_t  i;
+
     if (ctx->timer.timer_set) {
         ngx_del_timer(&ctx->timer);
     }
@@ -677,7 +716,9 @@ ngx_http_glm_release(void *data)
         ctx->queued = 0;
     }
 
-    if (ctx->call && ctx->call->peer) {
-        ngx_http_glm_ring_detach(ctx->call);
+    for (i = 0; i < ctx->ncalls; i++) {
+        if (ctx->calls[i].peer) {
+            ngx_http_glm_ring_detach(&ctx->calls[i]);
+        }
     }
 }

@@ -23,6 +23,10 @@ static ngx_int_t ngx_http_glm_number_variable(ngx_http_request_t *r,
     ngx_http_variable_value_t *v, uintptr_t data);
 static ngx_int_t ngx_http_glm_time_variable(ngx_http_request_t *r,
     ngx_http_variable_value_t *v, uintptr_t data);
+static ngx_int_t ngx_http_glm_tpot_variable(ngx_http_request_t *r,
+    ngx_http_variable_value_t *v, uintptr_t data);
+static ngx_int_t ngx_http_glm_seconds(ngx_http_request_t *r,
+    ngx_http_variable_value_t *v, uint64_t us);
 static ngx_int_t ngx_http_glm_finish_variable(ngx_http_request_t *r,
     ngx_http_variable_value_t *v, uintptr_t data);
 static ngx_int_t ngx_http_glm_init_module(ngx_cycle_t *cycle);
@@ -104,6 +108,13 @@ static ngx_command_t  ngx_http_glm_commands[] = {
       offsetof(ngx_http_glm_loc_conf_t, buffer_size),
       &ngx_http_glm_buffer_post },
 
+    { ngx_string("glm_chat_template"),
+      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_2MORE,
+      ngx_http_glm_chat_template,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      0,
+      NULL },
+
     { ngx_string("glm_json_errors"),
       NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_FLAG,
       ngx_conf_set_flag_slot,
@@ -170,6 +181,12 @@ static ngx_http_variable_t  ngx_http_glm_vars[] = {
 
     { ngx_string("glm_ttft"), NULL, ngx_http_glm_time_variable,
       offsetof(ngx_http_glm_ctx_t, ttft_us), NGX_HTTP_VAR_NOCACHEABLE, 0 },
+
+    { ngx_string("glm_tpot"), NULL, ngx_http_glm_tpot_variable,
+      0, NGX_HTTP_VAR_NOCACHEABLE, 0 },
+
+    { ngx_string("glm_engine"), NULL, ngx_http_glm_string_variable,
+      offsetof(ngx_http_glm_ctx_t, engine), NGX_HTTP_VAR_NOCACHEABLE, 0 },
 
       ngx_http_null_variable
 };
@@ -375,6 +392,7 @@ ngx_http_glm_create_loc_conf(ngx_conf_t *cf)
      *
      *     glcf->peer = NULL;
      *     glcf->api = 0;
+     *     glcf->chat = NULL;
      */
 
     glcf->first_token_timeout = NGX_CONF_UNSET_MSEC;
@@ -414,6 +432,13 @@ ngx_http_glm_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     ngx_conf_merge_size_value(conf->buffer_size, prev->buffer_size,
                               16 * 1024);
     ngx_conf_merge_value(conf->json_errors, prev->json_errors, 1);
+
+    if (conf->chat == NULL) {
+        conf->chat = prev->chat ? prev->chat : ngx_http_glm_chat_default(cf);
+        if (conf->chat == NULL) {
+            return NGX_CONF_ERROR;
+        }
+    }
 
     clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
 
@@ -505,12 +530,32 @@ static ngx_int_t
 ngx_http_glm_time_variable(ngx_http_request_t *r,
     ngx_http_variable_value_t *v, uintptr_t data)
 {
-    uint64_t             us;
     ngx_http_glm_ctx_t  *ctx;
 
     ctx = ngx_http_get_module_ctx(r, ngx_http_glm_module);
-    us = ctx ? *(uint64_t *) ((char *) ctx + data) : 0;
 
+    return ngx_http_glm_seconds(r, v, ctx
+                                      ? *(uint64_t *) ((char *) ctx + data)
+                                      : 0);
+}
+
+
+static ngx_int_t
+ngx_http_glm_tpot_variable(ngx_http_request_t *r,
+    ngx_http_variable_value_t *v, uintptr_t data)
+{
+    ngx_http_glm_ctx_t  *ctx;
+
+    ctx = ngx_http_get_module_ctx(r, ngx_http_glm_module);
+
+    return ngx_http_glm_seconds(r, v, ctx ? ngx_http_glm_tpot(ctx) : 0);
+}
+
+
+static ngx_int_t
+ngx_http_glm_seconds(ngx_http_request_t *r, ngx_http_variable_value_t *v,
+    uint64_t us)
+{
     if (us == 0) {
         v->not_found = 1;
         return NGX_OK;

@@ -18,6 +18,7 @@
 
 /* bits of glm_api, one a name */
 
+#define NGX_HTTP_GLM_API_CHAT          0x0001
 #define NGX_HTTP_GLM_API_COMPLETIONS   0x0002
 #define NGX_HTTP_GLM_API_MODELS        0x0004
 #define NGX_HTTP_GLM_API_HEALTH        0x0008
@@ -27,16 +28,24 @@
 #define NGX_HTTP_GLM_API_DETOKENIZE    0x0080
 #define NGX_HTTP_GLM_API_METRICS       0x0100
 #define NGX_HTTP_GLM_API_STATUS        0x0200
+#define NGX_HTTP_GLM_API_INFO          0x0400
 
 /* what a location without glm_api answers */
 #define NGX_HTTP_GLM_API_DEFAULT                                              \
-    (NGX_HTTP_GLM_API_COMPLETIONS|NGX_HTTP_GLM_API_MODELS                     \
+    (NGX_HTTP_GLM_API_CHAT|NGX_HTTP_GLM_API_COMPLETIONS                       \
+     |NGX_HTTP_GLM_API_MODELS                                                 \
      |NGX_HTTP_GLM_API_HEALTH|NGX_HTTP_GLM_API_PING                           \
      |NGX_HTTP_GLM_API_VERSION|NGX_HTTP_GLM_API_TOKENIZE                      \
-     |NGX_HTTP_GLM_API_DETOKENIZE)
+     |NGX_HTTP_GLM_API_DETOKENIZE|NGX_HTTP_GLM_API_INFO)
 
+#define NGX_HTTP_GLM_EOS               "</s>"
 #define NGX_HTTP_GLM_MAX_DEPTH         64        /* of JSON */
 #define NGX_HTTP_GLM_MAX_LOGPROBS      20
+#define NGX_HTTP_GLM_MAX_SCORE_IDS     20
+#define NGX_HTTP_GLM_MAX_TOP           32        /* records after a token's */
+#define NGX_HTTP_GLM_MAX_PROMPTS       256       /* of a group, on the wire */
+#define NGX_HTTP_GLM_MAX_CHOICES       16384     /* of a request, all prompts */
+#define NGX_HTTP_GLM_MIN_WINDOW        1024      /* of each prompt's answer */
 #define NGX_HTTP_GLM_MAX_SLOTS         65536     /* live requests a peer */
 #define NGX_HTTP_GLM_MAX_MESSAGE       (16 * 1024 * 1024)
 #define NGX_HTTP_GLM_MAX_ASSEMBLY      (64 * 1024 * 1024)   /* a peer */
@@ -52,8 +61,33 @@ typedef struct ngx_http_glm_ctx_s     ngx_http_glm_ctx_t;
 typedef struct ngx_http_glm_field_s   ngx_http_glm_field_t;
 
 
+typedef enum {
+    NGX_HTTP_GLM_CHAT_TEXT = 0,
+    NGX_HTTP_GLM_CHAT_ROLE,
+    NGX_HTTP_GLM_CHAT_CONTENT
+} ngx_http_glm_chat_e;
+
+
+typedef struct {
+    ngx_uint_t                what;          /* ngx_http_glm_chat_e */
+    ngx_str_t                 text;
+} ngx_http_glm_chat_part_t;
+
+
+/* glm_chat_template */
+
+typedef struct {
+    ngx_array_t               parts;         /* of each message */
+    ngx_uint_t                content;       /* parts up to the last $content */
+    ngx_str_t                 final;
+    ngx_str_t                *stops;
+    ngx_uint_t                nstops;
+} ngx_http_glm_chat_t;
+
+
 typedef struct {
     ngx_array_t               peers;         /* ngx_http_glm_peer_t * */
+    ngx_http_glm_chat_t      *chat;          /* the default, once it is used */
 } ngx_http_glm_main_conf_t;
 
 
@@ -68,6 +102,7 @@ typedef struct {
     ngx_int_t                 max_stops;
     size_t                    buffer_size;
     ngx_flag_t                json_errors;
+    ngx_http_glm_chat_t      *chat;
 } ngx_http_glm_loc_conf_t;
 
 
@@ -143,25 +178,69 @@ struct ngx_http_glm_field_s {
 };
 
 
+typedef struct {
+    int32_t                  *elts;
+    ngx_uint_t                n;
+} ngx_http_glm_ids_t;
+
+
+/* One prompt: text, or ids. */
+
+typedef struct {
+    ngx_str_t                 text;
+    ngx_http_glm_ids_t        ids;
+} ngx_http_glm_prompt_t;
+
+
+/* A message of a chat. */
+
+typedef struct {
+    ngx_str_t                 role;
+    ngx_str_t                 content;
+    ngx_uint_t                assistant;
+} ngx_http_glm_msg_t;
+
+
 /* What a checked body asks for. */
 
 typedef struct {
-    ngx_str_t                 prompt;        /* text */
-    int32_t                  *ids;           /* or ids, nids of them */
-    ngx_uint_t                nids;
-    ngx_str_t                *stops;
+    ngx_http_glm_prompt_t    *prompts;       /* all text, or all ids */
+    ngx_uint_t                nprompts;
+    ngx_http_glm_ids_t        stop_ids;
+    ngx_http_glm_ids_t        allow;
+    ngx_http_glm_ids_t        score_ids;
+    glm_bias_t               *bias;
+    ngx_uint_t                nbias;
+    ngx_str_t                *bad;           /* bad_words */
+    ngx_uint_t                nbad;
+    glm_sec_repeat_t          repeat;        /* size 0: not given */
+    ngx_str_t                *stops;         /* the template's come last */
     ngx_uint_t                nstops;
+    ngx_uint_t                nown;          /* of them, the request's own */
+    ngx_http_glm_msg_t       *messages;
+    ngx_uint_t                nmessages;
+    ngx_str_t                 prefix;        /* echo of a chat */
+    const char               *tools;         /* field that is not empty */
     ngx_str_t                 model;
     ngx_str_t                 user;
     ngx_str_t                 request_id;
     json_int_t                n;
     json_int_t                best_of;       /* -1 here and below: not given */
-    json_int_t                max_tokens;
+    json_int_t                max_tokens;    /* -1: what the context leaves */
+    json_int_t                max_completion_tokens;
+    json_int_t                top_logprobs;
     json_int_t                min_tokens;
     json_int_t                min_gen_length;
     json_int_t                logprobs;      /* -1: none */
+    json_int_t                prompt_logprobs;
     json_int_t                top_k;
     json_int_t                seed;
+    json_int_t                truncate;      /* 0: off */
+    json_int_t                priority;
+    json_int_t                stream_interval;
+    double                    presence;
+    double                    frequency;
+    double                    repetition;
     double                    temperature;
     double                    top_p;
     double                    min_p;
@@ -171,10 +250,18 @@ typedef struct {
     unsigned                  has_ids:1;
     unsigned                  has_seed:1;
     unsigned                  has_stream_options:1;
-    unsigned                  has_prompt_logprobs:1;
-    unsigned                  has_logprob_ids:1;
+    unsigned                  has_mode:1;
+    unsigned                  no_tools:1;
+    unsigned                  truncate_right:1;
     ngx_uint_t                stream;        /* booleans, found by offset */
     ngx_uint_t                include_usage;
+    ngx_uint_t                continuous_usage;
+    ngx_uint_t                echo;
+    ngx_uint_t                chat_logprobs;
+    ngx_uint_t                add_generation;    /* 2: not given */
+    ngx_uint_t                continue_final;
+    ngx_uint_t                skip_special;
+    ngx_uint_t                tokens_as_ids;
     ngx_uint_t                return_token_ids;
     ngx_uint_t                return_token_strs;
     ngx_uint_t                parse_masks;
@@ -201,9 +288,11 @@ typedef struct {
     ngx_uint_t                chars;         /* of text that came */
     ngx_uint_t                begins;        /* chars before the last message */
     ngx_uint_t                ntokens;       /* that came */
+    ngx_uint_t                shown;         /* of them, with the last chunk */
     ngx_uint_t                released;      /* of them sent */
     ngx_uint_t                nkept;         /* of FINISH */
-    ngx_uint_t                told;          /* prompt_token_ids were sent */
+    ngx_uint_t                told;          /* the prompt was sent, or role */
+    ngx_uint_t                told_ids;      /* prompt_token_ids of a chat */
     ngx_uint_t                reason;        /* GLM_REASON_*, 0: not finished */
     int32_t                   stop_id;
     int32_t                   stop_index;
@@ -219,15 +308,20 @@ struct ngx_http_glm_call_s {
     uint64_t                  id;
     uint64_t                  owed;          /* bytes read, not granted again */
     int64_t                   window;        /* bytes that may come */
+    uint64_t                  share;         /* of it, granted at first */
     uint32_t                  max_tokens;    /* of ACCEPTED */
-    glm_msg_done_t            done;
+    uint32_t                  prompt_tokens;
+    uint32_t                  ntokens;       /* of all choices, that came */
+    ngx_http_glm_prompt_t    *prompt;
     ngx_http_glm_choice_t    *choices;
     ngx_uint_t                nchoices;
     ngx_uint_t                nfinished;
-    ngx_http_glm_blob_t       text;          /* DETOKENIZE */
-    ngx_http_glm_blob_t       ids;           /* TOKENIZE; prompt's ids */
+    ngx_http_glm_blob_t       text;          /* of PROMPT */
+    ngx_http_glm_blob_t       ids;
     ngx_http_glm_blob_t       strs;          /* glm_logprob_rec_t each */
+    ngx_uint_t                chars;         /* of text */
     unsigned                  starved:1;     /* WINDOW found no room */
+    unsigned                  echo:1;        /* the prompt is in the answer */
     unsigned                  accepted:1;
     unsigned                  prompted:1;
     unsigned                  ended:1;       /* DONE came */
@@ -249,17 +343,25 @@ struct ngx_http_glm_ctx_s {
     ngx_http_glm_params_t     params;
     json_t                   *root;          /* body: params point into it */
     ngx_http_glm_error_t     *error;
-    ngx_http_glm_call_t      *call;
+    ngx_http_glm_call_t      *calls;         /* one a prompt */
+    ngx_uint_t                ncalls;        /* 0: not checked yet */
+    uint64_t                  group;         /* of several */
+    ngx_uint_t                naccepted;
+    ngx_uint_t                ndone;
     ngx_http_glm_out_t        out;
     ngx_str_t                 head;          /* of each chunk, up to index */
     ngx_event_t               timer;         /* owned while at the engine */
     ngx_msec_t                start;
     ngx_msec_t                last_token;
     ngx_msec_t                last_sent;
-    uint64_t                  prompt_tokens;
+    uint64_t                  prompt_tokens;     /* of all calls */
     uint64_t                  completion_tokens;
+    uint64_t                  cached_tokens;
     uint64_t                  queue_us;
     uint64_t                  ttft_us;
+    uint64_t                  span_us;       /* first token to the end */
+    ngx_msec_t                came;          /* the last token */
+    ngx_str_t                 engine;        /* that has or had it */
     unsigned                  queued:1;      /* link is in a queue */
     unsigned                  waiting:1;     /* for the engine's WELCOME */
     unsigned                  stream:1;
@@ -346,7 +448,13 @@ void ngx_http_glm_finalize(ngx_http_glm_ctx_t *ctx, ngx_int_t rc);
 
 /* _request.c, _field.c */
 
+#define ngx_http_glm_generates(ctx)                                           \
+    ((ctx)->api->bit                                                          \
+     & (NGX_HTTP_GLM_API_CHAT|NGX_HTTP_GLM_API_COMPLETIONS))
+
 ngx_int_t ngx_http_glm_request_parse(ngx_http_request_t *r,
+    ngx_http_glm_ctx_t *ctx);
+ngx_int_t ngx_http_glm_request_info(ngx_http_request_t *r,
     ngx_http_glm_ctx_t *ctx);
 ngx_int_t ngx_http_glm_request_check(ngx_http_request_t *r,
     ngx_http_glm_ctx_t *ctx);
@@ -362,12 +470,34 @@ ngx_int_t ngx_http_glm_get_int(json_t *v, json_int_t *n);
 ngx_int_t ngx_http_glm_get_string(ngx_http_glm_ctx_t *ctx,
     const ngx_http_glm_field_t *f, json_t *v, ngx_str_t *s);
 
-/* _value.c: fields with a shape of their own */
+/* _prompt.c */
 
 ngx_int_t ngx_http_glm_set_prompt(ngx_http_glm_ctx_t *ctx,
     const ngx_http_glm_field_t *f, json_t *v);
 ngx_int_t ngx_http_glm_set_tokens(ngx_http_glm_ctx_t *ctx,
     const ngx_http_glm_field_t *f, json_t *v);
+const char *ngx_http_glm_prompt_param(ngx_http_glm_ctx_t *ctx);
+ngx_int_t ngx_http_glm_prompt_mask(ngx_http_glm_ctx_t *ctx);
+ngx_int_t ngx_http_glm_prompt_check(ngx_http_glm_ctx_t *ctx);
+
+/* _chat.c */
+
+char *ngx_http_glm_chat_template(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+ngx_http_glm_chat_t *ngx_http_glm_chat_default(ngx_conf_t *cf);
+void ngx_http_glm_chat_jinja(ngx_http_glm_out_t *out,
+    ngx_http_glm_chat_t *chat);
+ngx_int_t ngx_http_glm_set_messages(ngx_http_glm_ctx_t *ctx,
+    const ngx_http_glm_field_t *f, json_t *v);
+ngx_int_t ngx_http_glm_set_tools(ngx_http_glm_ctx_t *ctx,
+    const ngx_http_glm_field_t *f, json_t *v);
+ngx_int_t ngx_http_glm_set_tool_choice(ngx_http_glm_ctx_t *ctx,
+    const ngx_http_glm_field_t *f, json_t *v);
+ngx_int_t ngx_http_glm_chat_together(ngx_http_glm_ctx_t *ctx);
+
+/* _value.c: fields with a shape of their own */
+
+ngx_uint_t ngx_http_glm_is(json_t *v, const char *s);
 ngx_int_t ngx_http_glm_set_stop(ngx_http_glm_ctx_t *ctx,
     const ngx_http_glm_field_t *f, json_t *v);
 ngx_int_t ngx_http_glm_set_n(ngx_http_glm_ctx_t *ctx,
@@ -384,13 +514,15 @@ ngx_int_t ngx_http_glm_set_response_format(ngx_http_glm_ctx_t *ctx,
     const ngx_http_glm_field_t *f, json_t *v);
 ngx_int_t ngx_http_glm_set_bias(ngx_http_glm_ctx_t *ctx,
     const ngx_http_glm_field_t *f, json_t *v);
+ngx_int_t ngx_http_glm_set_bad_words(ngx_http_glm_ctx_t *ctx,
+    const ngx_http_glm_field_t *f, json_t *v);
+ngx_int_t ngx_http_glm_set_repeat(ngx_http_glm_ctx_t *ctx,
+    const ngx_http_glm_field_t *f, json_t *v);
 ngx_int_t ngx_http_glm_set_id_list(ngx_http_glm_ctx_t *ctx,
     const ngx_http_glm_field_t *f, json_t *v);
 ngx_int_t ngx_http_glm_set_truncate(ngx_http_glm_ctx_t *ctx,
     const ngx_http_glm_field_t *f, json_t *v);
 ngx_int_t ngx_http_glm_set_side(ngx_http_glm_ctx_t *ctx,
-    const ngx_http_glm_field_t *f, json_t *v);
-ngx_int_t ngx_http_glm_set_prompt_logprobs(ngx_http_glm_ctx_t *ctx,
     const ngx_http_glm_field_t *f, json_t *v);
 
 /* _attach.c */
@@ -412,12 +544,12 @@ void ngx_http_glm_ring_grant(ngx_http_glm_call_t *call);
 
 /* _submit.c */
 
-ngx_int_t ngx_http_glm_submit(ngx_http_glm_ctx_t *ctx,
-    ngx_http_glm_call_t *call);
+ngx_int_t ngx_http_glm_submit(ngx_http_glm_ctx_t *ctx);
 
 /* _reply.c */
 
 const char *ngx_http_glm_finish_reason(ngx_http_glm_ctx_t *ctx);
+uint64_t ngx_http_glm_tpot(ngx_http_glm_ctx_t *ctx);
 
 ngx_int_t ngx_http_glm_reply(ngx_http_glm_call_t *call, ngx_uint_t type,
     u_char *p, size_t len);
@@ -425,13 +557,36 @@ ngx_int_t ngx_http_glm_reply(ngx_http_glm_call_t *call, ngx_uint_t type,
 /* _sse.c */
 
 ngx_int_t ngx_http_glm_stream_start(ngx_http_glm_ctx_t *ctx);
-void ngx_http_glm_stream_choice(ngx_http_glm_ctx_t *ctx,
+void ngx_http_glm_stream_choice(ngx_http_glm_call_t *call,
     ngx_http_glm_choice_t *ch);
+void ngx_http_glm_stream_tail(ngx_http_glm_call_t *call, ngx_uint_t ntokens);
 void ngx_http_glm_stream_done(ngx_http_glm_ctx_t *ctx);
 void ngx_http_glm_stream_error(ngx_http_glm_ctx_t *ctx);
 ngx_int_t ngx_http_glm_stream_send(ngx_http_glm_ctx_t *ctx);
 void ngx_http_glm_stream_writer(ngx_http_request_t *r);
 void ngx_http_glm_plain(ngx_http_glm_ctx_t *ctx);
+
+/* _choice.c */
+
+void ngx_http_glm_put_answer(ngx_http_glm_out_t *out, ngx_http_glm_ctx_t *ctx);
+void ngx_http_glm_put_choice(ngx_http_glm_out_t *out,
+    ngx_http_glm_call_t *call, ngx_http_glm_choice_t *ch, ngx_uint_t n);
+void ngx_http_glm_put_finish(ngx_http_glm_out_t *out, ngx_http_glm_ctx_t *ctx,
+    ngx_http_glm_choice_t *ch);
+void ngx_http_glm_put_ids(ngx_http_glm_out_t *out, u_char *p, ngx_uint_t n);
+void ngx_http_glm_put_prompt_logprobs(ngx_http_glm_out_t *out,
+    ngx_http_glm_call_t *call);
+void ngx_http_glm_put_token(ngx_http_glm_out_t *out, ngx_http_glm_ctx_t *ctx,
+    glm_logprob_rec_t *rec, u_char *text);
+void ngx_http_glm_put_usage(ngx_http_glm_out_t *out, uint64_t prompt,
+    uint64_t completion, uint64_t cached);
+
+/* _message.c: the same of a chat */
+
+void ngx_http_glm_put_message(ngx_http_glm_out_t *out,
+    ngx_http_glm_call_t *call, ngx_http_glm_choice_t *ch, ngx_uint_t n);
+void ngx_http_glm_stream_message(ngx_http_glm_call_t *call,
+    ngx_http_glm_choice_t *ch, ngx_uint_t n);
 
 /* _status.c, _metrics.c */
 

@@ -18,6 +18,7 @@ static ngx_int_t ngx_http_glm_reply_prompt(ngx_http_glm_call_t *call,
     u_char *p, size_t len);
 static ngx_int_t ngx_http_glm_reply_tokens(ngx_http_glm_call_t *call,
     u_char *p, size_t len);
+static void ngx_http_glm_reply_grant(ngx_http_glm_call_t *call);
 static ngx_int_t ngx_http_glm_reply_marks(ngx_http_glm_call_t *call,
     ngx_http_glm_choice_t *ch, ngx_http_glm_sections_t *s, uint32_t n);
 static ngx_int_t ngx_http_glm_reply_finish(ngx_http_glm_call_t *call,
@@ -69,22 +70,28 @@ ngx_http_glm_reply(ngx_http_glm_call_t *call, ngx_uint_t type, u_char *p,
 }
 
 
+/* Of the first choice, if all of them have ended by themselves. */
+
 const char *
 ngx_http_glm_finish_reason(ngx_http_glm_ctx_t *ctx)
 {
-    if (ctx->call == NULL) {
-        return NULL;
-    }
+    ngx_uint_t  i;
 
     if (ctx->error) {
-        return "error";
+        return ctx->created ? "error" : NULL;
     }
 
-    if (ctx->call->nchoices == 0) {
+    if (ctx->ncalls == 0 || ctx->calls->nchoices == 0) {
         return NULL;
     }
 
-    switch (ctx->call->choices[0].reason) {
+    for (i = 0; i < ctx->ncalls; i++) {
+        if (ctx->calls[i].nfinished != ctx->calls[i].nchoices) {
+            return ctx->calls[i].accepted ? "abort" : NULL;
+        }
+    }
+
+    switch (ctx->calls->choices->reason) {
 
     case GLM_REASON_STOP:
         return "stop";
@@ -96,8 +103,44 @@ ngx_http_glm_finish_reason(ngx_http_glm_ctx_t *ctx)
         return "repetition";
 
     default:
-        return ctx->call->accepted ? "abort" : NULL;
+        return "abort";
     }
+}
+
+
+/* us a token of the longest choice, the first one aside; 0: not known */
+
+uint64_t
+ngx_http_glm_tpot(ngx_http_glm_ctx_t *ctx)
+{
+    uint64_t              us;
+    ngx_uint_t            i, k, n;
+    ngx_http_glm_call_t  *call;
+
+    n = 0;
+
+    for (i = 0; i < ctx->ncalls; i++) {
+        call = &ctx->calls[i];
+
+        for (k = 0; k < call->nchoices; k++) {
+            n = ngx_max(n, call->choices[k].ntokens);
+        }
+    }
+
+    if (n < 2) {
+        return 0;
+    }
+
+    us = ctx->span_us;
+
+    /* a client that left: as the tokens came here */
+
+    if (us == 0) {
+        us = (uint64_t) (ctx->came - ctx->start) * 1000;
+        us -= ngx_min(us, ctx->ttft_us);
+    }
+
+    return us / (n - 1);
 }
 
 
@@ -123,8 +166,10 @@ ngx_http_glm_reply_accepted(ngx_http_glm_call_t *call, u_char *p, size_t len)
 
     call->accepted = 1;
     call->max_tokens = m.max_tokens;
+    call->prompt_tokens = m.prompt_tokens;
 
-    ctx->prompt_tokens = m.prompt_tokens;
+    ctx->naccepted++;
+    ctx->prompt_tokens += m.prompt_tokens;
     ctx->has_usage = 1;
 
     if (ctx->stream) {
@@ -139,6 +184,7 @@ static ngx_int_t
 ngx_http_glm_reply_prompt(ngx_http_glm_call_t *call, u_char *p, size_t len)
 {
     ngx_int_t                rc;
+    ngx_uint_t               chars;
     glm_msg_prompt_t         m;
     ngx_http_glm_sections_t  s;
 
@@ -148,12 +194,13 @@ ngx_http_glm_reply_prompt(ngx_http_glm_call_t *call, u_char *p, size_t len)
         || m.flags
         || s.ids.len % sizeof(int32_t)
         || ngx_http_glm_reply_logprobs(&s.logprobs, 0) != NGX_OK
-        || ngx_http_glm_utf8(s.text.data, s.text.len, NULL) != NGX_OK)
+        || ngx_http_glm_utf8(s.text.data, s.text.len, &chars) != NGX_OK)
     {
         return ngx_http_glm_reply_nonsense(call, "PROMPT is malformed");
     }
 
     call->prompted = 1;
+    call->chars += chars;
 
     rc = ngx_http_glm_reply_add(call, &call->ids, &s.ids);
 
@@ -163,6 +210,12 @@ ngx_http_glm_reply_prompt(ngx_http_glm_call_t *call, u_char *p, size_t len)
 
     if (rc == NGX_OK) {
         rc = ngx_http_glm_reply_add(call, &call->text, &s.text);
+    }
+
+    /* it is collected, also before a stream */
+
+    if (rc == NGX_OK && call->owed >= call->share / 2) {
+        ngx_http_glm_ring_grant(call);
     }
 
     return rc;
@@ -212,7 +265,9 @@ ngx_http_glm_reply_tokens(ngx_http_glm_call_t *call, u_char *p, size_t len)
     }
 
     ctx->last_token = ngx_current_msec;
+    ctx->came = ngx_current_msec;
     ctx->completion_tokens += m.ntokens;
+    call->ntokens += m.ntokens;
 
     if (ctx->ttft_us == 0) {
         ctx->ttft_us = (uint64_t) (ngx_current_msec - ctx->start) * 1000 + 1;
@@ -232,11 +287,24 @@ ngx_http_glm_reply_tokens(ngx_http_glm_call_t *call, u_char *p, size_t len)
     }
 
     if (ctx->stream) {
-        ngx_http_glm_stream_choice(ctx, ch);
+        ngx_http_glm_stream_choice(call, ch);
         ngx_http_glm_ring_dirty(call->peer, ctx);
     }
 
+    ngx_http_glm_reply_grant(call);
+
     return NGX_OK;
+}
+
+
+/* A plain answer is collected here, however long it is. */
+
+static void
+ngx_http_glm_reply_grant(ngx_http_glm_call_t *call)
+{
+    if (!call->ctx->stream && call->owed >= call->share / 2) {
+        ngx_http_glm_ring_grant(call);
+    }
 }
 
 
@@ -247,7 +315,7 @@ ngx_http_glm_reply_marks(ngx_http_glm_call_t *call, ngx_http_glm_choice_t *ch,
     ngx_http_glm_sections_t *s, uint32_t n)
 {
     u_char                *p;
-    uint32_t               i, k;
+    uint32_t               i, k, base;
     ngx_int_t              rc;
     ngx_str_t              mark;
     glm_logprob_rec_t      rec;
@@ -258,6 +326,10 @@ ngx_http_glm_reply_marks(ngx_http_glm_call_t *call, ngx_http_glm_choice_t *ch,
     if (rc == NGX_OK) {
         rc = ngx_http_glm_reply_add(call, &ch->logprobs, &s->logprobs);
     }
+
+    /* with echo offsets go on from the end of the prompt */
+
+    base = call->echo ? call->chars : 0;
 
     p = s->logprobs.data;
     mark.data = (u_char *) &m;
@@ -270,7 +342,7 @@ ngx_http_glm_reply_marks(ngx_http_glm_call_t *call, ngx_http_glm_choice_t *ch,
 
         if (s->logprobs.len) {
             ngx_memcpy(&rec, p, sizeof(glm_logprob_rec_t));
-            m.offset = rec.offset;
+            m.offset = rec.offset - ngx_min(rec.offset, base);
 
             for (k = rec.ntop + 1; k; k--) {
                 ngx_memcpy(&rec, p, sizeof(glm_logprob_rec_t));
@@ -325,6 +397,7 @@ ngx_http_glm_reply_finish(ngx_http_glm_call_t *call, u_char *p, size_t len)
     ch->stop_id = m.stop_id;
     ch->stop_index = m.stop_index;
     ch->nkept = ngx_min(m.nkept, ch->ntokens);
+    ch->ntokens = ngx_max(ch->ntokens, m.ntokens);
     call->nfinished++;
 
     if (m.reason == GLM_REASON_CANCEL || m.reason == GLM_REASON_ERROR) {
@@ -335,7 +408,7 @@ ngx_http_glm_reply_finish(ngx_http_glm_call_t *call, u_char *p, size_t len)
     }
 
     if (ctx->stream) {
-        ngx_http_glm_stream_choice(ctx, ch);
+        ngx_http_glm_stream_choice(call, ch);
         ngx_http_glm_ring_dirty(call->peer, ctx);
     }
 
@@ -346,13 +419,13 @@ ngx_http_glm_reply_finish(ngx_http_glm_call_t *call, u_char *p, size_t len)
 static ngx_int_t
 ngx_http_glm_reply_done(ngx_http_glm_call_t *call, u_char *p, size_t len)
 {
+    glm_msg_done_t            m;
     ngx_http_glm_ctx_t       *ctx;
     ngx_http_glm_sections_t   s;
 
     ctx = call->ctx;
 
-    if (ngx_http_glm_reply_fixed(&call->done, sizeof(glm_msg_done_t), &p,
-                                 &len)
+    if (ngx_http_glm_reply_fixed(&m, sizeof(glm_msg_done_t), &p, &len)
         != NGX_OK
         || ngx_http_glm_reply_sections(&s, p, len) != NGX_OK
         || call->ended)
@@ -362,13 +435,22 @@ ngx_http_glm_reply_done(ngx_http_glm_call_t *call, u_char *p, size_t len)
 
     call->ended = 1;
 
-    ctx->prompt_tokens = call->done.prompt_tokens;
-    ctx->completion_tokens = call->done.completion_tokens;
-    ctx->queue_us = call->done.queue_ns / 1000;
+    ctx->ndone++;
     ctx->has_usage = 1;
+    ctx->prompt_tokens += (uint64_t) m.prompt_tokens - call->prompt_tokens;
+    ctx->completion_tokens += (uint64_t) m.completion_tokens - call->ntokens;
+    ctx->cached_tokens += m.cached_tokens;
+    ctx->queue_us = ngx_max(ctx->queue_us, m.queue_ns / 1000);
 
-    if (call->done.first_ns) {
-        ctx->ttft_us = call->done.first_ns / 1000;
+    /* what the engine measured is better, and the first of several counts */
+
+    if (m.first_ns && (ctx->ndone == 1 || m.first_ns / 1000 < ctx->ttft_us)) {
+        ctx->ttft_us = m.first_ns / 1000;
+    }
+
+    if (m.first_ns && m.total_ns > m.first_ns) {
+        ctx->span_us = ngx_max(ctx->span_us,
+                               (m.total_ns - m.first_ns) / 1000);
     }
 
     if (call->nfinished != call->nchoices
@@ -377,7 +459,7 @@ ngx_http_glm_reply_done(ngx_http_glm_call_t *call, u_char *p, size_t len)
         (void) ngx_http_glm_error(ctx, NGX_HTTP_INTERNAL_SERVER_ERROR, NULL,
                                   NULL, "The engine gave the request up.");
 
-    } else if (ctx->error == NULL) {
+    } else if (ctx->error == NULL && ctx->ndone == ctx->ncalls) {
         if (ctx->stream) {
             ngx_http_glm_stream_done(ctx);
         }
@@ -429,7 +511,10 @@ ngx_http_glm_reply_error(ngx_http_glm_call_t *call, u_char *p, size_t len)
         ngx_str_set(&s.text, "The engine refused the request.");
     }
 
-    (void) ngx_http_glm_error(ctx, m.status, m.code, m.param, "%V", &s.text);
+    (void) ngx_http_glm_error(ctx, m.status, m.code,
+                              ngx_strcmp(m.param, "prompt") == 0
+                              ? ngx_http_glm_prompt_param(ctx) : m.param,
+                              "%V", &s.text);
 
     if (ctx->error && m.retry_after) {
         ctx->error->retry_after = ngx_min(m.retry_after, 3600);
@@ -569,12 +654,16 @@ ngx_http_glm_reply_logprobs(ngx_str_t *s, uint32_t n)
 
         size = sizeof(glm_logprob_rec_t) + ngx_align(rec.text_size, 4);
 
-        if (size > len || rec.logprob != rec.logprob || rec.logprob > 1e-3) {
+        /* a prompt's first token has none */
+
+        if (size > len || rec.logprob > 1e-3
+            || (rec.logprob != rec.logprob && (n || groups)))
+        {
             return NGX_ERROR;
         }
 
         if (left == 0) {
-            if (rec.ntop > NGX_HTTP_GLM_MAX_LOGPROBS + 1) {
+            if (rec.ntop > NGX_HTTP_GLM_MAX_TOP) {
                 return NGX_ERROR;
             }
 

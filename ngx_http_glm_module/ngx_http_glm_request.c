@@ -2,6 +2,7 @@
 #include "ngx_http_glm_module.h"
 
 
+static void ngx_http_glm_request_defaults(ngx_http_glm_ctx_t *ctx);
 static ngx_int_t ngx_http_glm_request_body(ngx_http_request_t *r,
     ngx_http_glm_ctx_t *ctx, ngx_str_t *body);
 static ngx_int_t ngx_http_glm_request_load(ngx_http_request_t *r,
@@ -14,8 +15,18 @@ static ngx_int_t ngx_http_glm_request_fields(ngx_http_request_t *r,
 static size_t ngx_http_glm_request_name(u_char *buf, size_t size,
     const char *name);
 static ngx_int_t ngx_http_glm_request_together(ngx_http_glm_ctx_t *ctx);
-static ngx_int_t ngx_http_glm_request_call(ngx_http_request_t *r,
+static ngx_int_t ngx_http_glm_request_lengths(ngx_http_glm_ctx_t *ctx);
+static ngx_int_t ngx_http_glm_request_mode(ngx_http_glm_ctx_t *ctx);
+static ngx_int_t ngx_http_glm_request_id(ngx_http_request_t *r,
     ngx_http_glm_ctx_t *ctx);
+static ngx_int_t ngx_http_glm_request_calls(ngx_http_request_t *r,
+    ngx_http_glm_ctx_t *ctx);
+static ngx_int_t ngx_http_glm_request_limits(ngx_http_glm_ctx_t *ctx,
+    glm_sock_welcome_t *w);
+static ngx_int_t ngx_http_glm_request_vocab(ngx_http_glm_ctx_t *ctx,
+    uint32_t vocab);
+static ngx_int_t ngx_http_glm_request_unknown(ngx_http_glm_ctx_t *ctx,
+    const char *name, int32_t id, uint32_t vocab);
 
 
 /* The body, read and checked as far as the model need not be known. */
@@ -29,16 +40,7 @@ ngx_http_glm_request_parse(ngx_http_request_t *r, ngx_http_glm_ctx_t *ctx)
 
     p = &ctx->params;
 
-    p->n = 1;
-    p->max_tokens = 16;
-    p->logprobs = -1;
-    p->best_of = -1;
-    p->min_tokens = -1;
-    p->min_gen_length = -1;
-    p->temperature = 1;
-    p->top_p = 1;
-    p->parse_masks = 1;
-    p->add_special = 1;
+    ngx_http_glm_request_defaults(ctx);
 
     if (ngx_http_glm_request_body(r, ctx, &body) != NGX_OK) {
         return NGX_ERROR;
@@ -62,7 +64,60 @@ ngx_http_glm_request_parse(ngx_http_request_t *r, ngx_http_glm_ctx_t *ctx)
     ctx->stream = p->stream ? 1 : 0;
     ctx->keep_ids = p->logprobs >= 0 || p->return_token_ids;
 
-    return ngx_http_glm_request_call(r, ctx);
+    return ngx_http_glm_request_id(r, ctx);
+}
+
+
+static void
+ngx_http_glm_request_defaults(ngx_http_glm_ctx_t *ctx)
+{
+    ngx_http_glm_params_t  *p;
+
+    p = &ctx->params;
+
+    p->n = 1;
+    p->max_tokens = ctx->api->bit == NGX_HTTP_GLM_API_CHAT ? -1 : 16;
+    p->max_completion_tokens = -1;
+    p->top_logprobs = -1;
+    p->add_generation = 2;
+    p->logprobs = -1;
+    p->best_of = -1;
+    p->min_tokens = -1;
+    p->min_gen_length = -1;
+    p->prompt_logprobs = -1;
+    p->repetition = 1;
+    p->skip_special = 1;
+    p->stream_interval = 1;
+    p->temperature = 1;
+    p->top_p = 1;
+    p->parse_masks = 1;
+    p->add_special = 1;
+}
+
+
+/* The name of the end token is one id, as /tokenize has it: is it this one? */
+
+ngx_int_t
+ngx_http_glm_request_info(ngx_http_request_t *r, ngx_http_glm_ctx_t *ctx)
+{
+    ngx_http_glm_params_t  *p;
+
+    p = &ctx->params;
+
+    ngx_http_glm_request_defaults(ctx);
+
+    p->prompts = ngx_pcalloc(r->pool, sizeof(ngx_http_glm_prompt_t));
+    if (p->prompts == NULL) {
+        return NGX_ERROR;
+    }
+
+    ngx_str_set(&p->prompts->text, NGX_HTTP_GLM_EOS);
+
+    p->nprompts = 1;
+    p->has_text = 1;
+    p->add_special = 0;
+
+    return NGX_OK;
 }
 
 
@@ -301,17 +356,22 @@ ngx_http_glm_request_name(u_char *buf, size_t size, const char *name)
 static ngx_int_t
 ngx_http_glm_request_together(ngx_http_glm_ctx_t *ctx)
 {
+    const char             *name;
     ngx_http_glm_params_t  *p;
 
     p = &ctx->params;
 
+    p->nown = p->nstops;
+
+    if (ngx_http_glm_chat_together(ctx) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
     if (!p->has_text && !p->has_ids) {
-        return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL,
-                                  ctx->api->bit == NGX_HTTP_GLM_API_DETOKENIZE
-                                  ? "tokens" : "prompt",
-                                  "%s is required.",
-                                  ctx->api->bit == NGX_HTTP_GLM_API_DETOKENIZE
-                                  ? "tokens" : "prompt");
+        name = ngx_http_glm_prompt_param(ctx);
+
+        return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL, name,
+                                  "%s is required.", name);
     }
 
     if (p->has_stream_options && !p->stream) {
@@ -331,43 +391,22 @@ ngx_http_glm_request_together(ngx_http_glm_ctx_t *ctx)
                                   "best_of cannot be streamed.");
     }
 
-    if (p->min_tokens >= 0 && p->min_gen_length >= 0
-        && p->min_tokens != p->min_gen_length)
-    {
+    if (p->score_ids.n && p->logprobs < 0) {
         return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL,
-                                  "min_gen_length",
-                                  "min_tokens (%L) and min_gen_length (%L) "
-                                  "are the same and differ.",
-                                  (int64_t) p->min_tokens,
-                                  (int64_t) p->min_gen_length);
+                                  "logprob_token_ids",
+                                  "logprob_token_ids needs logprobs.");
     }
 
-    if (p->min_tokens > p->max_tokens) {
-        return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL,
-                                  "min_tokens",
-                                  "min_tokens must be at most max_tokens "
-                                  "(%L), not %L.", (int64_t) p->max_tokens,
-                                  (int64_t) p->min_tokens);
-    }
-
-    if (p->min_gen_length > p->max_tokens) {
-        return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL,
-                                  "min_gen_length",
-                                  "min_gen_length must be at most max_tokens "
-                                  "(%L), not %L.", (int64_t) p->max_tokens,
-                                  (int64_t) p->min_gen_length);
-    }
-
-    if (p->has_prompt_logprobs && p->stream) {
+    if (p->prompt_logprobs >= 0 && p->stream) {
         return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL,
                                   "prompt_logprobs",
                                   "prompt_logprobs cannot be streamed.");
     }
 
-    if (p->has_logprob_ids && p->logprobs < 0) {
-        return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL,
-                                  "logprob_token_ids",
-                                  "logprob_token_ids needs logprobs.");
+    if (ngx_http_glm_request_lengths(ctx) != NGX_OK
+        || ngx_http_glm_request_mode(ctx) != NGX_OK)
+    {
+        return NGX_ERROR;
     }
 
     if (p->later) {
@@ -380,47 +419,161 @@ ngx_http_glm_request_together(ngx_http_glm_ctx_t *ctx)
 }
 
 
+/* min_tokens and its other name. */
+
 static ngx_int_t
-ngx_http_glm_request_call(ngx_http_request_t *r, ngx_http_glm_ctx_t *ctx)
+ngx_http_glm_request_lengths(ngx_http_glm_ctx_t *ctx)
 {
-    ngx_str_t              *id;
-    ngx_uint_t              i;
-    ngx_http_glm_call_t    *call;
+    const char             *name;
+    ngx_http_glm_params_t  *p;
+
+    p = &ctx->params;
+    name = p->min_tokens >= 0 ? "min_tokens" : "min_gen_length";
+
+    if (p->min_tokens >= 0 && p->min_gen_length >= 0
+        && p->min_tokens != p->min_gen_length)
+    {
+        return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL,
+                                  "min_gen_length",
+                                  "min_tokens (%L) and min_gen_length (%L) "
+                                  "are the same and differ.",
+                                  (int64_t) p->min_tokens,
+                                  (int64_t) p->min_gen_length);
+    }
+
+    p->min_tokens = ngx_max(p->min_tokens, p->min_gen_length);
+
+    if (p->max_tokens >= 0 && p->min_tokens > p->max_tokens) {
+        return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL, name,
+                                  "%s must be at most max_tokens (%L), "
+                                  "not %L.", name, (int64_t) p->max_tokens,
+                                  (int64_t) p->min_tokens);
+    }
+
+    p->min_tokens = ngx_max(p->min_tokens, 0);
+
+    return NGX_OK;
+}
+
+
+/*
+ * A token has a left-to-right probability only where it sees no more than what
+ * is to the left of it.
+ */
+
+static ngx_int_t
+ngx_http_glm_request_mode(ngx_http_glm_ctx_t *ctx)
+{
+    const char             *name;
     ngx_http_glm_params_t  *p;
 
     p = &ctx->params;
 
-    call = ngx_pcalloc(r->pool, sizeof(ngx_http_glm_call_t));
-    if (call == NULL) {
-        return NGX_ERROR;
-    }
+    if (p->prompt_logprobs >= 0) {
+        name = "prompt_logprobs";
 
-    call->ctx = ctx;
-    ctx->call = call;
+    } else if (p->echo && p->logprobs >= 0
+               && ctx->api->bit == NGX_HTTP_GLM_API_COMPLETIONS)
+    {
+        name = "echo with logprobs";
 
-    if (ctx->api->bit != NGX_HTTP_GLM_API_COMPLETIONS) {
+    } else {
         return NGX_OK;
     }
 
-    call->nchoices = p->n;
-    call->choices = ngx_pcalloc(r->pool, call->nchoices
-                                         * sizeof(ngx_http_glm_choice_t));
-    if (call->choices == NULL) {
-        return NGX_ERROR;
+    if (p->has_mode && p->mode == 0) {
+        return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL, "mode",
+                                  "%s needs the unidirectional mode: in the "
+                                  "bidirectional one the tokens of a prompt "
+                                  "see each other and have no left-to-right "
+                                  "probability.", name);
     }
 
-    for (i = 0; i < call->nchoices; i++) {
-        call->choices[i].index = i;
+    if (ngx_http_glm_prompt_mask(ctx) == NGX_OK) {
+        return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL, "prompt",
+                                  "%s runs in the unidirectional mode, where "
+                                  "a prompt cannot hold a mask.", name);
+    }
+
+    p->mode = 1;
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_http_glm_request_id(ngx_http_request_t *r, ngx_http_glm_ctx_t *ctx)
+{
+    ngx_str_t              *id;
+    ngx_http_glm_params_t  *p;
+
+    p = &ctx->params;
+
+    if (!ngx_http_glm_generates(ctx)) {
+        return NGX_OK;
     }
 
     id = p->request_id.len ? &p->request_id : &ctx->request_id;
 
-    ctx->id.data = ngx_pnalloc(r->pool, sizeof("cmpl-") - 1 + id->len);
+    ctx->id.data = ngx_pnalloc(r->pool, sizeof("chatcmpl-") - 1 + id->len);
     if (ctx->id.data == NULL) {
         return NGX_ERROR;
     }
 
-    ctx->id.len = ngx_sprintf(ctx->id.data, "cmpl-%V", id) - ctx->id.data;
+    ctx->id.len = ngx_sprintf(ctx->id.data, "%scmpl-%V",
+                              ctx->api->bit == NGX_HTTP_GLM_API_CHAT
+                              ? "chat" : "", id)
+                  - ctx->id.data;
+
+    return NGX_OK;
+}
+
+
+/* One call a prompt; choices are numbered through all of them. */
+
+static ngx_int_t
+ngx_http_glm_request_calls(ngx_http_request_t *r, ngx_http_glm_ctx_t *ctx)
+{
+    ngx_uint_t              i, k;
+    ngx_http_glm_call_t    *calls;
+    ngx_http_glm_params_t  *p;
+    ngx_http_glm_choice_t  *choices;
+
+    p = &ctx->params;
+
+    calls = ngx_pcalloc(r->pool, p->nprompts * sizeof(ngx_http_glm_call_t));
+    if (calls == NULL) {
+        return NGX_ERROR;
+    }
+
+    choices = NULL;
+
+    if (ngx_http_glm_generates(ctx)) {
+        choices = ngx_pcalloc(r->pool, p->nprompts * p->n
+                                       * sizeof(ngx_http_glm_choice_t));
+        if (choices == NULL) {
+            return NGX_ERROR;
+        }
+    }
+
+    for (i = 0; i < p->nprompts; i++) {
+        calls[i].ctx = ctx;
+        calls[i].prompt = &p->prompts[i];
+
+        if (choices == NULL) {
+            continue;
+        }
+
+        calls[i].nchoices = p->n;
+        calls[i].choices = choices + i * p->n;
+
+        for (k = 0; k < calls[i].nchoices; k++) {
+            calls[i].choices[k].index = i * p->n + k;
+        }
+    }
+
+    ctx->calls = calls;
+    ctx->ncalls = p->nprompts;
 
     return NGX_OK;
 }
@@ -431,7 +584,6 @@ ngx_http_glm_request_call(ngx_http_request_t *r, ngx_http_glm_ctx_t *ctx)
 ngx_int_t
 ngx_http_glm_request_check(ngx_http_request_t *r, ngx_http_glm_ctx_t *ctx)
 {
-    ngx_uint_t              i;
     glm_sock_welcome_t     *w;
     ngx_http_glm_peer_t    *peer;
     ngx_http_glm_params_t  *p;
@@ -463,16 +615,45 @@ ngx_http_glm_request_check(ngx_http_request_t *r, ngx_http_glm_ctx_t *ctx)
                                   "this is \"%V\".", &p->model, &ctx->model);
     }
 
-    for (i = 0; i < p->nids; i++) {
-        if ((uint32_t) p->ids[i] >= w->vocab) {
-            return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL,
-                                      ctx->api->bit
-                                      == NGX_HTTP_GLM_API_DETOKENIZE
-                                      ? "tokens" : "prompt",
-                                      "The token id %D is not in the "
-                                      "vocabulary, which has %uD.",
-                                      p->ids[i], w->vocab);
+    if (ngx_http_glm_prompt_check(ctx) != NGX_OK
+        || ngx_http_glm_request_limits(ctx, w) != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    return ngx_http_glm_request_calls(r, ctx);
+}
+
+
+static ngx_int_t
+ngx_http_glm_request_limits(ngx_http_glm_ctx_t *ctx, glm_sock_welcome_t *w)
+{
+    ngx_http_glm_params_t  *p;
+
+    p = &ctx->params;
+
+    if (ngx_http_glm_request_vocab(ctx, w->vocab) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    if (p->n > w->max_n) {
+        if (w->max_n <= 1) {
+            return ngx_http_glm_error(ctx, NGX_HTTP_NOT_IMPLEMENTED, NULL,
+                                      "n", "n is not supported by this "
+                                      "engine.");
         }
+
+        return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL, "n",
+                                  "n must be at most %uD, not %L.",
+                                  w->max_n, (int64_t) p->n);
+    }
+
+    if (p->prompt_logprobs > w->max_logprobs) {
+        return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL,
+                                  "prompt_logprobs",
+                                  "prompt_logprobs must be at most %uD, "
+                                  "not %L.", w->max_logprobs,
+                                  (int64_t) p->prompt_logprobs);
     }
 
     if (p->logprobs > w->max_logprobs) {
@@ -496,4 +677,56 @@ ngx_http_glm_request_check(ngx_http_request_t *r, ngx_http_glm_ctx_t *ctx)
     }
 
     return NGX_OK;
+}
+
+
+/* Ids in other fields than the prompt. */
+
+static ngx_int_t
+ngx_http_glm_request_vocab(ngx_http_glm_ctx_t *ctx, uint32_t vocab)
+{
+    ngx_uint_t              i, k;
+    ngx_http_glm_ids_t     *ids;
+    ngx_http_glm_params_t  *p;
+
+    static const struct {
+        const char  *name;
+        size_t       offset;
+    } lists[] = {
+        { "stop_token_ids", offsetof(ngx_http_glm_params_t, stop_ids) },
+        { "allowed_token_ids", offsetof(ngx_http_glm_params_t, allow) },
+        { "logprob_token_ids", offsetof(ngx_http_glm_params_t, score_ids) }
+    };
+
+    p = &ctx->params;
+
+    for (k = 0; k < 3; k++) {
+        ids = (ngx_http_glm_ids_t *) ((char *) p + lists[k].offset);
+
+        for (i = 0; i < ids->n; i++) {
+            if ((uint32_t) ids->elts[i] >= vocab) {
+                return ngx_http_glm_request_unknown(ctx, lists[k].name,
+                                                    ids->elts[i], vocab);
+            }
+        }
+    }
+
+    for (i = 0; i < p->nbias; i++) {
+        if ((uint32_t) p->bias[i].id >= vocab) {
+            return ngx_http_glm_request_unknown(ctx, "logit_bias",
+                                                p->bias[i].id, vocab);
+        }
+    }
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_http_glm_request_unknown(ngx_http_glm_ctx_t *ctx, const char *name,
+    int32_t id, uint32_t vocab)
+{
+    return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL, name,
+                              "%s holds %D, which is not in the vocabulary "
+                              "of %uD.", name, id, vocab);
 }

@@ -2,22 +2,15 @@
 #include "ngx_http_glm_module.h"
 
 
+static ngx_int_t ngx_http_glm_stream_roles(ngx_http_glm_ctx_t *ctx);
 static ngx_int_t ngx_http_glm_stream_head(ngx_http_glm_ctx_t *ctx);
-static void ngx_http_glm_put_head(ngx_http_glm_out_t *out,
-    ngx_http_glm_ctx_t *ctx);
-static void ngx_http_glm_put_choice(ngx_http_glm_out_t *out,
-    ngx_http_glm_ctx_t *ctx, ngx_http_glm_choice_t *ch, ngx_uint_t n);
-static void ngx_http_glm_put_finish(ngx_http_glm_out_t *out,
-    ngx_http_glm_ctx_t *ctx, ngx_http_glm_choice_t *ch);
-static void ngx_http_glm_put_ids(ngx_http_glm_out_t *out, u_char *p,
-    ngx_uint_t n);
-static void ngx_http_glm_put_logprobs(ngx_http_glm_out_t *out,
-    ngx_http_glm_choice_t *ch, ngx_uint_t n);
-static u_char *ngx_http_glm_put_top(ngx_http_glm_out_t *out, u_char *p,
-    glm_logprob_rec_t *chosen);
-static void ngx_http_glm_put_token(ngx_http_glm_out_t *out, u_char *p,
-    size_t n);
-static void ngx_http_glm_put_usage(ngx_http_glm_out_t *out,
+static ngx_uint_t ngx_http_glm_stream_ready(ngx_http_glm_ctx_t *ctx,
+    ngx_http_glm_choice_t *ch, size_t *size);
+static void ngx_http_glm_stream_consume(ngx_http_glm_choice_t *ch,
+    ngx_uint_t n, size_t size);
+static void ngx_http_glm_plain_choices(ngx_http_glm_out_t *out,
+    ngx_http_glm_call_t *call);
+static void ngx_http_glm_put_info(ngx_http_glm_out_t *out,
     ngx_http_glm_ctx_t *ctx);
 static void ngx_http_glm_put_tokenized(ngx_http_glm_out_t *out,
     ngx_http_glm_ctx_t *ctx);
@@ -61,6 +54,12 @@ ngx_http_glm_stream_start(ngx_http_glm_ctx_t *ctx)
     ngx_http_clear_content_length(r);
     ngx_http_clear_accept_ranges(r);
 
+    if (ctx->api->bit == NGX_HTTP_GLM_API_CHAT
+        && ngx_http_glm_stream_roles(ctx) != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
     ctx->header_sent = 1;
     ctx->rearm = 1;
     ctx->last_sent = ngx_current_msec;
@@ -80,6 +79,30 @@ ngx_http_glm_stream_start(ngx_http_glm_ctx_t *ctx)
 }
 
 
+/* A chat's choices begin before their first token. */
+
+static ngx_int_t
+ngx_http_glm_stream_roles(ngx_http_glm_ctx_t *ctx)
+{
+    ngx_uint_t            i;
+    ngx_http_glm_call_t  *call;
+
+    if (ctx->head.len == 0 && ngx_http_glm_stream_head(ctx) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    call = ctx->calls;
+
+    for (i = 0; i < call->nchoices; i++) {
+        if (!call->choices[i].told) {
+            ngx_http_glm_stream_message(call, &call->choices[i], 0);
+        }
+    }
+
+    return NGX_OK;
+}
+
+
 /* What all chunks of this answer begin with. */
 
 static ngx_int_t
@@ -92,7 +115,7 @@ ngx_http_glm_stream_head(ngx_http_glm_ctx_t *ctx)
     ngx_http_glm_out_init(&out, ctx->request->pool);
 
     ngx_http_glm_lit(&out, "data: ");
-    ngx_http_glm_put_head(&out, ctx);
+    ngx_http_glm_put_answer(&out, ctx);
 
     if (out.failed) {
         return NGX_ERROR;
@@ -120,62 +143,27 @@ ngx_http_glm_stream_head(ngx_http_glm_ctx_t *ctx)
 }
 
 
-static void
-ngx_http_glm_put_head(ngx_http_glm_out_t *out, ngx_http_glm_ctx_t *ctx)
-{
-    u_char  fingerprint[sizeof("fp_") - 1 + 16];
-
-    ngx_http_glm_lit(out, "{\"id\":");
-    ngx_http_glm_put_string(out, ctx->id.data, ctx->id.len);
-    ngx_http_glm_lit(out, ",\"object\":\"text_completion\",\"created\":");
-    ngx_http_glm_put_int(out, ctx->created);
-    ngx_http_glm_lit(out, ",\"model\":");
-    ngx_http_glm_put_string(out, ctx->model.data, ctx->model.len);
-    ngx_http_glm_lit(out, ",\"system_fingerprint\":\"");
-    ngx_http_glm_put(out, fingerprint,
-                     ngx_sprintf(fingerprint, "fp_%016xL", ctx->fingerprint)
-                     - fingerprint);
-    ngx_http_glm_lit(out, "\",\"choices\":[");
-}
-
-
 /* Makes an event of what may be sent, if there is anything. */
 
 void
-ngx_http_glm_stream_choice(ngx_http_glm_ctx_t *ctx, ngx_http_glm_choice_t *ch)
+ngx_http_glm_stream_choice(ngx_http_glm_call_t *call,
+    ngx_http_glm_choice_t *ch)
 {
-    size_t                size;
-    ngx_uint_t            n, i, have;
-    ngx_http_glm_out_t   *out;
-    ngx_http_glm_mark_t   m;
+    size_t                  size;
+    ngx_uint_t              n;
+    ngx_http_glm_ctx_t     *ctx;
+    ngx_http_glm_params_t  *p;
 
-    n = 0;
-    size = 0;
+    ctx = call->ctx;
+    p = &ctx->params;
 
-    /*
-     * An id goes with the first character of its text: a token that a stop
-     * string swallows whole is never seen.
-     */
-
-    if (ctx->keep_ids) {
-        have = ch->marks.len / sizeof(ngx_http_glm_mark_t);
-
-        if (ch->reason) {
-            have = ngx_min(have, ch->nkept - ngx_min(ch->nkept,
-                                                     ch->released));
-        }
-
-        for ( /* void */ ; n < have; n++) {
-            ngx_memcpy(&m, ch->marks.start + n * sizeof(ngx_http_glm_mark_t),
-                       sizeof(ngx_http_glm_mark_t));
-
-            if (!ch->reason && m.offset >= ch->chars) {
-                break;
-            }
-
-            size += m.size;
-        }
+    if (!ch->reason && ch->shown && p->stream_interval > 1
+        && ch->ntokens - ch->shown < (ngx_uint_t) p->stream_interval)
+    {
+        return;
     }
+
+    n = ngx_http_glm_stream_ready(ctx, ch, &size);
 
     if (ch->text.len == 0 && n == 0 && !ch->reason) {
         return;
@@ -186,17 +174,89 @@ ngx_http_glm_stream_choice(ngx_http_glm_ctx_t *ctx, ngx_http_glm_choice_t *ch)
         return;
     }
 
-    out = &ctx->out;
-
-    ngx_http_glm_put(out, ctx->head.data, ctx->head.len);
-    ngx_http_glm_put_choice(out, ctx, ch, n);
-
-    if (ctx->params.include_usage) {
-        ngx_http_glm_lit(out, "],\"usage\":null}\n\n");
+    if (ctx->api->bit == NGX_HTTP_GLM_API_CHAT) {
+        ngx_http_glm_stream_message(call, ch, n);
 
     } else {
-        ngx_http_glm_lit(out, "]}\n\n");
+        ngx_http_glm_put(&ctx->out, ctx->head.data, ctx->head.len);
+        ngx_http_glm_put_choice(&ctx->out, call, ch, n);
+        ngx_http_glm_stream_tail(call, ch->ntokens);
     }
+
+    ch->shown = ch->ntokens;
+
+    ngx_http_glm_stream_consume(ch, n, size);
+}
+
+
+/* The end of an event; usage of ntokens, if each one is to tell it. */
+
+void
+ngx_http_glm_stream_tail(ngx_http_glm_call_t *call, ngx_uint_t ntokens)
+{
+    ngx_http_glm_ctx_t  *ctx;
+
+    ctx = call->ctx;
+
+    if (!ctx->params.include_usage) {
+        ngx_http_glm_lit(&ctx->out, "]}\n\n");
+
+    } else if (!ctx->params.continuous_usage) {
+        ngx_http_glm_lit(&ctx->out, "],\"usage\":null}\n\n");
+
+    } else {
+        ngx_http_glm_lit(&ctx->out, "],");
+        ngx_http_glm_put_usage(&ctx->out, call->prompt_tokens, ntokens, 0);
+        ngx_http_glm_lit(&ctx->out, "}\n\n");
+    }
+}
+
+
+/*
+ * How many tokens go with the text that there is.  An id goes with the first
+ * character of its text: a token that a stop string swallows whole is never
+ * seen.
+ */
+
+static ngx_uint_t
+ngx_http_glm_stream_ready(ngx_http_glm_ctx_t *ctx, ngx_http_glm_choice_t *ch,
+    size_t *size)
+{
+    ngx_uint_t           n, have;
+    ngx_http_glm_mark_t  m;
+
+    *size = 0;
+
+    if (!ctx->keep_ids) {
+        return 0;
+    }
+
+    have = ch->marks.len / sizeof(ngx_http_glm_mark_t);
+
+    if (ch->reason) {
+        have = ngx_min(have, ch->nkept - ngx_min(ch->nkept, ch->released));
+    }
+
+    for (n = 0; n < have; n++) {
+        ngx_memcpy(&m, ch->marks.start + n * sizeof(ngx_http_glm_mark_t),
+                   sizeof(ngx_http_glm_mark_t));
+
+        if (!ch->reason && m.offset >= ch->chars) {
+            break;
+        }
+
+        *size += m.size;
+    }
+
+    return n;
+}
+
+
+static void
+ngx_http_glm_stream_consume(ngx_http_glm_choice_t *ch, ngx_uint_t n,
+    size_t size)
+{
+    size_t  len;
 
     ch->text.len = 0;
 
@@ -206,13 +266,13 @@ ngx_http_glm_stream_choice(ngx_http_glm_ctx_t *ctx, ngx_http_glm_choice_t *ch)
 
     ch->released += n;
 
-    i = n * sizeof(int32_t);
-    ch->ids.len -= i;
-    ngx_memmove(ch->ids.start, ch->ids.start + i, ch->ids.len);
+    len = n * sizeof(int32_t);
+    ch->ids.len -= len;
+    ngx_memmove(ch->ids.start, ch->ids.start + len, ch->ids.len);
 
-    i = n * sizeof(ngx_http_glm_mark_t);
-    ch->marks.len -= i;
-    ngx_memmove(ch->marks.start, ch->marks.start + i, ch->marks.len);
+    len = n * sizeof(ngx_http_glm_mark_t);
+    ch->marks.len -= len;
+    ngx_memmove(ch->marks.start, ch->marks.start + len, ch->marks.len);
 
     if (size) {
         ch->logprobs.len -= size;
@@ -222,276 +282,14 @@ ngx_http_glm_stream_choice(ngx_http_glm_ctx_t *ctx, ngx_http_glm_choice_t *ch)
 }
 
 
-/* A choice with its first n tokens. */
-
-static void
-ngx_http_glm_put_choice(ngx_http_glm_out_t *out, ngx_http_glm_ctx_t *ctx,
-    ngx_http_glm_choice_t *ch, ngx_uint_t n)
-{
-    ngx_http_glm_call_t  *call;
-
-    ngx_http_glm_lit(out, "{\"index\":");
-    ngx_http_glm_put_int(out, ch->index);
-    ngx_http_glm_lit(out, ",\"text\":\"");
-    ngx_http_glm_put_escaped(out, ch->text.start, ch->text.len);
-    ngx_http_glm_lit(out, "\",\"logprobs\":");
-
-    if (ctx->params.logprobs < 0) {
-        ngx_http_glm_lit(out, "null");
-
-    } else {
-        ngx_http_glm_put_logprobs(out, ch, n);
-    }
-
-    ngx_http_glm_put_finish(out, ctx, ch);
-
-    if (ctx->params.return_token_ids) {
-        ngx_http_glm_lit(out, ",\"token_ids\":");
-        ngx_http_glm_put_ids(out, ch->ids.start, n);
-
-        call = ctx->call;
-
-        if (call->prompted && !ch->told) {
-            ngx_http_glm_lit(out, ",\"prompt_token_ids\":");
-            ngx_http_glm_put_ids(out, call->ids.start,
-                                 call->ids.len / sizeof(int32_t));
-            ch->told = 1;
-        }
-    }
-
-    ngx_http_glm_lit(out, "}");
-}
-
-
-static void
-ngx_http_glm_put_finish(ngx_http_glm_out_t *out, ngx_http_glm_ctx_t *ctx,
-    ngx_http_glm_choice_t *ch)
-{
-    ngx_str_t  *stop;
-
-    switch (ch->reason) {
-
-    case 0:
-        ngx_http_glm_lit(out, ",\"finish_reason\":null");
-        break;
-
-    case GLM_REASON_LENGTH:
-        ngx_http_glm_lit(out, ",\"finish_reason\":\"length\"");
-        break;
-
-    case GLM_REASON_REPEAT:
-        ngx_http_glm_lit(out, ",\"finish_reason\":\"repetition\"");
-        break;
-
-    default: /* GLM_REASON_STOP */
-        ngx_http_glm_lit(out, ",\"finish_reason\":\"stop\"");
-    }
-
-    ngx_http_glm_lit(out, ",\"stop_reason\":");
-
-    if (ch->reason == GLM_REASON_STOP && ch->stop_index >= 0) {
-        stop = &ctx->params.stops[ch->stop_index];
-        ngx_http_glm_put_string(out, stop->data, stop->len);
-
-    } else if (ch->reason == GLM_REASON_STOP && ch->stop_id >= 0) {
-        ngx_http_glm_put_int(out, ch->stop_id);
-
-    } else {
-        ngx_http_glm_lit(out, "null");
-    }
-}
-
-
-static void
-ngx_http_glm_put_ids(ngx_http_glm_out_t *out, u_char *p, ngx_uint_t n)
-{
-    int32_t     id;
-    ngx_uint_t  i;
-
-    ngx_http_glm_lit(out, "[");
-
-    for (i = 0; i < n; i++) {
-        ngx_memcpy(&id, p + i * sizeof(int32_t), sizeof(int32_t));
-
-        if (i) {
-            ngx_http_glm_lit(out, ",");
-        }
-
-        ngx_http_glm_put_int(out, id);
-    }
-
-    ngx_http_glm_lit(out, "]");
-}
-
-
-/* The legacy shape: four arrays over the same tokens, so four passes. */
-
-static void
-ngx_http_glm_put_logprobs(ngx_http_glm_out_t *out, ngx_http_glm_choice_t *ch,
-    ngx_uint_t n)
-{
-    u_char              *p;
-    ngx_uint_t           i, k, pass;
-    glm_logprob_rec_t    rec;
-
-    static const char  *names[] = {
-        "{\"tokens\":[", "],\"token_logprobs\":[", "],\"top_logprobs\":[",
-        "],\"text_offset\":["
-    };
-
-    if (ch->logprobs.len == 0) {
-        n = 0;
-    }
-
-    for (pass = 0; pass < 4; pass++) {
-        ngx_http_glm_put_str(out, names[pass]);
-
-        p = ch->logprobs.start;
-
-        for (i = 0; i < n; i++) {
-
-            if (i) {
-                ngx_http_glm_lit(out, ",");
-            }
-
-            ngx_memcpy(&rec, p, sizeof(glm_logprob_rec_t));
-
-            if (pass == 2) {
-                p = ngx_http_glm_put_top(out, p, &rec);
-                continue;
-            }
-
-            if (pass == 0) {
-                ngx_http_glm_put_token(out, p + sizeof(glm_logprob_rec_t),
-                                       rec.text_size);
-
-            } else if (pass == 1) {
-                ngx_http_glm_put_num(out, rec.logprob);
-
-            } else {
-                ngx_http_glm_put_int(out, rec.offset);
-            }
-
-            for (k = rec.ntop + 1; k; k--) {
-                ngx_memcpy(&rec, p, sizeof(glm_logprob_rec_t));
-                p += sizeof(glm_logprob_rec_t) + ngx_align(rec.text_size, 4);
-            }
-        }
-    }
-
-    ngx_http_glm_lit(out, "]}");
-}
-
-
-/* The best ones and the chosen one; of ids that print alike the better. */
-
-static u_char *
-ngx_http_glm_put_top(ngx_http_glm_out_t *out, u_char *p,
-    glm_logprob_rec_t *chosen)
-{
-    u_char              *texts[NGX_HTTP_GLM_MAX_LOGPROBS + 2];
-    ngx_uint_t           i, k, n, some;
-    glm_logprob_rec_t    recs[NGX_HTTP_GLM_MAX_LOGPROBS + 2];
-
-    n = ngx_min(chosen->ntop, NGX_HTTP_GLM_MAX_LOGPROBS + 1) + 1;
-
-    for (i = 0; i < n; i++) {
-        ngx_memcpy(&recs[i], p, sizeof(glm_logprob_rec_t));
-        texts[i] = p + sizeof(glm_logprob_rec_t);
-        p = texts[i] + ngx_align(recs[i].text_size, 4);
-    }
-
-    some = 0;
-
-    ngx_http_glm_lit(out, "{");
-
-    for (i = 1; i <= n; i++) {
-
-        /* the chosen one comes last, if it is not among the best */
-
-        chosen = &recs[i % n];
-
-        for (k = 0; k < n; k++) {
-            if (k != i % n && recs[k].text_size == chosen->text_size
-                && ngx_memcmp(texts[k], texts[i % n], chosen->text_size) == 0
-                && (recs[k].logprob > chosen->logprob
-                    || (recs[k].logprob == chosen->logprob
-                        && (k ? k : n) < i)))
-            {
-                break;
-            }
-        }
-
-        if (k < n) {
-            continue;
-        }
-
-        if (some++) {
-            ngx_http_glm_lit(out, ",");
-        }
-
-        ngx_http_glm_put_token(out, texts[i % n], chosen->text_size);
-        ngx_http_glm_lit(out, ":");
-        ngx_http_glm_put_num(out, chosen->logprob);
-    }
-
-    ngx_http_glm_lit(out, "}");
-
-    return p;
-}
-
-
-/* A token may be a part of a character: its bytes then, as OpenAI prints. */
-
-static void
-ngx_http_glm_put_token(ngx_http_glm_out_t *out, u_char *p, size_t n)
-{
-    size_t  i;
-    u_char  buf[sizeof("\\\\xff") - 1];
-
-    if (ngx_http_glm_utf8(p, n, NULL) == NGX_OK) {
-        ngx_http_glm_put_string(out, p, n);
-        return;
-    }
-
-    ngx_http_glm_lit(out, "\"bytes:");
-
-    for (i = 0; i < n; i++) {
-        (void) ngx_sprintf(buf, "\\\\x%02xd", (int) p[i]);
-        ngx_http_glm_put(out, buf, sizeof(buf));
-    }
-
-    ngx_http_glm_lit(out, "\"");
-}
-
-
-static void
-ngx_http_glm_put_usage(ngx_http_glm_out_t *out, ngx_http_glm_ctx_t *ctx)
-{
-    glm_msg_done_t  *done;
-
-    done = &ctx->call->done;
-
-    ngx_http_glm_lit(out, "\"usage\":{\"prompt_tokens\":");
-    ngx_http_glm_put_int(out, done->prompt_tokens);
-    ngx_http_glm_lit(out, ",\"completion_tokens\":");
-    ngx_http_glm_put_int(out, done->completion_tokens);
-    ngx_http_glm_lit(out, ",\"total_tokens\":");
-    ngx_http_glm_put_int(out, (int64_t) done->prompt_tokens
-                              + done->completion_tokens);
-    ngx_http_glm_lit(out, ",\"prompt_tokens_details\":{\"cached_tokens\":");
-    ngx_http_glm_put_int(out, done->cached_tokens);
-    ngx_http_glm_lit(out, "}}");
-}
-
-
 void
 ngx_http_glm_stream_done(ngx_http_glm_ctx_t *ctx)
 {
     if (ctx->params.include_usage) {
         ngx_http_glm_put(&ctx->out, ctx->head.data, ctx->head.len);
         ngx_http_glm_lit(&ctx->out, "],");
-        ngx_http_glm_put_usage(&ctx->out, ctx);
+        ngx_http_glm_put_usage(&ctx->out, ctx->prompt_tokens,
+                               ctx->completion_tokens, ctx->cached_tokens);
         ngx_http_glm_lit(&ctx->out, "}\n\n");
     }
 
@@ -518,11 +316,12 @@ ngx_http_glm_stream_error(ngx_http_glm_ctx_t *ctx)
 ngx_int_t
 ngx_http_glm_stream_send(ngx_http_glm_ctx_t *ctx)
 {
-    ngx_int_t                 rc;
-    ngx_chain_t              *cl;
-    ngx_http_glm_out_t       *out;
-    ngx_http_request_t       *r;
-    ngx_http_glm_loc_conf_t  *glcf;
+    ngx_int_t             rc;
+    ngx_uint_t            i;
+    ngx_chain_t          *cl;
+    ngx_http_request_t   *r;
+    ngx_http_glm_out_t   *out;
+    ngx_http_glm_call_t  *call;
 
     r = ctx->request;
     out = &ctx->out;
@@ -560,11 +359,11 @@ ngx_http_glm_stream_send(ngx_http_glm_ctx_t *ctx)
         return NGX_ERROR;
     }
 
-    if (out->busy == NULL && ctx->call->peer) {
-        glcf = ngx_http_get_module_loc_conf(r, ngx_http_glm_module);
+    for (i = 0; out->busy == NULL && i < ctx->ncalls; i++) {
+        call = &ctx->calls[i];
 
-        if (ctx->call->owed >= glcf->buffer_size / 2) {
-            ngx_http_glm_ring_grant(ctx->call);
+        if (call->peer && call->owed >= call->share / 2) {
+            ngx_http_glm_ring_grant(call);
         }
     }
 
@@ -657,18 +456,21 @@ ngx_http_glm_stream_writer(ngx_http_request_t *r)
 void
 ngx_http_glm_plain(ngx_http_glm_ctx_t *ctx)
 {
-    ngx_uint_t              n, i;
-    ngx_http_glm_out_t     *out;
-    ngx_http_glm_call_t    *call;
-    ngx_http_glm_choice_t  *ch;
+    ngx_uint_t            i;
+    ngx_http_glm_out_t   *out;
+    ngx_http_glm_call_t  *call;
 
     out = &ctx->out;
-    call = ctx->call;
+    call = ctx->calls;
 
     switch (ctx->api->bit) {
 
     case NGX_HTTP_GLM_API_TOKENIZE:
         ngx_http_glm_put_tokenized(out, ctx);
+        return;
+
+    case NGX_HTTP_GLM_API_INFO:
+        ngx_http_glm_put_info(out, ctx);
         return;
 
     case NGX_HTTP_GLM_API_DETOKENIZE:
@@ -678,21 +480,71 @@ ngx_http_glm_plain(ngx_http_glm_ctx_t *ctx)
         return;
     }
 
-    ngx_http_glm_put_head(out, ctx);
+    ngx_http_glm_put_answer(out, ctx);
 
-    for (i = 0; i < call->nchoices; i++) {
-        if (i) {
-            ngx_http_glm_lit(out, ",");
-        }
-
-        ch = &call->choices[i];
-        n = ngx_min(ch->nkept, ch->marks.len / sizeof(ngx_http_glm_mark_t));
-
-        ngx_http_glm_put_choice(out, ctx, ch, n);
+    for (i = 0; i < ctx->ncalls; i++) {
+        ngx_http_glm_plain_choices(out, &ctx->calls[i]);
     }
 
     ngx_http_glm_lit(out, "],");
-    ngx_http_glm_put_usage(out, ctx);
+    ngx_http_glm_put_usage(out, ctx->prompt_tokens, ctx->completion_tokens,
+                           ctx->cached_tokens);
+
+    if (ctx->api->bit == NGX_HTTP_GLM_API_CHAT
+        && ctx->params.prompt_logprobs >= 0)
+    {
+        ngx_http_glm_lit(out, ",\"prompt_logprobs\":");
+        ngx_http_glm_put_prompt_logprobs(out, call);
+    }
+
+    ngx_http_glm_lit(out, "}");
+}
+
+
+static void
+ngx_http_glm_plain_choices(ngx_http_glm_out_t *out, ngx_http_glm_call_t *call)
+{
+    ngx_uint_t              n, i;
+    ngx_http_glm_choice_t  *ch;
+
+    for (i = 0; i < call->nchoices; i++) {
+        ch = &call->choices[i];
+
+        if (ch->index) {
+            ngx_http_glm_lit(out, ",");
+        }
+
+        n = ngx_min(ch->nkept, ch->marks.len / sizeof(ngx_http_glm_mark_t));
+
+        if (call->ctx->api->bit == NGX_HTTP_GLM_API_CHAT) {
+            ngx_http_glm_put_message(out, call, ch, n);
+
+        } else {
+            ngx_http_glm_put_choice(out, call, ch, n);
+        }
+    }
+}
+
+
+static void
+ngx_http_glm_put_info(ngx_http_glm_out_t *out, ngx_http_glm_ctx_t *ctx)
+{
+    ngx_http_glm_loc_conf_t  *glcf;
+
+    glcf = ngx_http_get_module_loc_conf(ctx->request, ngx_http_glm_module);
+
+    ngx_http_glm_lit(out, "{\"tokenizer_class\":\"icetk\",\"eos_token\":");
+
+    if (ctx->calls->ids.len == sizeof(int32_t)) {
+        ngx_http_glm_lit(out, "\"" NGX_HTTP_GLM_EOS "\"");
+
+    } else {
+        ngx_http_glm_lit(out, "null");
+    }
+
+    ngx_http_glm_lit(out, ",\"bos_token\":null,\"pad_token\":null,"
+                          "\"chat_template\":");
+    ngx_http_glm_chat_jinja(out, glcf->chat);
     ngx_http_glm_lit(out, "}");
 }
 
@@ -706,7 +558,7 @@ ngx_http_glm_put_tokenized(ngx_http_glm_out_t *out, ngx_http_glm_ctx_t *ctx)
     glm_logprob_rec_t     rec;
     ngx_http_glm_call_t  *call;
 
-    call = ctx->call;
+    call = ctx->calls;
     n = call->ids.len / sizeof(int32_t);
 
     ngx_http_glm_lit(out, "{\"count\":");
@@ -735,7 +587,7 @@ ngx_http_glm_put_tokenized(ngx_http_glm_out_t *out, ngx_http_glm_ctx_t *ctx)
         ngx_memcpy(&rec, p, sizeof(glm_logprob_rec_t));
         p += sizeof(glm_logprob_rec_t);
 
-        ngx_http_glm_put_token(out, p, rec.text_size);
+        ngx_http_glm_put_token(out, ctx, &rec, p);
 
         p += ngx_align(rec.text_size, 4);
         len -= sizeof(glm_logprob_rec_t) + ngx_align(rec.text_size, 4);

@@ -9,31 +9,43 @@ typedef struct {
 } ngx_http_glm_message_t;
 
 
+static ngx_int_t ngx_http_glm_submit_call(ngx_http_glm_ctx_t *ctx,
+    ngx_http_glm_call_t *call, size_t *size);
+static ngx_int_t ngx_http_glm_submit_publish(ngx_http_glm_peer_t *peer);
+static void ngx_http_glm_submit_undo(ngx_http_glm_call_t *call);
 static ngx_int_t ngx_http_glm_submit_build(ngx_http_glm_ctx_t *ctx,
-    ngx_http_glm_message_t *m);
-static size_t ngx_http_glm_submit_size(ngx_http_glm_ctx_t *ctx);
+    ngx_http_glm_call_t *call, ngx_http_glm_message_t *m);
+static size_t ngx_http_glm_submit_size(ngx_http_glm_ctx_t *ctx,
+    ngx_http_glm_prompt_t *prompt);
 static void ngx_http_glm_submit_fixed(ngx_http_glm_ctx_t *ctx,
-    ngx_http_glm_message_t *m);
+    ngx_http_glm_call_t *call, ngx_http_glm_message_t *m);
+static ngx_uint_t ngx_http_glm_submit_echo(ngx_http_glm_ctx_t *ctx);
 static void ngx_http_glm_submit_sampling(ngx_http_glm_ctx_t *ctx,
     ngx_http_glm_message_t *m);
-static void ngx_http_glm_submit_stops(ngx_http_glm_ctx_t *ctx,
+static void ngx_http_glm_submit_rules(ngx_http_glm_ctx_t *ctx,
     ngx_http_glm_message_t *m);
+static void ngx_http_glm_submit_ids(ngx_http_glm_message_t *m, uint16_t type,
+    ngx_http_glm_ids_t *ids);
+static void ngx_http_glm_submit_strings(ngx_http_glm_message_t *m,
+    uint16_t type, ngx_str_t *s, ngx_uint_t n);
 static void ngx_http_glm_submit_section(ngx_http_glm_message_t *m,
     uint16_t type, uint16_t flags, const void *p, size_t n);
 static ngx_int_t ngx_http_glm_submit_write(ngx_http_glm_peer_t *peer,
     uint64_t id, u_char *p, size_t len);
 
 
-/* NGX_OK: the call is live at the engine; NGX_ERROR: ctx->error is set. */
+/*
+ * All prompts of a request, or none.  NGX_OK: the calls are live at the engine;
+ * NGX_ERROR: ctx->error is set.
+ */
 
 ngx_int_t
-ngx_http_glm_submit(ngx_http_glm_ctx_t *ctx, ngx_http_glm_call_t *call)
+ngx_http_glm_submit(ngx_http_glm_ctx_t *ctx)
 {
-    uint64_t                 id;
-    ngx_int_t                rc;
-    ngx_http_glm_peer_t     *peer;
-    ngx_http_glm_slot_t     *slot;
-    ngx_http_glm_message_t   m;
+    size_t                size;
+    ngx_int_t             rc;
+    ngx_uint_t            i;
+    ngx_http_glm_peer_t  *peer;
 
     peer = ctx->peer;
 
@@ -41,7 +53,7 @@ ngx_http_glm_submit(ngx_http_glm_ctx_t *ctx, ngx_http_glm_call_t *call)
         return ngx_http_glm_error_engine(ctx);
     }
 
-    if (peer->nlive == peer->nslots) {
+    if (ctx->ncalls > peer->nslots - peer->nlive) {
         return ngx_http_glm_error(ctx, NGX_HTTP_SERVICE_UNAVAILABLE,
                                   "server_is_overloaded", NULL,
                                   "Too many requests are running (%uD).",
@@ -54,8 +66,69 @@ ngx_http_glm_submit(ngx_http_glm_ctx_t *ctx, ngx_http_glm_call_t *call)
                                   "The engine makes no progress.");
     }
 
-    if (ngx_http_glm_submit_build(ctx, &m) != NGX_OK) {
-        return NGX_ERROR;
+    rc = NGX_OK;
+    size = 0;
+    ctx->group = (uint64_t) peer->turn + 1;
+
+    for (i = 0; i < ctx->ncalls && rc == NGX_OK; i++) {
+        rc = ngx_http_glm_submit_call(ctx, &ctx->calls[i], &size);
+    }
+
+    if (rc == NGX_OK) {
+        rc = ngx_http_glm_submit_publish(peer);
+    }
+
+    if (rc == NGX_OK) {
+        ctx->engine = peer->name;
+        return NGX_OK;
+    }
+
+    glm_ring_abort(&peer->submit);
+
+    while (i--) {
+        ngx_http_glm_submit_undo(&ctx->calls[i]);
+    }
+
+    if (rc == NGX_AGAIN) {
+
+        if (size > peer->submit.size / 2) {
+            return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL,
+                                      "prompt", "The prompts are too long "
+                                      "for the engine together: %uz bytes, "
+                                      "%uD at most.", size,
+                                      peer->submit.size / 2);
+        }
+
+        return ngx_http_glm_error(ctx, NGX_HTTP_SERVICE_UNAVAILABLE,
+                                  "server_is_overloaded", NULL,
+                                  "The engine's queue is full.");
+    }
+
+    if (rc == NGX_ERROR) {
+        ngx_http_glm_ring_fail(peer, "the submission ring is broken");
+        return ngx_http_glm_error_engine(ctx);
+    }
+
+    return NGX_ERROR;    /* NGX_DECLINED: the error is set, or no memory */
+}
+
+
+/* Into the ring, not yet seen by the engine. */
+
+static ngx_int_t
+ngx_http_glm_submit_call(ngx_http_glm_ctx_t *ctx, ngx_http_glm_call_t *call,
+    size_t *size)
+{
+    uint64_t                 id;
+    ngx_int_t                rc;
+    ngx_http_glm_peer_t     *peer;
+    ngx_http_glm_slot_t     *slot;
+    ngx_http_glm_message_t   m;
+
+    peer = ctx->peer;
+
+    if (ngx_http_glm_submit_build(ctx, call, &m) != NGX_OK) {
+        return NGX_DECLINED;
     }
 
     slot = &peer->slots[peer->free];
@@ -68,17 +141,11 @@ ngx_http_glm_submit(ngx_http_glm_ctx_t *ctx, ngx_http_glm_call_t *call)
 
     rc = ngx_http_glm_submit_write(peer, id, m.start, m.pos - m.start);
 
+    *size += m.pos - m.start;
     (void) ngx_pfree(ctx->request->pool, m.start);
 
-    if (rc == NGX_AGAIN) {
-        return ngx_http_glm_error(ctx, NGX_HTTP_SERVICE_UNAVAILABLE,
-                                  "server_is_overloaded", NULL,
-                                  "The engine's queue is full.");
-    }
-
     if (rc != NGX_OK) {
-        ngx_http_glm_ring_fail(peer, "the submission ring is broken");
-        return ngx_http_glm_error_engine(ctx);
+        return rc;
     }
 
     if (peer->nlive++ == 0) {
@@ -98,18 +165,74 @@ ngx_http_glm_submit(ngx_http_glm_ctx_t *ctx, ngx_http_glm_call_t *call)
 }
 
 
+/* Shows the records to the engine; one CANCEL a live request still fits. */
+
 static ngx_int_t
-ngx_http_glm_submit_build(ngx_http_glm_ctx_t *ctx, ngx_http_glm_message_t *m)
+ngx_http_glm_submit_publish(ngx_http_glm_peer_t *peer)
+{
+    int64_t  room;
+
+    room = glm_ring_room(&peer->submit);
+
+    if (room == GLM_RING_BROKEN) {
+        return NGX_ERROR;
+    }
+
+    /* a pad, too */
+
+    if (room < (int64_t) (peer->nlive + 1) * (int64_t) sizeof(glm_rec_t)) {
+        return NGX_AGAIN;
+    }
+
+    if (glm_ring_publish(&peer->submit)) {
+        ngx_http_glm_ring_bell(peer);
+    }
+
+    return NGX_OK;
+}
+
+
+static void
+ngx_http_glm_submit_undo(ngx_http_glm_call_t *call)
+{
+    ngx_http_glm_peer_t  *peer;
+    ngx_http_glm_slot_t  *slot;
+
+    peer = call->peer;
+
+    if (peer == NULL) {
+        return;    /* the one that failed */
+    }
+
+    slot = &peer->slots[(uint32_t) call->id];
+
+    slot->id = 0;
+    slot->call = NULL;
+    slot->next = peer->free;
+
+    peer->free = slot - peer->slots;
+    peer->nlive--;
+
+    call->peer = NULL;
+}
+
+
+static ngx_int_t
+ngx_http_glm_submit_build(ngx_http_glm_ctx_t *ctx, ngx_http_glm_call_t *call,
+    ngx_http_glm_message_t *m)
 {
     size_t                  size;
     ngx_http_glm_params_t  *p;
+    ngx_http_glm_prompt_t  *prompt;
 
     p = &ctx->params;
+    prompt = call->prompt;
 
-    size = ngx_http_glm_submit_size(ctx);
+    size = ngx_http_glm_submit_size(ctx, prompt);
 
     if (size > ctx->peer->welcome.max_message) {
-        return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL, "prompt",
+        return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL,
+                                  ngx_http_glm_prompt_param(ctx),
                                   "The request is too long for the engine: "
                                   "%uz bytes, %uD at most.", size,
                                   ctx->peer->welcome.max_message);
@@ -123,25 +246,21 @@ ngx_http_glm_submit_build(ngx_http_glm_ctx_t *ctx, ngx_http_glm_message_t *m)
     m->pos = m->start;
     m->end = m->start + size;
 
-    ngx_http_glm_submit_fixed(ctx, m);
+    ngx_http_glm_submit_fixed(ctx, call, m);
 
     if (p->has_ids) {
-        ngx_http_glm_submit_section(m, GLM_SEC_IDS, GLM_SEC_CRITICAL, p->ids,
-                                    p->nids * sizeof(int32_t));
+        ngx_http_glm_submit_ids(m, GLM_SEC_IDS, &prompt->ids);
 
     } else {
         ngx_http_glm_submit_section(m, p->parse_masks ? GLM_SEC_TEXT
                                                       : GLM_SEC_PLAIN,
-                                    GLM_SEC_CRITICAL, p->prompt.data,
-                                    p->prompt.len);
+                                    GLM_SEC_CRITICAL, prompt->text.data,
+                                    prompt->text.len);
     }
 
-    if (ctx->api->bit == NGX_HTTP_GLM_API_COMPLETIONS) {
+    if (call->nchoices) {
         ngx_http_glm_submit_sampling(ctx, m);
-
-        if (p->nstops) {
-            ngx_http_glm_submit_stops(ctx, m);
-        }
+        ngx_http_glm_submit_rules(ctx, m);
     }
 
     ngx_http_glm_submit_section(m, GLM_SEC_USER, 0, ctx->request_id.data,
@@ -152,7 +271,8 @@ ngx_http_glm_submit_build(ngx_http_glm_ctx_t *ctx, ngx_http_glm_message_t *m)
 
 
 static size_t
-ngx_http_glm_submit_size(ngx_http_glm_ctx_t *ctx)
+ngx_http_glm_submit_size(ngx_http_glm_ctx_t *ctx,
+    ngx_http_glm_prompt_t *prompt)
 {
     size_t                  size;
     ngx_uint_t              i;
@@ -161,12 +281,20 @@ ngx_http_glm_submit_size(ngx_http_glm_ctx_t *ctx)
     p = &ctx->params;
 
     size = sizeof(glm_msg_submit_t) + sizeof(glm_sec_sampling_t)
-           + 4 * (sizeof(glm_sec_t) + GLM_WIRE_ALIGN)
-           + p->prompt.len + p->nids * sizeof(int32_t)
+           + sizeof(glm_sec_repeat_t)
+           + 16 * (sizeof(glm_sec_t) + GLM_WIRE_ALIGN)
+           + prompt->text.len
+           + (prompt->ids.n + p->stop_ids.n + p->allow.n + p->score_ids.n)
+             * sizeof(int32_t)
+           + p->nbias * sizeof(glm_bias_t)
            + ctx->request_id.len;
 
     for (i = 0; i < p->nstops; i++) {
         size += sizeof(glm_str_t) + ngx_align(p->stops[i].len, 4);
+    }
+
+    for (i = 0; i < p->nbad; i++) {
+        size += sizeof(glm_str_t) + ngx_align(p->bad[i].len, 4);
     }
 
     return size;
@@ -174,7 +302,8 @@ ngx_http_glm_submit_size(ngx_http_glm_ctx_t *ctx)
 
 
 static void
-ngx_http_glm_submit_fixed(ngx_http_glm_ctx_t *ctx, ngx_http_glm_message_t *m)
+ngx_http_glm_submit_fixed(ngx_http_glm_ctx_t *ctx, ngx_http_glm_call_t *call,
+    ngx_http_glm_message_t *m)
 {
     glm_msg_submit_t          s;
     ngx_http_glm_params_t    *p;
@@ -191,10 +320,26 @@ ngx_http_glm_submit_fixed(ngx_http_glm_ctx_t *ctx, ngx_http_glm_message_t *m)
     s.max_tokens = p->max_tokens;
     s.deadline = (uint64_t) glcf->first_token_timeout * 1000;
 
+    s.priority = p->priority;
+    s.truncate = p->truncate;
+
+    if (p->best_of > p->n) {
+        s.best_of = p->best_of;
+    }
+
+    if (ctx->ncalls > 1) {
+        s.group = ctx->group;
+        s.group_index = call - ctx->calls;
+        s.group_count = ctx->ncalls;
+    }
+
     /* a plain answer is collected, max_tokens bounds it */
 
-    s.window = ctx->stream ? glcf->buffer_size : NGX_HTTP_GLM_MAX_ASSEMBLY;
-    ctx->call->window = s.window;
+    s.window = ctx->stream ? ngx_max(glcf->buffer_size / ctx->ncalls,
+                                     NGX_HTTP_GLM_MIN_WINDOW)
+                           : NGX_HTTP_GLM_MAX_ASSEMBLY;
+    call->share = s.window;
+    call->window = s.window;
 
     if (p->add_special) {
         s.flags |= GLM_F_ADD_SPECIAL;
@@ -202,10 +347,11 @@ ngx_http_glm_submit_fixed(ngx_http_glm_ctx_t *ctx, ngx_http_glm_message_t *m)
 
     switch (ctx->api->bit) {
 
+    case NGX_HTTP_GLM_API_INFO:
     case NGX_HTTP_GLM_API_TOKENIZE:
         s.op = GLM_SUBMIT_TOKENIZE;
 
-        if (p->parse_masks) {
+        if (p->parse_masks) {    /* not with messages */
             s.flags |= GLM_F_EOS_TEXT;
         }
 
@@ -233,9 +379,32 @@ ngx_http_glm_submit_fixed(ngx_http_glm_ctx_t *ctx, ngx_http_glm_message_t *m)
         if (p->return_token_ids) {
             s.flags |= GLM_F_PROMPT_IDS;
         }
+
+        if (!p->skip_special) {
+            s.flags |= GLM_F_SPECIAL_TEXT;
+        }
+
+        if (p->truncate_right) {
+            s.flags |= GLM_F_TRUNCATE_RIGHT;
+        }
+
+        if (ngx_http_glm_submit_echo(ctx)) {
+            s.flags |= GLM_F_ECHO;
+            call->echo = 1;
+        }
     }
 
     m->pos = ngx_cpymem(m->pos, &s, sizeof(glm_msg_submit_t));
+}
+
+
+/* The prompt's text comes back: a completion, where chat has its own echo. */
+
+static ngx_uint_t
+ngx_http_glm_submit_echo(ngx_http_glm_ctx_t *ctx)
+{
+    return ctx->params.echo
+           && ctx->api->bit == NGX_HTTP_GLM_API_COMPLETIONS;
 }
 
 
@@ -257,10 +426,17 @@ ngx_http_glm_submit_sampling(ngx_http_glm_ctx_t *ctx,
     s.top_p = p->top_p;
     s.min_p = p->min_p;
     s.top_k = p->top_k > 0 ? p->top_k : 0;
-    s.repetition = 1;
+    s.presence = p->presence;
+    s.frequency = p->frequency;
+    s.repetition = p->repetition;
     s.logprobs = p->logprobs;
-    s.prompt_logprobs = -1;
+    s.prompt_logprobs = p->prompt_logprobs;
+    s.min_tokens = p->min_tokens;
     s.length_penalty = 1;
+
+    if (ngx_http_glm_submit_echo(ctx)) {
+        s.prompt_logprobs = ngx_max(s.prompt_logprobs, s.logprobs);
+    }
 
     /* a stream sends an id when its text is sent: offsets tell, they come
        with logprobs */
@@ -274,32 +450,72 @@ ngx_http_glm_submit_sampling(ngx_http_glm_ctx_t *ctx,
 }
 
 
+/* Sections that are there only when they say something. */
+
 static void
-ngx_http_glm_submit_stops(ngx_http_glm_ctx_t *ctx, ngx_http_glm_message_t *m)
+ngx_http_glm_submit_rules(ngx_http_glm_ctx_t *ctx, ngx_http_glm_message_t *m)
 {
-    u_char                 *head;
-    size_t                  len;
-    glm_sec_t               sec;
-    glm_str_t               str;
-    ngx_uint_t              i;
     ngx_http_glm_params_t  *p;
 
     p = &ctx->params;
 
+    ngx_http_glm_submit_strings(m, GLM_SEC_STOPS, p->stops, p->nstops);
+    ngx_http_glm_submit_strings(m, GLM_SEC_BAD, p->bad, p->nbad);
+    ngx_http_glm_submit_ids(m, GLM_SEC_STOP_IDS, &p->stop_ids);
+    ngx_http_glm_submit_ids(m, GLM_SEC_ALLOW, &p->allow);
+    ngx_http_glm_submit_ids(m, GLM_SEC_SCORE_IDS, &p->score_ids);
+
+    if (p->nbias) {
+        ngx_http_glm_submit_section(m, GLM_SEC_BIAS, GLM_SEC_CRITICAL,
+                                    p->bias, p->nbias * sizeof(glm_bias_t));
+    }
+
+    if (p->repeat.size) {
+        ngx_http_glm_submit_section(m, GLM_SEC_REPEAT, GLM_SEC_CRITICAL,
+                                    &p->repeat, sizeof(glm_sec_repeat_t));
+    }
+}
+
+
+static void
+ngx_http_glm_submit_ids(ngx_http_glm_message_t *m, uint16_t type,
+    ngx_http_glm_ids_t *ids)
+{
+    if (ids->n) {
+        ngx_http_glm_submit_section(m, type, GLM_SEC_CRITICAL, ids->elts,
+                                    ids->n * sizeof(int32_t));
+    }
+}
+
+
+static void
+ngx_http_glm_submit_strings(ngx_http_glm_message_t *m, uint16_t type,
+    ngx_str_t *s, ngx_uint_t n)
+{
+    u_char      *head;
+    size_t       len;
+    glm_sec_t    sec;
+    glm_str_t    str;
+    ngx_uint_t   i;
+
+    if (n == 0) {
+        return;
+    }
+
     head = m->pos;
     m->pos += sizeof(glm_sec_t);
 
-    for (i = 0; i < p->nstops; i++) {
-        str.size = p->stops[i].len;
-        len = ngx_align(p->stops[i].len, 4);
+    for (i = 0; i < n; i++) {
+        str.size = s[i].len;
+        len = ngx_align(s[i].len, 4);
 
         m->pos = ngx_cpymem(m->pos, &str, sizeof(glm_str_t));
-        ngx_memcpy(m->pos, p->stops[i].data, p->stops[i].len);
-        ngx_memzero(m->pos + p->stops[i].len, len - p->stops[i].len);
+        ngx_memcpy(m->pos, s[i].data, s[i].len);
+        ngx_memzero(m->pos + s[i].len, len - s[i].len);
         m->pos += len;
     }
 
-    sec.type = GLM_SEC_STOPS;
+    sec.type = type;
     sec.flags = GLM_SEC_CRITICAL;
     sec.size = m->pos - head - sizeof(glm_sec_t);
 
@@ -333,7 +549,7 @@ ngx_http_glm_submit_section(ngx_http_glm_message_t *m, uint16_t type,
 }
 
 
-/* Records of one message; leaves room for one CANCEL a live request. */
+/* Reserves the records of one message. */
 
 static ngx_int_t
 ngx_http_glm_submit_write(ngx_http_glm_peer_t *peer, uint64_t id, u_char *p,
@@ -342,7 +558,6 @@ ngx_http_glm_submit_write(ngx_http_glm_peer_t *peer, uint64_t id, u_char *p,
     int          rc;
     void        *slot;
     size_t       n;
-    int64_t      room;
     uint32_t     max;
     glm_rec_t    rec;
 
@@ -359,7 +574,6 @@ ngx_http_glm_submit_write(ngx_http_glm_peer_t *peer, uint64_t id, u_char *p,
         rc = glm_ring_reserve(&peer->submit, rec.size, &slot);
 
         if (rc == GLM_RING_FULL) {
-            glm_ring_abort(&peer->submit);
             return NGX_AGAIN;
         }
 
@@ -374,23 +588,6 @@ ngx_http_glm_submit_write(ngx_http_glm_peer_t *peer, uint64_t id, u_char *p,
         len -= n;
 
     } while (len);
-
-    room = glm_ring_room(&peer->submit);
-
-    if (room == GLM_RING_BROKEN) {
-        return NGX_ERROR;
-    }
-
-    /* this one's CANCEL too, and a pad */
-
-    if (room < (int64_t) (peer->nlive + 2) * (int64_t) sizeof(glm_rec_t)) {
-        glm_ring_abort(&peer->submit);
-        return NGX_AGAIN;
-    }
-
-    if (glm_ring_publish(&peer->submit)) {
-        ngx_http_glm_ring_bell(peer);
-    }
 
     return NGX_OK;
 }

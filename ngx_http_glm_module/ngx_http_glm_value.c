@@ -2,169 +2,13 @@
 #include "ngx_http_glm_module.h"
 
 
-static ngx_int_t ngx_http_glm_get_ids(ngx_http_glm_ctx_t *ctx,
-    const ngx_http_glm_field_t *f, json_t *v);
-static ngx_uint_t ngx_http_glm_is(json_t *v, const char *s);
-
-
-static ngx_int_t
-ngx_http_glm_get_ids(ngx_http_glm_ctx_t *ctx, const ngx_http_glm_field_t *f,
-    json_t *v)
-{
-    size_t                    i, size;
-    int64_t                   last;
-    json_int_t                n;
-    ngx_http_glm_params_t    *p;
-    ngx_http_glm_loc_conf_t  *glcf;
-
-    p = &ctx->params;
-    glcf = ngx_http_get_module_loc_conf(ctx->request, ngx_http_glm_module);
-
-    /* no engine came yet: the request ends as a 503 later */
-    last = glcf->peer->welcome.vocab ? glcf->peer->welcome.vocab - 1
-                                     : INT32_MAX;
-
-    size = json_array_size(v);
-
-    for (i = 0; i < size; i++) {
-        if (ngx_http_glm_get_int(json_array_get(v, i), &n) != NGX_OK) {
-            return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL,
-                                      f->name, "%s must hold integers only, "
-                                      "entry %uz is none.", f->name, i);
-        }
-
-        if (n < 0 || n > last) {
-            return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL,
-                                      f->name, "%s holds %L, token ids are "
-                                      "from 0 to %L.", f->name, (int64_t) n,
-                                      last);
-        }
-    }
-
-    if (size * sizeof(int32_t) > glcf->max_prompt) {
-        return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL, f->name,
-                                  "%s has %uz token ids, the limit is %uz.",
-                                  f->name, size,
-                                  glcf->max_prompt / sizeof(int32_t));
-    }
-
-    p->ids = ngx_palloc(ctx->request->pool, (size + 1) * sizeof(int32_t));
-    if (p->ids == NULL) {
-        return NGX_ERROR;
-    }
-
-    for (i = 0; i < size; i++) {
-        (void) ngx_http_glm_get_int(json_array_get(v, i), &n);
-        p->ids[i] = n;
-    }
-
-    p->nids = size;
-    p->has_ids = 1;
-
-    return NGX_OK;
-}
-
-
 /* A string may hold NUL, and then is none of ours. */
 
-static ngx_uint_t
+ngx_uint_t
 ngx_http_glm_is(json_t *v, const char *s)
 {
     return json_is_string(v) && json_string_length(v) == ngx_strlen(s)
            && ngx_memcmp(json_string_value(v), s, ngx_strlen(s)) == 0;
-}
-
-
-ngx_int_t
-ngx_http_glm_set_prompt(ngx_http_glm_ctx_t *ctx, const ngx_http_glm_field_t *f,
-    json_t *v)
-{
-    size_t                    i, size;
-    json_t                   *first;
-    ngx_str_t                 s;
-    ngx_http_glm_params_t    *p;
-    ngx_http_glm_loc_conf_t  *glcf;
-
-    p = &ctx->params;
-    glcf = ngx_http_get_module_loc_conf(ctx->request, ngx_http_glm_module);
-
-    if (json_is_array(v) && ctx->api->bit == NGX_HTTP_GLM_API_COMPLETIONS) {
-        size = json_array_size(v);
-        first = json_array_get(v, 0);
-
-        if (size == 0) {
-            return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL,
-                                      f->name, "prompt must not be empty.");
-        }
-
-        if (json_is_number(first)) {
-            return ngx_http_glm_get_ids(ctx, f, v);
-        }
-
-        for (i = 0; i < size; i++) {
-            if (json_typeof(json_array_get(v, i)) != json_typeof(first)
-                || !(json_is_string(first) || json_is_array(first)))
-            {
-                return ngx_http_glm_field_type(ctx, f, "a string, a list of "
-                                               "token ids, or a list of "
-                                               "either");
-            }
-        }
-
-        if (size > 1) {
-            ngx_http_glm_field_later(ctx, f);
-        }
-
-        v = first;
-    }
-
-    if (json_is_array(v) && ctx->api->bit == NGX_HTTP_GLM_API_COMPLETIONS) {
-        if (json_array_size(v) == 0) {
-            return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL,
-                                      f->name, "prompt must not be empty.");
-        }
-
-        return ngx_http_glm_get_ids(ctx, f, v);
-    }
-
-    if (!json_is_string(v)) {
-        return ngx_http_glm_field_type(ctx, f, ctx->api->bit
-                                       == NGX_HTTP_GLM_API_COMPLETIONS
-                                       ? "a string, a list of token ids, or "
-                                         "a list of either" : "a string");
-    }
-
-    if (ngx_http_glm_get_string(ctx, f, v, &s) != NGX_OK) {
-        return NGX_ERROR;
-    }
-
-    if (s.len == 0 && ctx->api->bit == NGX_HTTP_GLM_API_COMPLETIONS) {
-        return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL, f->name,
-                                  "prompt must not be empty.");
-    }
-
-    if (s.len > glcf->max_prompt) {
-        return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL, f->name,
-                                  "prompt has %uz bytes, the limit is %uz.",
-                                  s.len, glcf->max_prompt);
-    }
-
-    p->prompt = s;
-    p->has_text = 1;
-
-    return NGX_OK;
-}
-
-
-ngx_int_t
-ngx_http_glm_set_tokens(ngx_http_glm_ctx_t *ctx, const ngx_http_glm_field_t *f,
-    json_t *v)
-{
-    if (!json_is_array(v)) {
-        return ngx_http_glm_field_type(ctx, f, "a list of token ids");
-    }
-
-    return ngx_http_glm_get_ids(ctx, f, v);
 }
 
 
@@ -237,10 +81,6 @@ ngx_http_glm_set_n(ngx_http_glm_ctx_t *ctx, const ngx_http_glm_field_t *f,
                                   glcf->max_n, (int64_t) ctx->params.n);
     }
 
-    if (ctx->params.n != 1) {
-        ngx_http_glm_field_later(ctx, f);
-    }
-
     return NGX_OK;
 }
 
@@ -273,6 +113,8 @@ ngx_http_glm_set_mode(ngx_http_glm_ctx_t *ctx, const ngx_http_glm_field_t *f,
         return ngx_http_glm_field_type(ctx, f, "\"bidirectional\" or "
                                        "\"unidirectional\"");
     }
+
+    ctx->params.has_mode = 1;
 
     return NGX_OK;
 }
@@ -332,11 +174,10 @@ ngx_http_glm_set_stream_options(ngx_http_glm_ctx_t *ctx,
                                       "false.", name);
         }
 
-        if (name[0] == 'c' && json_is_true(e)) {
-            ngx_http_glm_field_later(ctx, f);
-        }
+        if (name[0] == 'c') {
+            ctx->params.continuous_usage = json_is_true(e) ? 1 : 0;
 
-        if (ngx_strcmp(name, "include_usage") == 0) {
+        } else if (ngx_strcmp(name, "include_usage") == 0) {
             ctx->params.include_usage = json_is_true(e) ? 1 : 0;
         }
     }
@@ -381,17 +222,29 @@ ngx_int_t
 ngx_http_glm_set_bias(ngx_http_glm_ctx_t *ctx, const ngx_http_glm_field_t *f,
     json_t *v)
 {
-    double       x;
-    json_t      *e;
-    const char  *name;
+    double                  x;
+    json_t                 *e;
+    ngx_int_t               id;
+    const char             *name;
+    ngx_http_glm_params_t  *p;
+
+    p = &ctx->params;
 
     if (!json_is_object(v)) {
         return ngx_http_glm_field_type(ctx, f, "an object");
     }
 
+    p->bias = ngx_palloc(ctx->request->pool, (json_object_size(v) + 1)
+                                             * sizeof(glm_bias_t));
+    if (p->bias == NULL) {
+        return NGX_ERROR;
+    }
+
     json_object_foreach(v, name, e) {
 
-        if (ngx_atoi((u_char *) name, ngx_strlen(name)) == NGX_ERROR) {
+        id = ngx_atoi((u_char *) name, ngx_strlen(name));
+
+        if (id == NGX_ERROR || id > INT32_MAX) {
             return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL,
                                       f->name, "A key of logit_bias is no "
                                       "token id.");
@@ -410,35 +263,150 @@ ngx_http_glm_set_bias(ngx_http_glm_ctx_t *ctx, const ngx_http_glm_field_t *f,
                                       f->name, "The values of logit_bias must "
                                       "be from -100 to 100.");
         }
-    }
 
-    if (json_object_size(v)) {
-        ngx_http_glm_field_later(ctx, f);
+        p->bias[p->nbias].id = id;
+        p->bias[p->nbias].bias = x;
+        p->nbias++;
     }
 
     return NGX_OK;
 }
 
 
-/* min: the least number of ids */
+ngx_int_t
+ngx_http_glm_set_bad_words(ngx_http_glm_ctx_t *ctx,
+    const ngx_http_glm_field_t *f, json_t *v)
+{
+    size_t                  i, size;
+    ngx_http_glm_params_t  *p;
+
+    p = &ctx->params;
+
+    if (!json_is_array(v)) {
+        return ngx_http_glm_field_type(ctx, f, "a list of strings");
+    }
+
+    size = json_array_size(v);
+
+    p->bad = ngx_palloc(ctx->request->pool, (size + 1) * sizeof(ngx_str_t));
+    if (p->bad == NULL) {
+        return NGX_ERROR;
+    }
+
+    for (i = 0; i < size; i++) {
+        if (ngx_http_glm_get_string(ctx, f, json_array_get(v, i), &p->bad[i])
+            != NGX_OK)
+        {
+            return NGX_ERROR;
+        }
+
+        if (p->bad[i].len == 0) {
+            return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL,
+                                      f->name, "bad_words must not hold an "
+                                      "empty string.");
+        }
+    }
+
+    p->nbad = size;
+
+    return NGX_OK;
+}
+
+
+/* max_pattern_size 0: off */
+
+ngx_int_t
+ngx_http_glm_set_repeat(ngx_http_glm_ctx_t *ctx,
+    const ngx_http_glm_field_t *f, json_t *v)
+{
+    json_t            *e;
+    ngx_uint_t         i;
+    json_int_t         n[3];
+    glm_sec_repeat_t  *repeat;
+
+    static const char  *names[] = {
+        "max_pattern_size", "min_pattern_size", "min_count"
+    };
+
+    if (!json_is_object(v)) {
+        return ngx_http_glm_field_type(ctx, f, "an object");
+    }
+
+    for (i = 0; i < 3; i++) {
+        n[i] = 0;
+        e = json_object_get(v, names[i]);
+
+        if (e == NULL || json_is_null(e)) {
+            continue;
+        }
+
+        if (ngx_http_glm_get_int(e, &n[i]) != NGX_OK || n[i] < 0
+            || n[i] > INT32_MAX)
+        {
+            return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL,
+                                      f->name, "repetition_detection.%s must "
+                                      "be an integer from 0 to %D.",
+                                      names[i], (int32_t) INT32_MAX);
+        }
+    }
+
+    if (n[0] == 0) {
+        return NGX_OK;
+    }
+
+    if (n[1] > n[0] || n[2] < 2) {
+        return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL, f->name,
+                                  "repetition_detection needs a min_count of "
+                                  "at least 2 and a min_pattern_size of at "
+                                  "most max_pattern_size.");
+    }
+
+    repeat = &ctx->params.repeat;
+
+    repeat->size = sizeof(glm_sec_repeat_t);
+    repeat->max_length = n[0];
+    repeat->min_length = n[1] ? n[1] : 1;
+    repeat->min_count = n[2];
+
+    return NGX_OK;
+}
+
+
+/* min and max: how many ids */
 
 ngx_int_t
 ngx_http_glm_set_id_list(ngx_http_glm_ctx_t *ctx,
     const ngx_http_glm_field_t *f, json_t *v)
 {
-    size_t      i;
-    json_int_t  n;
+    size_t               i, size;
+    json_int_t           n;
+    ngx_http_glm_ids_t  *ids;
 
     if (!json_is_array(v)) {
         return ngx_http_glm_field_type(ctx, f, "a list of token ids");
     }
 
-    if (json_array_size(v) < f->min) {
+    size = json_array_size(v);
+
+    if (size < f->min) {
         return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL, f->name,
                                   "%s must not be empty.", f->name);
     }
 
-    for (i = 0; i < json_array_size(v); i++) {
+    if (size > f->max) {
+        return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL, f->name,
+                                  "%s may have %uz token ids, not %uz.",
+                                  f->name, (size_t) f->max, size);
+    }
+
+    ids = (ngx_http_glm_ids_t *) ((char *) &ctx->params + f->offset);
+
+    ids->elts = ngx_palloc(ctx->request->pool, (size + 1) * sizeof(int32_t));
+    if (ids->elts == NULL) {
+        return NGX_ERROR;
+    }
+
+    for (i = 0; i < size; i++) {
         if (ngx_http_glm_get_int(json_array_get(v, i), &n) != NGX_OK
             || n < 0 || n > INT32_MAX)
         {
@@ -446,15 +414,11 @@ ngx_http_glm_set_id_list(ngx_http_glm_ctx_t *ctx,
                                       f->name, "Entry %uz of %s is no token "
                                       "id.", i, f->name);
         }
+
+        ids->elts[i] = n;
     }
 
-    if (json_array_size(v)) {
-        ngx_http_glm_field_later(ctx, f);
-    }
-
-    if (f->name[0] == 'l') {
-        ctx->params.has_logprob_ids = 1;
-    }
+    ids->n = size;
 
     return NGX_OK;
 }
@@ -476,7 +440,7 @@ ngx_http_glm_set_truncate(ngx_http_glm_ctx_t *ctx,
                                   f->name, (int64_t) n);
     }
 
-    ngx_http_glm_field_later(ctx, f);
+    ctx->params.truncate = n;
 
     return NGX_OK;
 }
@@ -487,37 +451,14 @@ ngx_http_glm_set_side(ngx_http_glm_ctx_t *ctx, const ngx_http_glm_field_t *f,
     json_t *v)
 {
     if (ngx_http_glm_is(v, "left")) {
+        ctx->params.truncate_right = 0;
         return NGX_OK;
     }
 
     if (ngx_http_glm_is(v, "right")) {
-        ngx_http_glm_field_later(ctx, f);
+        ctx->params.truncate_right = 1;
         return NGX_OK;
     }
 
     return ngx_http_glm_field_type(ctx, f, "\"left\" or \"right\"");
-}
-
-
-ngx_int_t
-ngx_http_glm_set_prompt_logprobs(ngx_http_glm_ctx_t *ctx,
-    const ngx_http_glm_field_t *f, json_t *v)
-{
-    json_int_t  n;
-
-    if (ngx_http_glm_get_int(v, &n) != NGX_OK) {
-        return ngx_http_glm_field_type(ctx, f, "an integer");
-    }
-
-    if (n < -1 || n > NGX_HTTP_GLM_MAX_LOGPROBS) {
-        return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL, f->name,
-                                  "%s must be from -1 to %d, not %L.",
-                                  f->name, NGX_HTTP_GLM_MAX_LOGPROBS,
-                                  (int64_t) n);
-    }
-
-    ctx->params.has_prompt_logprobs = 1;
-    ngx_http_glm_field_later(ctx, f);
-
-    return NGX_OK;
 }

@@ -78,6 +78,10 @@ for my $name ('<sop>', 'sop', '[sop]', '<eop>', '</s>x', 'eop') {
 is_deeply(tokenize(prompt => '', add_special_tokens => FALSE)->{tokens}, [], 'an empty text');
 is_deeply(tokenize(prompt => '')->{tokens}, [7809], 'an empty text, with the mask that a prompt gets');
 
+my $eos = json($t->get('/tokenizer_info')->{body})->{eos_token};
+is($eos, '</s>', '/tokenizer_info: the end token');
+is_deeply(tokenize(prompt => $eos)->{tokens}, [ 2 ], 'whose name is one id');
+
 sub detokenize {
     my $r = $t->post('/detokenize', { tokens => [ @_ ] });
     return $r->{status} == 200 ? json($r->{body}) : { fault => "$r->{status} $r->{body}" };

@@ -11,7 +11,7 @@ my $URI = '/v1/completions';
 my $P = 'English: Where is the file? German:';
 my $t = GLM::Test->new->engine('--max-num-seqs', 2);
 $t->conf(http => <<'END')->run->ready;
-    log_format glm '$glm_request_id|$status|$glm_model|$glm_prompt_tokens|$glm_completion_tokens|$glm_finish_reason|$glm_queue_time|$glm_ttft';
+    log_format glm '$glm_request_id|$status|$glm_model|$glm_prompt_tokens|$glm_completion_tokens|$glm_finish_reason|$glm_queue_time|$glm_ttft|$glm_tpot|$glm_engine';
     access_log "%%DIR%%/glm.log" glm;
 END
 
@@ -30,6 +30,9 @@ my @l = logged('plain');
 is_deeply([ @l[ 1 .. 5 ] ], [ 200, 'glm-demo-9m', 11, 6, 'stop' ], 'a plain answer');
 like($l[$_], qr/^\d+\.\d+$/, ('queue time', 'time to first token')[ $_ - 6 ]) for 6, 7;
 cmp_ok($l[7], '<', 5, 'in seconds');
+like($l[8], qr/^\d+\.\d+$/, 'time a token');
+cmp_ok($l[8], '<', 1, 'in seconds, too');
+is($l[9], "unix:$t->{socket}", 'the engine');
 
 my $c = ask('stream', { prompt => $P, temperature => 0, max_tokens => 2, stream => TRUE }, start => 1);
 $c->read_head;
@@ -38,7 +41,7 @@ $c->events;
 is_deeply([ @l[ 1 .. 5 ] ], [ 200, 'glm-demo-9m', 11, 2, 'length' ], 'a stream');
 
 ask('bad', { prompt => $P, temperature => 9 });
-is_deeply([ (logged('bad'))[ 1, 3 .. 7 ] ], [ 400, ('-') x 5 ], 'a refusal has no tokens');
+is_deeply([ (logged('bad'))[ 1, 3 .. 9 ] ], [ 400, ('-') x 7 ], 'a refusal has no tokens');
 
 $c = ask('left', { prompt => $P, temperature => 0, ignore_eos => TRUE, max_tokens => 1000, stream => TRUE }, start => 1);
 $c->read_head;
@@ -48,6 +51,9 @@ $c->close;
 is($l[1], 200, 'a client that left a stream: its status went out');
 is($l[3], 11, 'its prompt is counted');
 cmp_ok($l[4] eq '-' ? 0 : $l[4], '>=', 5, 'and what was generated for it') || diag("@l");
+is($l[5], 'abort', 'reason');
+like($l[8], qr/^\d+\.\d+$/, 'its time a token');
+is($l[9], "unix:$t->{socket}", 'its engine');
 
 $t->idle(5, 'nothing is left');
 $t->done;

@@ -3,6 +3,7 @@
  */
 #include "fake_engine.h"
 
+#include <math.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -313,7 +314,19 @@ logprobs(glm_sampled_t *s, int32_t id, int n)
     }
 }
 
-/* Echo: a prompt has an id a byte, and the model says -0.25 of each but the first. */
+/* An id a byte; -0.5 - index / 8, itself the second best.  The first has none. */
+static void
+prompt_logprobs(glm_sampled_t *s, int32_t id, size_t i, int n)
+{
+    int  k;
+
+    *s = (glm_sampled_t) { .id = id, .logprob = -0.5f - (float) i / 8, .ntop = n };
+    for (k = 0; k < n; k++) {
+        s->top[k].id = k == 1 ? id : 500 + k;
+        s->top[k].logprob = k == 1 ? s->logprob : s->logprob + 0.25f - (float) k / 4;
+    }
+}
+
 static void
 say_prompt(job_t *j)
 {
@@ -325,7 +338,7 @@ say_prompt(job_t *j)
     for (i = 0; i < n && j->r->want_prompt_logprobs; i++) {
         t.id = (uint8_t) j->prompt[i];
         t.offset = (uint32_t) i;
-        logprobs(&s, t.id, j->r->nprompt_logprobs);
+        prompt_logprobs(&s, t.id, i, j->r->nprompt_logprobs);
         t.sampled = i > 0 ? &s : NULL;
         j->r->sink->prompt(j->r, &t);
     }
@@ -361,7 +374,8 @@ finish_job(glm_engine_t *e, job_t *j, int cancelled)
     glm_finish_out_t  f = { .stop_id = j->s.stop_id, .stop_index = j->s.stop_index,
                             .ntokens = j->i, .nkept = j->i };
     glm_done_t        d = {
-        .prompt_tokens = j->prompt_tokens, .completion_tokens = j->i * r->n,
+        .prompt_tokens = j->prompt_tokens,
+        .completion_tokens = j->i * (r->best_of > r->n ? r->best_of : r->n),
         .cached_tokens = j->s.cached, .cancelled = cancelled, .t_submit = j->t_submit,
         .t_admit = j->t_admit, .t_first = j->t_first, .t_done = now_ns(),
     };
@@ -430,12 +444,12 @@ static void
 say_token(job_t *j, int last)
 {
     int              c;
+    char             own[32];
     size_t           n;
     glm_sampled_t    s;
     glm_token_out_t  t = { .offset = (uint32_t) j->i };
 
     if (j->r->echo) t.offset += (uint32_t) j->nprompt;
-
     t.id = make_text(j, j->i, &j->held);
     n = ready_bytes(j, last);
     t.text = j->held.s;
@@ -446,6 +460,10 @@ say_token(job_t *j, int last)
     }
     for (c = 0; c < j->r->n; c++) {
         t.choice = c;
+        if (j->s.bychoice) {
+            t.ntext = (size_t) snprintf(own, sizeof(own), "c%d.%d ", c, j->i);
+            t.text = own;
+        }
         j->r->sink->token(j->r, &t);
     }
     memmove(j->held.s, j->held.s + n, j->held.n - n);

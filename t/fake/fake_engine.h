@@ -9,6 +9,7 @@
  *   bytes=N      text of a token: N letters;  text=WORD: that word ('_': blank)
  *   utf8         one byte of "é漢😀" a token, text held back until it is whole
  *   held         no text before the last token
+ *   bychoice     token i of choice c is "cC.I "
  *   echo         the answer is the prompt's bytes
  *   reason=stop|length|error  stopindex=N  stopid=ID  (of FINISH)
  *   error=STATUS code=W param=W message=W retry=S limit=N value=N at submit;
@@ -18,6 +19,9 @@
  *   nofinish nodone nocancel noids                   leave that out
  *   stall=MS     the whole engine stands still (0: for good), heartbeat too
  *   queue=N cached=N                                 in ACCEPTED, DONE
+ *
+ * ECHO and prompt_logprobs are answered: an id and a group a byte, logprob
+ * -0.5 - index / 8, the first one none.  best_of counts its tokens.
  *
  * Vocabulary: ids 0..255 are bytes, id N above prints "tN ", 19990 is [MASK],
  * 19991 <eos>, 19992 <sop>.  A prompt has an id a byte.

@@ -2,7 +2,7 @@
  * fake_engine: the program.  Options of glm-engine's server, and:
  *   --default WORDS  --script FILE  --name NAME  --max-seq N  --slots N
  *   --max-queue N    --loading MS   (LOADING for so long)   --no-tokenizer
- *   --max-n N
+ *   --max-n N (64)   --record FILE   (each SUBMIT, JSON a line)
  */
 #include <stdlib.h>
 #include <string.h>
@@ -10,6 +10,7 @@
 
 #include "../../engine/options.h"
 #include "fake_engine.h"
+#include "fake_wire.h"
 
 static const char *const  noarg[] = { "no-tokenizer", NULL };
 
@@ -32,6 +33,7 @@ option(glm_daemon_opts_t *o, fake_opts_t *f, const char *name, const char *value
     if (strcmp(name, "default") == 0) f->defaults = value;
     else if (strcmp(name, "script") == 0) f->script = value;
     else if (strcmp(name, "name") == 0) f->name = value;
+    else if (strcmp(name, "record") == 0) fake_wire_record(value);
     else if (strcmp(name, "no-tokenizer") == 0) o->server.token_text = NULL;
     else if (strcmp(name, "max-seq") == 0) return number(name, value, &f->max_seq, err);
     else if (strcmp(name, "slots") == 0) return number(name, value, &f->slots, err);
@@ -61,6 +63,7 @@ main(int argc, char **argv)
     glm_daemon_opts_t  o = GLM_DAEMON_OPTS_DEFAULT;
 
     o.server.token_text = fake_token_text;
+    o.server.max_n = 64;
     for (i = 1; i < argc; ) {
         rc = glm_option_next(argc, argv, &i, noarg, name, &value, &err);
         if (rc == 1) rc = option(&o, &f, name, value, &err);
