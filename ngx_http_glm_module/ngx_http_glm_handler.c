@@ -59,6 +59,9 @@ const ngx_http_glm_api_t  ngx_http_glm_apis[] = {
     { ngx_string("detokenize"), ngx_string("/v1/detokenize"),
       NGX_HTTP_GLM_API_DETOKENIZE, NGX_HTTP_POST, ngx_http_glm_read_body },
 
+    { ngx_string("openapi"), ngx_string("/openapi.json"),
+      NGX_HTTP_GLM_API_OPENAPI, NGX_HTTP_GLM_GET, ngx_http_glm_openapi },
+
     { ngx_string("metrics"), ngx_string("/metrics"),
       NGX_HTTP_GLM_API_METRICS, NGX_HTTP_GLM_GET, ngx_http_glm_metrics },
 
