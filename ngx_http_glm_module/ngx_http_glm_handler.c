@@ -70,6 +70,9 @@ const ngx_http_glm_api_t  ngx_http_glm_apis[] = {
     { ngx_string("tokenizer_info"), ngx_string("/v1/tokenizer_info"),
       NGX_HTTP_GLM_API_INFO, NGX_HTTP_GLM_GET, ngx_http_glm_info },
 
+    { ngx_string("openapi"), ngx_string("/openapi.json"),
+      NGX_HTTP_GLM_API_OPENAPI, NGX_HTTP_GLM_GET, ngx_http_glm_openapi },
+
     { ngx_string("metrics"), ngx_string("/metrics"),
       NGX_HTTP_GLM_API_METRICS, NGX_HTTP_GLM_GET, ngx_http_glm_metrics },
 

@@ -29,6 +29,7 @@
 #define NGX_HTTP_GLM_API_METRICS       0x0100
 #define NGX_HTTP_GLM_API_STATUS        0x0200
 #define NGX_HTTP_GLM_API_INFO          0x0400
+#define NGX_HTTP_GLM_API_OPENAPI       0x0800
 
 /* what a location without glm_api answers */
 #define NGX_HTTP_GLM_API_DEFAULT                                              \
@@ -36,7 +37,8 @@
      |NGX_HTTP_GLM_API_MODELS                                                 \
      |NGX_HTTP_GLM_API_HEALTH|NGX_HTTP_GLM_API_PING                           \
      |NGX_HTTP_GLM_API_VERSION|NGX_HTTP_GLM_API_TOKENIZE                      \
-     |NGX_HTTP_GLM_API_DETOKENIZE|NGX_HTTP_GLM_API_INFO)
+     |NGX_HTTP_GLM_API_DETOKENIZE|NGX_HTTP_GLM_API_INFO                       \
+     |NGX_HTTP_GLM_API_OPENAPI)
 
 #define NGX_HTTP_GLM_EOS               "</s>"
 #define NGX_HTTP_GLM_MAX_DEPTH         64        /* of JSON */
@@ -599,6 +601,11 @@ ngx_int_t ngx_http_glm_metrics(ngx_http_request_t *r,
     ngx_http_glm_ctx_t *ctx);
 ngx_int_t ngx_http_glm_stats(ngx_http_glm_peer_t *peer, glm_wire_stats_t *st);
 ngx_uint_t ngx_http_glm_stale(ngx_http_glm_peer_t *peer);
+
+/* _openapi.c */
+
+ngx_int_t ngx_http_glm_openapi(ngx_http_request_t *r,
+    ngx_http_glm_ctx_t *ctx);
 
 /* _error.c */
 

@@ -49,7 +49,7 @@ END
 accepts('in location, with metrics', locations => <<"END");
     location / { $pass glm_first_token_timeout 10s; glm_read_timeout 1m; glm_ping_interval 1s; glm_max_prompt 64k;
         glm_max_n 4; glm_max_stops 4; glm_buffer_size 4k; glm_api completions models health version
-        tokenize detokenize metrics status; }
+        tokenize detokenize openapi metrics status; }
 END
 accepts('several engines', locations => "location /a/ { $pass } location /b/ { glm_pass unix:/other; }");
 accepts('the same twice', locations => "location /a/ { $pass } location /b/ { $pass }");

@@ -6,7 +6,7 @@ set -eu
 packages="gcc make libc6-dev libjansson-dev libzip-dev nginx nginx-dev"
 case "${1-build}" in
     build) ;;
-    test)  packages="$packages perl python3 python3-venv curl" ;;
+    test)  packages="$packages perl python3 python3-venv python3-yaml curl" ;;
     check) packages="$packages cppcheck" ;;
     fuzz)  packages="$packages clang libclang-rt-14-dev" ;;
     *)     echo "usage: $0 build|test|check|fuzz" >&2; exit 2 ;;
