@@ -140,7 +140,7 @@ start_choices(glm_sched_t *s)
 
     for (j = TAILQ_FIRST(&s->run); j != NULL && active < s->max_seqs; j = next) {
         next = TAILQ_NEXT(j, link);
-        if (!glm_job_ready(j) || glm_job_paused(j) || j->prompt.max_tokens == 0) continue;
+        if (!glm_job_ready(j) || glm_job_paused(j)) continue;
 
         for (int32_t i = 0; i < j->width && active < s->max_seqs; i++) {
             if (j->next_choice == j->nchoices) break;

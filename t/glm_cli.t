@@ -40,6 +40,10 @@ wrong('an unknown option', qr/--nope/, 'complete', '--nope', 1, 'x');
 wrong('an option of another command', qr/--stop/, 'tokenize', '--stop', 'a', 'x');
 wrong('--temperature -1', qr/--temperature.*0 to/, 'complete', '--temperature', -1, 'x');
 wrong('--temperature nan', qr/--temperature/, 'complete', '--temperature', 'nan', 'x');
+wrong('--presence-penalty 3', qr/--presence-penalty.*-2 to 2/, 'complete', '--presence-penalty', 3, 'x');
+wrong('--repetition-penalty 0', qr/--repetition-penalty/, 'complete', '--repetition-penalty', 0, 'x');
+wrong('--min-tokens -1', qr/--min-tokens/, 'complete', '--min-tokens', -1, 'x');
+wrong('--echo of another command', qr/--echo/, 'tokenize', '--echo', 'x');
 wrong('--top-p 2', qr/--top-p.*0 to 1/, 'complete', '--top-p', 2, 'x');
 wrong('--logprobs 21', qr/--logprobs.*0 to 20/, 'complete', '--json', '--logprobs', 21, 'x');
 wrong('--logprobs without --json', qr/--json/, 'complete', '--logprobs', 2, 'x');
@@ -128,6 +132,9 @@ is($status, 2, '--ids: text is none');
 ($status, $out, $err) = glm('complete', '--ids', '--max-tokens', 2, '[102, 97,107]');
 is($out, "256 257 \n", '--ids: ids in, ids out');
 
+is((glm('complete', '--echo', 'fake: tokens=2 text=x'))[1], "fake: tokens=2 text=xxx\n", '--echo');
+is($json->decode((glm('complete', '--echo', '--json', '--min-tokens', 1, '--frequency-penalty', '-0.5',
+    'fake: tokens=2 text=x'))[1])->{text}, 'fake: tokens=2 text=xxx', '--echo --json');
 is((glm('tokenize', '--no-special', "h\xc3\xa9"))[1], "104 195 169\n", 'tokenize');
 is((glm('tokenize', 'h'))[1], "104 19990 19991\n", 'tokenize with mask and eos');
 is((glm('tokenize', '--ids', '104 300 105'))[1], "ht300 i\n", 'tokenize --ids');

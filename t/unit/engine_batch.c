@@ -9,7 +9,7 @@
 #include "golden.h"
 #include "tap.h"
 
-#define N  50
+#define N  200         /* requests; fewer of them on more ranks */
 
 static char  *prompts[64];
 static int    nprompts;
@@ -52,12 +52,15 @@ up(int tp, int max_seqs, int max_rows, int64_t kv_tokens, int64_t budget)
     return e;
 }
 
-/* Penalties, biases, bans, best_of: every third of requests has some of them. */
+/* Fields that change single ids, best_of and others: every third request has some. */
 static void
 add_rules(t_req_t *t, unsigned *s)
 {
     static const glm_logit_bias_t  bias[2] = { { 300, 3 }, { 7813, -2 } };
     static const glm_stop_t        bad[1] = { { "the", 3 } };
+    static int32_t                 ids[40];
+
+    for (int i = 0; i < 40; i++) ids[i] = 7813 - 100 * i;
 
     t->r.sample.presence = (float) (rand_r(s) % 3);
     t->r.sample.frequency = (float) (rand_r(s) % 2) * 0.5f;
@@ -70,6 +73,17 @@ add_rules(t_req_t *t, unsigned *s)
         t->r.nbad = 1;
     }
     if (rand_r(s) % 2) t->r.best_of = t->r.n + 2;
+    if (rand_r(s) % 4 == 0) {
+        t->r.allow = ids;
+        t->r.nallow = 40;
+        t->r.repeat = (glm_repeat_t) { 1, 6, 3 };
+        t->r.special_text = 1;
+    }
+    if (rand_r(s) % 4 == 0) {
+        t->r.score_id = t->r.stop_id = ids + 30;
+        t->r.nscore_id = t->r.nstop_id = 3;
+    }
+    if (rand_r(s) % 4 == 0) t->r.truncate = 1 + (int) (rand_r(s) % 6);
 }
 
 /* Request i, the same every time. */
@@ -144,22 +158,22 @@ noise(glm_engine_t *e, int i)
 
 /* At most `at_once` in flight; how many differ from the ones alone. */
 static int
-run_mix(glm_engine_t *e, t_req_t *const *alone, int at_once)
+run_mix(glm_engine_t *e, t_req_t *const *alone, int nreq, int at_once)
 {
     t_req_t  *t[N], *lost[N / 5];
     int       differ = 0;
 
-    for (int i = 0; i < N; i++) {
+    for (int i = 0; i < nreq; i++) {
         if (i >= at_once) t_wait(&t[i - at_once]->ended, 1);
         if (i % 5 == 4) glm_req_cancel(e, &lost[i / 5]->r);
         t_submit(t[i] = request(e, i));
         if (i % 5 == 0) lost[i / 5] = noise(e, i);
     }
-    for (int i = 0; i < N / 5; i++) {
+    for (int i = 0; i < nreq / 5; i++) {
         t_wait(&lost[i]->ended, 1);
         t_free(lost[i]);
     }
-    for (int i = 0; i < N; i++) {
+    for (int i = 0; i < nreq; i++) {
         t_wait(&t[i]->ended, 1);
         if (alone != NULL && !equal(alone[i], t[i])) {
             differ++;
@@ -167,36 +181,36 @@ run_mix(glm_engine_t *e, t_req_t *const *alone, int at_once)
                  t[i]->no.text);
         }
     }
-    for (int i = 0; i < N; i++) t_free(t[i]);
+    for (int i = 0; i < nreq; i++) t_free(t[i]);
     return differ;
 }
 
 static void
-test_rank(int tp)
+test_rank(int tp, int nreq)
 {
-    static const int  at_once[4] = { 2, 9, 25, N };
+    const int         at_once[4] = { 2, 9, 25, nreq };
     t_req_t          *alone[N];
     glm_engine_t     *e = up(tp, 4, 64, 8192, 0);
     size_t            tokens = 0, scored = 0;
 
-    for (int i = 0; i < N; i++) {
+    for (int i = 0; i < nreq; i++) {
         t_run(alone[i] = request(e, i));
         for (int k = 0; k < alone[i]->r.n; k++) tokens += alone[i]->c[k].n;
         scored += alone[i]->prompt.n;
     }
     glm_engine_stop(e);
     ok(tokens > 500 && scored > 300, "%d ranks: %d requests alone, %zu tokens, %zu of prompts "
-       "scored", tp, N, tokens, scored);
+       "scored", tp, nreq, tokens, scored);
 
     for (int i = 0; i < 4; i++) {
         int  differ;
 
         e = up(tp, 3 + 13 * i, 40 + 50 * i, 800 + 3000 * i, i == 3 ? 0 : 30 + 100 * i);
-        differ = run_mix(e, alone, at_once[i]);
+        differ = run_mix(e, alone, nreq, at_once[i]);
         ok(differ == 0, "%d ranks, %d at once: %d differ in some bit", tp, at_once[i], differ);
         glm_engine_stop(e);
     }
-    for (int i = 0; i < N; i++) t_free(alone[i]);
+    for (int i = 0; i < nreq; i++) t_free(alone[i]);
 }
 
 /* What a prompt says of itself depends on nothing else: not on what is asked
@@ -242,8 +256,8 @@ main(void)
 {
     load_prompts();
     test_scored();
-    test_rank(1);
-    test_rank(2);
+    test_rank(1, N);
+    test_rank(2, 40);
     for (int i = 0; i < nprompts; i++) free(prompts[i]);
     return tap_done();
 }

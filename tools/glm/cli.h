@@ -25,6 +25,7 @@ typedef struct {
     glm_sec_sampling_t  sampling;
     int32_t             max_tokens;
     int                 mode;     /* 1: unidirectional */
+    int                 echo;
     const char         *stop[GLM_CLI_STOPS];
     int                 nstop;
     glm_text_t          prompt;   /* bytes as given, or from standard input */

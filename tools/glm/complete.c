@@ -138,6 +138,14 @@ on_tokens(complete_t *c, const glm_event_t *ev)
     return c->o->json ? 0 : print_tokens(c, ev);
 }
 
+static int
+on_prompt(complete_t *c, const glm_event_t *ev)
+{
+    glm_wbuf_put(&c->prompt_ids, ev->ids, ev->nids * sizeof(int32_t));
+    glm_wbuf_put(&c->text, ev->text, ev->ntext);
+    return c->o->json || c->o->ids ? 0 : print_tokens(c, ev);
+}
+
 /* What a stop string or an end token cut off is no part of the answer. */
 static void
 on_finish(complete_t *c, const glm_event_t *ev)
@@ -156,7 +164,7 @@ on_event(void *arg, const glm_event_t *ev)
 
     switch (ev->type) {
     case GLM_MSG_ACCEPTED: c->accepted = ev->accepted; break;
-    case GLM_MSG_PROMPT:   glm_wbuf_put(&c->prompt_ids, ev->ids, ev->nids * sizeof(int32_t)); break;
+    case GLM_MSG_PROMPT:   return on_prompt(c, ev);
     case GLM_MSG_TOKENS:   return on_tokens(c, ev);
     case GLM_MSG_FINISH:   on_finish(c, ev); break;
     case GLM_MSG_DONE:     c->done = ev->done; break;
@@ -174,7 +182,8 @@ build(const glm_cli_t *o, glm_client_submit_t *s)
     s->m.mode = (uint8_t) o->mode;
     s->m.n = 1;
     s->m.max_tokens = o->max_tokens;
-    s->m.flags = (o->no_special ? 0 : GLM_F_ADD_SPECIAL) | (o->json ? GLM_F_PROMPT_IDS : 0);
+    s->m.flags = (o->no_special ? 0 : GLM_F_ADD_SPECIAL) | (o->json ? GLM_F_PROMPT_IDS : 0)
+                 | (o->echo ? GLM_F_ECHO : 0);
     glm_wire_section(&s->sections, GLM_SEC_SAMPLING, &o->sampling, sizeof(o->sampling));
     for (i = 0; i < o->nstop; i++) glm_wire_string(&stops, o->stop[i], strlen(o->stop[i]));
     if (stops.n) glm_wire_section(&s->sections, GLM_SEC_STOPS, stops.p, stops.n);

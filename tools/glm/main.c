@@ -14,7 +14,8 @@
 
 #define MAX_PROMPT  (64u << 20)
 
-static const char *const  noarg[] = { "help", "version", "ids", "json", "plain", "no-special", NULL };
+static const char *const  noarg[] = { "help", "version", "ids", "json", "plain", "no-special",
+                                       "echo", NULL };
 
 static const char  usage[] =
     "Usage: glm complete [options] PROMPT|-\n"
@@ -33,7 +34,10 @@ static const char  usage[] =
     "  --max-tokens N         -1: as many as the context leaves (128)\n"
     "  --temperature X        0: greedy (0)\n"
     "  --top-k N  --top-p X  --min-p X  --seed N\n"
+    "  --presence-penalty X  --frequency-penalty X       -2 to 2 (0)\n"
+    "  --repetition-penalty X (1)  --min-tokens N\n"
     "  --stop TEXT            may be repeated\n"
+    "  --echo                 the prompt's text comes first\n"
     "  --logprobs N           0 to 20, with --json\n"
     "  --mode bidirectional|unidirectional\n"
     "\n"
@@ -43,14 +47,14 @@ static const char  usage[] =
 /* ---- values ---- */
 
 static int
-real(const char *name, const char *value, double hi, float *out, glm_err_t *err)
+real(const char *name, const char *value, double lo, double hi, float *out, glm_err_t *err)
 {
     char    *end;
     double   x = strtod(value, &end);
 
-    if (end == value || *end != '\0' || !(x >= 0 && x <= hi)) {
-        return glm_fail(err, GLM_EINVAL, "--%s: \"%.40s\" is not a number from 0 to %g", name,
-                        value, hi);
+    if (end == value || *end != '\0' || !(x >= lo && x <= hi)) {
+        return glm_fail(err, GLM_EINVAL, "--%s: \"%.40s\" is not a number from %g to %g", name,
+                        value, lo, hi);
     }
     *out = (float) x;
     return 1;
@@ -98,14 +102,29 @@ mode(glm_cli_t *o, const char *value, glm_err_t *err)
 /* ---- options ---- */
 
 static int
-flag(glm_cli_t *o, const char *name)
+flag(glm_cli_t *o, int complete, const char *name)
 {
     if (strcmp(name, "ids") == 0) o->ids = 1;
     else if (strcmp(name, "json") == 0) o->json = 1;
     else if (strcmp(name, "plain") == 0) o->plain = 1;
     else if (strcmp(name, "no-special") == 0) o->no_special = 1;
+    else if (complete && strcmp(name, "echo") == 0) o->echo = 1;
     else return 0;
     return 1;
+}
+
+static int
+penalty(glm_sec_sampling_t *s, const char *name, const char *value, glm_err_t *err)
+{
+    if (strcmp(name, "presence-penalty") == 0) return real(name, value, -2, 2, &s->presence, err);
+    if (strcmp(name, "frequency-penalty") == 0) return real(name, value, -2, 2, &s->frequency, err);
+    if (strcmp(name, "repetition-penalty") == 0) {
+        return real(name, value, 1e-6, 1e6, &s->repetition, err);
+    }
+    if (strcmp(name, "min-tokens") == 0) {
+        return whole(name, value, 0, INT32_MAX, &s->min_tokens, err);
+    }
+    return 0;
 }
 
 static int
@@ -113,9 +132,9 @@ sampling(glm_cli_t *o, const char *name, const char *value, glm_err_t *err)
 {
     glm_sec_sampling_t  *s = &o->sampling;
 
-    if (strcmp(name, "temperature") == 0) return real(name, value, 100, &s->temperature, err);
-    if (strcmp(name, "top-p") == 0) return real(name, value, 1, &s->top_p, err);
-    if (strcmp(name, "min-p") == 0) return real(name, value, 1, &s->min_p, err);
+    if (strcmp(name, "temperature") == 0) return real(name, value, 0, 100, &s->temperature, err);
+    if (strcmp(name, "top-p") == 0) return real(name, value, 0, 1, &s->top_p, err);
+    if (strcmp(name, "min-p") == 0) return real(name, value, 0, 1, &s->min_p, err);
     if (strcmp(name, "top-k") == 0) return whole(name, value, 0, INT32_MAX, &s->top_k, err);
     if (strcmp(name, "seed") == 0) return seed(o, value, err);
     if (strcmp(name, "mode") == 0) return mode(o, value, err);
@@ -131,7 +150,7 @@ sampling(glm_cli_t *o, const char *name, const char *value, glm_err_t *err)
 static int
 option(glm_cli_t *o, int complete, const char *name, const char *value, glm_err_t *err)
 {
-    int  rc = flag(o, name);
+    int  rc = flag(o, complete, name);
 
     if (rc == 0 && strcmp(name, "socket") == 0) {
         o->socket = value;
@@ -145,6 +164,7 @@ option(glm_cli_t *o, int complete, const char *name, const char *value, glm_err_
         rc = 1;
     }
     if (rc == 0 && complete) rc = sampling(o, name, value, err);
+    if (rc == 0 && complete) rc = penalty(&o->sampling, name, value, err);
     if (rc == 0) rc = glm_option_engine(&o->engine, name, value, err);
     if (rc == 0) rc = glm_fail(err, GLM_EINVAL, "unknown option --%s; glm --help lists them", name);
     return rc;
