@@ -302,8 +302,8 @@ ended(t_req_t **t, int n, int status, const char *code)
                          : t[i]->ended == 2 && !t[i]->accepted && t[i]->no.status == status
                            && strcmp(t[i]->no.code, code) == 0
                            && memcmp(&t[i]->no, &t[0]->no, sizeof(t[0]->no)) == 0;
-        t_free(t[i]);
     }
+    for (int i = 0; i < n; i++) t_free(t[i]);
     return k;
 }
 
