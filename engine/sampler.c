@@ -386,6 +386,12 @@ choose(draw_t *d)
     return d->nlist < 0 ? draw_any(d, u) : draw_listed(d, u);
 }
 
+static int
+better(const glm_logprob_t *a, const glm_logprob_t *b)
+{
+    return a->logprob > b->logprob || (a->logprob == b->logprob && a->id < b->id);
+}
+
 /* The ids that were asked for, best first. */
 static int
 listed(const draw_t *d, glm_logprob_t *top)
@@ -393,13 +399,11 @@ listed(const draw_t *d, glm_logprob_t *top)
     int  n = d->args->nscore < GLM_MAX_LOGPROBS ? d->args->nscore : GLM_MAX_LOGPROBS;
 
     for (int k = 0; k < n; k++) {
-        int32_t  id = d->args->score[k];
-        int      i = k;
+        glm_logprob_t  p = { d->args->score[k], d->x[d->args->score[k]] };
+        int            i = k;
 
-        for (; i > 0 && (d->x[id] > top[i - 1].logprob
-                         || (d->x[id] == top[i - 1].logprob && id < top[i - 1].id)); i--)
-            top[i] = top[i - 1];
-        top[i] = (glm_logprob_t) { id, d->x[id] };
+        for (; i > 0 && better(&p, &top[i - 1]); i--) top[i] = top[i - 1];
+        top[i] = p;
     }
     return n;
 }

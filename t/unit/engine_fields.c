@@ -302,8 +302,8 @@ ended(t_req_t **t, int n, int status, const char *code)
                          : t[i]->ended == 2 && !t[i]->accepted && t[i]->no.status == status
                            && strcmp(t[i]->no.code, code) == 0
                            && memcmp(&t[i]->no, &t[0]->no, sizeof(t[0]->no)) == 0;
-        t_free(t[i]);
     }
+    for (int i = 0; i < n; i++) t_free(t[i]);
     return k;
 }
 
@@ -757,13 +757,13 @@ test_truncate(glm_engine_t *e)
     int32_t   max = glm_engine_config(e)->max_seq, *ids = malloc(5000 * sizeof(int32_t));
     int32_t   masked[4] = { 300, 301, glm_engine_config(e)->mask, 302 };
     t_req_t  *t;
-    int       bad = 0;
+    int       bad = 0, keep, n;
 
     for (int i = 0; i < 5000; i++) ids[i] = 300 + i;
     for (int right = 0; right < 2; right++)
         for (int uni = 0; uni < 2; uni++)
             for (int special = 0; special < 2; special++) {
-                int32_t  keep = max - 7 - (uni ? 2 * special : 1 + special);
+                int32_t  left = max - 7 - (uni ? 2 * special : 1 + special);
                 size_t   at = uni && special ? 1 : 0;
 
                 t = t_new_ids(e, ids, 5000);
@@ -773,8 +773,8 @@ test_truncate(glm_engine_t *e)
                 t->r.truncate_right = right;
                 t->r.mode = uni ? GLM_UNIDIRECTIONAL : GLM_BIDIRECTIONAL;
                 t->r.add_special = special;
-                bad += !good(t) || t->nids != (size_t) keep + (size_t) special
-                       || t->ids[at] != (right ? 300 : 300 + 5000 - keep);
+                bad += !good(t) || t->nids != (size_t) left + (size_t) special
+                       || t->ids[at] != (right ? 300 : 300 + 5000 - left);
                 t_free(t);
             }
     ok(bad == 0, "truncate -1: what the model can take, of either side");
@@ -794,6 +794,17 @@ test_truncate(glm_engine_t *e)
     t->r.want_ids = t->r.truncate_right = 1;
     t->r.truncate = 3;
     ok(good(t) && t->nids == 3, "a mask that is last after the cut gets no eos");
+    t_free(t);
+    t = text(e, "A [MASK] file", 1, 0);
+    t->r.want_ids = 1;
+    good(t);
+    for (keep = 0; keep < (int) t->nids && t->ids[keep] != masked[2]; keep++) { }
+    n = (int) t->nids;
+    t_free(t);
+    t = text(e, "A [MASK] file", 1, 0);
+    t->r.want_ids = t->r.truncate_right = 1;
+    t->r.truncate = keep + 1;
+    ok(good(t) && keep + 2 < n && (int) t->nids == keep + 1, "nor does one of a text");
     t_free(t);
     t = t_new_ids(e, ids, 3);
     t->r.truncate = -2;
