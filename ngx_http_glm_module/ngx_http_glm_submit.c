@@ -19,6 +19,8 @@ static size_t ngx_http_glm_submit_size(ngx_http_glm_ctx_t *ctx,
     ngx_http_glm_prompt_t *prompt);
 static void ngx_http_glm_submit_fixed(ngx_http_glm_ctx_t *ctx,
     ngx_http_glm_call_t *call, ngx_http_glm_message_t *m);
+static uint32_t ngx_http_glm_submit_flags(ngx_http_glm_ctx_t *ctx,
+    ngx_uint_t op);
 static ngx_uint_t ngx_http_glm_submit_echo(ngx_http_glm_ctx_t *ctx);
 static void ngx_http_glm_submit_sampling(ngx_http_glm_ctx_t *ctx,
     ngx_http_glm_message_t *m);
@@ -341,60 +343,57 @@ ngx_http_glm_submit_fixed(ngx_http_glm_ctx_t *ctx, ngx_http_glm_call_t *call,
     call->share = s.window;
     call->window = s.window;
 
-    if (p->add_special) {
-        s.flags |= GLM_F_ADD_SPECIAL;
-    }
-
     switch (ctx->api->bit) {
 
     case NGX_HTTP_GLM_API_INFO:
     case NGX_HTTP_GLM_API_TOKENIZE:
         s.op = GLM_SUBMIT_TOKENIZE;
-
-        if (p->parse_masks) {    /* not with messages */
-            s.flags |= GLM_F_EOS_TEXT;
-        }
-
-        if (p->return_token_strs) {
-            s.flags |= GLM_F_TOKEN_STRS;
-        }
         break;
 
     case NGX_HTTP_GLM_API_DETOKENIZE:
         s.op = GLM_SUBMIT_DETOKENIZE;
-        s.flags = 0;
         break;
 
     default:
         s.op = GLM_SUBMIT_GENERATE;
-
-        if (p->ignore_eos) {
-            s.flags |= GLM_F_IGNORE_EOS;
-        }
-
-        if (p->include_stop) {
-            s.flags |= GLM_F_INCLUDE_STOP;
-        }
-
-        if (p->return_token_ids) {
-            s.flags |= GLM_F_PROMPT_IDS;
-        }
-
-        if (!p->skip_special) {
-            s.flags |= GLM_F_SPECIAL_TEXT;
-        }
-
-        if (p->truncate_right) {
-            s.flags |= GLM_F_TRUNCATE_RIGHT;
-        }
-
-        if (ngx_http_glm_submit_echo(ctx)) {
-            s.flags |= GLM_F_ECHO;
-            call->echo = 1;
-        }
+        call->echo = ngx_http_glm_submit_echo(ctx);
     }
 
+    s.flags = ngx_http_glm_submit_flags(ctx, s.op);
+
     m->pos = ngx_cpymem(m->pos, &s, sizeof(glm_msg_submit_t));
+}
+
+
+static uint32_t
+ngx_http_glm_submit_flags(ngx_http_glm_ctx_t *ctx, ngx_uint_t op)
+{
+    uint32_t                flags;
+    ngx_http_glm_params_t  *p;
+
+    p = &ctx->params;
+
+    if (op == GLM_SUBMIT_DETOKENIZE) {
+        return 0;
+    }
+
+    flags = p->add_special ? GLM_F_ADD_SPECIAL : 0;
+
+    if (op == GLM_SUBMIT_TOKENIZE) {
+        flags |= p->return_token_strs ? GLM_F_TOKEN_STRS : 0;
+
+        /* messages are plain */
+
+        return flags | (p->parse_masks ? GLM_F_EOS_TEXT : 0);
+    }
+
+    flags |= p->ignore_eos ? GLM_F_IGNORE_EOS : 0;
+    flags |= p->include_stop ? GLM_F_INCLUDE_STOP : 0;
+    flags |= p->return_token_ids ? GLM_F_PROMPT_IDS : 0;
+    flags |= p->skip_special ? 0 : GLM_F_SPECIAL_TEXT;
+    flags |= p->truncate_right ? GLM_F_TRUNCATE_RIGHT : 0;
+
+    return flags | (ngx_http_glm_submit_echo(ctx) ? GLM_F_ECHO : 0);
 }
 
 

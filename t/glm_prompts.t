@@ -145,8 +145,17 @@ is_deeply([ map { $_->{index} } @{ $j->{choices} } ], [ 0 .. 255 ], 'in order');
 my $r = $t->post($URI, { prompt => [ ('x' x 9000) x 400 ] });
 check_error($r, 413, 'more than nginx takes');
 
-# The log
+# Lost
 
 is($t->post($URI, { prompt => [ 'fake: tokens=1 hangat=1', 'fake: tokens=1' ] }, timeout => 1), undef, 'one hangs');
 $t->idle(5, 'and is cancelled with its client');
+$t->expect_end('engine');
+$c = $t->post($URI, { prompt => [ ('fake: tokens=500 delay=5') x 3 ], stream => TRUE }, start => 1);
+$c->read_head;
+$c->event;
+$r = $t->post($URI, { prompt => [ ('fake: tokens=500 delay=5') x 2, 'fake: dieat=3 delay=5' ] });
+check_error($r, 503, 'an engine that dies with several prompts', code => 'engine_unavailable');
+@e = map { $_->{data} } $c->events;
+is(json($e[-2])->{error}{code}, 'engine_unavailable', 'and with several in a stream');
+is($t->get('/health')->{status}, 503, 'the worker goes on');
 $t->done;
