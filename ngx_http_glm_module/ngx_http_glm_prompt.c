@@ -144,10 +144,16 @@ ngx_http_glm_prompt_ids(ngx_http_glm_ctx_t *ctx, const ngx_http_glm_field_t *f,
     json_t *v, ngx_http_glm_prompt_t *prompt)
 {
     size_t                    i, size;
+    int64_t                   last;
     json_int_t                n;
     ngx_http_glm_loc_conf_t  *glcf;
 
     glcf = ngx_http_get_module_loc_conf(ctx->request, ngx_http_glm_module);
+
+    /* no engine came yet: the request ends as a 503 later */
+
+    last = glcf->peer->welcome.vocab ? glcf->peer->welcome.vocab - 1
+                                     : INT32_MAX;
 
     size = json_array_size(v);
 
@@ -163,11 +169,11 @@ ngx_http_glm_prompt_ids(ngx_http_glm_ctx_t *ctx, const ngx_http_glm_field_t *f,
                                       "entry %uz is none.", f->name, i);
         }
 
-        if (n < 0 || n > INT32_MAX) {
+        if (n < 0 || n > last) {
             return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL,
-                                      f->name, "%s holds %L, which is not "
-                                      "in the vocabulary.", f->name,
-                                      (int64_t) n);
+                                      f->name, "%s holds %L, token ids are "
+                                      "from 0 to %L.", f->name, (int64_t) n,
+                                      last);
         }
     }
 
