@@ -151,6 +151,7 @@ ngx_http_glm_prompt_ids(ngx_http_glm_ctx_t *ctx, const ngx_http_glm_field_t *f,
     glcf = ngx_http_get_module_loc_conf(ctx->request, ngx_http_glm_module);
 
     /* no engine came yet: the request ends as a 503 later */
+
     last = glcf->peer->welcome.vocab ? glcf->peer->welcome.vocab - 1
                                      : INT32_MAX;
 
