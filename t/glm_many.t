@@ -7,12 +7,15 @@ use Test::More;
 use FindBin;
 use lib "$FindBin::Bin/lib";
 use GLM::Test;
+use GLM::HTTP2;
+use Socket qw(IPPROTO_TCP);
 use Time::HiRes qw(time);
 
 plan skip_all => 'sanitized run' if $ENV{GLM_SANITIZED};
 
 my $URI = '/v1/completions';
 my ($STREAMS, $IDLE) = (1000, 2500);
+use constant TCP_QUICKACK => 12;
 
 sub rss {
     my ($t, $pid) = @_;
@@ -23,6 +26,8 @@ sub text_of { return eval { join '', map { $_->{choices}[0]{text} // '' } data_e
 sub text { return join '', map { 't' . (256 + $_ % 1000) . ' ' } 0 .. $_[0] - 1 }
 
 my $t = GLM::Test->new(log_level => 'error', globals => 'worker_rlimit_nofile 10000;')->fake('--max-seq', 30_000);
+$t->conf(servers => 'server { listen 127.0.0.1:%%H2%% http2; location / { glm_pass unix:%%SOCKET%%; } }',
+    vars => { H2 => my $h2 = GLM::Test::port() });
 $t->conf(text => $t->conf_text =~ s/worker_connections \d+/worker_connections 8192/r)->run->ready;
 my ($worker) = $t->workers;
 
@@ -47,6 +52,34 @@ is($whole, $STREAMS, 'all of them are whole');
 $_->close for @c, @idle;
 @c = @idle = ();
 $t->idle(5, 'nothing is left');
+
+# An event does not wait until a client that is slow to acknowledge has done so
+
+my $c = $t->client;
+$c->request('POST', $URI, body => to_json(words('tokens=40 delay=5')));
+my $reads = 0;
+until ($c->{in} =~ /\[DONE\]/) {
+    setsockopt $c->{sock}, IPPROTO_TCP, TCP_QUICKACK, 0;
+    $c->fill(time + 5) or last;
+    $reads++;
+}
+cmp_ok($reads, '>', 20, 'each event goes out as it is made');
+$c->close;
+
+# A window of 0 in HTTP/2: nothing but the headers, and all of it when it opens
+
+my $h = GLM::HTTP2->new(port => $h2, window => 0, grant => 0);
+my $id = $h->request('POST', $URI, body => to_json(words('tokens=100')));
+is($h->head($id)->{status}, 200, 'HTTP/2, a window of 0: headers');
+$t->idle(5, 'the engine is not held up');
+is(length $h->{streams}{$id}{body} // '', 0, 'no data');
+for (1 .. 100) {
+    last if $h->{streams}{$id}{end};
+    $h->window($id, 1000);
+    $h->until(sub { $h->{streams}{$id}{end} }, 0.05);
+}
+is(join('', map { $_->{choices}[0]{text} } data_events($h->events($id))), text(100), 'all of it when it opens');
+$h->close;
 
 # A reader that stops: its share of memory, then only itself
 
@@ -104,7 +137,7 @@ $u->finish;
 
 my $w = GLM::Test->new->fake('--max-seq', 30_000);
 $w->conf(globals => 'worker_shutdown_timeout 1s;')->run->ready;
-my $c = $w->post($URI, words('tokens=3000 delay=20'), start => 1);
+$c = $w->post($URI, words('tokens=3000 delay=20'), start => 1);
 my $short = $w->post($URI, words('tokens=10 delay=20'), start => 1);
 $c->read_head;
 my @old = $w->workers;
