@@ -54,7 +54,7 @@ ngx_http_glm_stream_start(ngx_http_glm_ctx_t *ctx)
         return NGX_ERROR;
     }
 
-    /* an event does not wait for the client's acknowledgement of the last one */
+    /* an event does not wait for the acknowledgement of the last one */
 
     clcf = ngx_http_get_module_loc_conf(r, ngx_http_core_module);
 
