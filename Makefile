@@ -78,7 +78,7 @@ $(B)/t/%: $(B)/obj/t/unit/%.o $(call obj,$(CONVERT_SRC) $(CLIENT_SRC)) $(B)/libg
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) -o $@ $^ -lzip $(LIBS)
 
-$(B)/t/gateway_client: $(B)/obj/t/bench/gateway_client.o
+$(B)/bench/gateway_client: $(B)/obj/t/bench/gateway_client.o
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) -o $@ $^
 
@@ -123,7 +123,7 @@ bench: deps
 # Tokens a CPU-second of the worker, beside nginx's echo module (libnginx-mod-http-echo).
 bench-gateway:
 	tools/deps.sh build
-	$(MAKE) $(B)/ngx_http_glm_module.so $(B)/t/fake_engine $(B)/t/gateway_client
+	$(MAKE) $(B)/ngx_http_glm_module.so $(B)/t/fake_engine $(B)/bench/gateway_client
 	t/bench/gateway.py $(B)
 
 clean:

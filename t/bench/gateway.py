@@ -146,7 +146,7 @@ def one_event(server):
 
 def run(server, request, streams, want):
     """Sends the request on so many connections and reads all; (CPU seconds, sends)."""
-    p = subprocess.Popen([server.build + "/t/gateway_client", str(server.port), str(streams),
+    p = subprocess.Popen([server.build + "/bench/gateway_client", str(server.port), str(streams),
                           WORD], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     server.procs.append(p)
     if p.stdout.readline() != b"open\n":
