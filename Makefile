@@ -1,6 +1,6 @@
-# Targets: all (default), deps, run, test, check, fuzz, bench, gpu-bundle, clean.  README.md says
-# what each does.  A source file belongs to the program of its folder: adding a
-# file needs no change here.
+# Targets: all (default), deps, run, test, check, fuzz, bench, bench-gateway, gpu-bundle,
+# clean.  README.md says what each does.  A source file belongs to the program of its
+# folder: adding a file needs no change here.
 
 ifeq ($(MAKELEVEL),0)
 MAKEFLAGS += -j$(shell nproc)
@@ -79,6 +79,10 @@ $(B)/t/%: $(B)/obj/t/unit/%.o $(call obj,$(CONVERT_SRC) $(CLIENT_SRC)) $(B)/libg
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) -o $@ $^ -lzip $(LIBS)
 
+$(B)/bench/gateway_client: $(B)/obj/t/bench/gateway_client.o
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) -o $@ $^
+
 # ---- what people type ----
 
 deps:
@@ -117,11 +121,17 @@ bench: deps
 	$(MAKE) $(B)/glm-bench
 	$(B)/glm-bench cpu --model models/demo
 
+# Tokens a CPU-second of the worker, beside nginx's echo module (libnginx-mod-http-echo).
+bench-gateway:
+	tools/deps.sh build
+	$(MAKE) $(B)/ngx_http_glm_module.so $(B)/t/fake_engine $(B)/bench/gateway_client
+	t/bench/gateway.py $(B)
+
 clean:
 	rm -rf $(B)
 
 -include $(shell find $(B)/obj -name '*.d' 2>/dev/null)
 
-.PHONY: all tests deps run test check fuzz fuzzers bench clean
+.PHONY: all tests deps run test check fuzz fuzzers bench bench-gateway clean
 .DELETE_ON_ERROR:
 .SECONDARY:

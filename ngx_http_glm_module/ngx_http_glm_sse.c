@@ -22,9 +22,10 @@ static ngx_int_t ngx_http_glm_stream_wait(ngx_http_glm_ctx_t *ctx);
 ngx_int_t
 ngx_http_glm_stream_start(ngx_http_glm_ctx_t *ctx)
 {
-    ngx_int_t            rc;
-    ngx_str_t            value;
-    ngx_http_request_t  *r;
+    ngx_int_t                  rc;
+    ngx_str_t                  value;
+    ngx_http_request_t        *r;
+    ngx_http_core_loc_conf_t  *clcf;
 
     static ngx_str_t  type = ngx_string("text/event-stream; charset=utf-8");
 
@@ -43,6 +44,14 @@ ngx_http_glm_stream_start(ngx_http_glm_ctx_t *ctx)
     ngx_str_set(&value, "no");
 
     if (ngx_http_glm_header(r, "X-Accel-Buffering", &value) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    /* an event does not wait for the acknowledgement of the last one */
+
+    clcf = ngx_http_get_module_loc_conf(r, ngx_http_core_module);
+
+    if (clcf->tcp_nodelay && ngx_tcp_nodelay(r->connection) != NGX_OK) {
         return NGX_ERROR;
     }
 

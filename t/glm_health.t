@@ -1,5 +1,5 @@
 # A step thread that stands still while /health says 200, or clients that wait on it for
-# good; and an engine that is still loading.
+# good; an engine that is stopped and goes on; and an engine that is still loading.
 
 use strict;
 use warnings;
@@ -41,5 +41,33 @@ ok((wait_for { $t->get('/health')->{status} == 200 } 8), '/health turns green ag
 is($t->post($URI, { prompt => 'fake: tokens=2' })->{status}, 200, 'and requests are served');
 $c->close;
 $t->idle(5, 'nothing is left');
+$t->finish;
+
+# SIGSTOP and SIGCONT: the streams go on where they were
+
+my $real = GLM::Test->new->engine('--max-num-seqs', 4)->run->ready;
+my %long = (temperature => 0, ignore_eos => TRUE, max_tokens => 900);
+my @want = map { $real->complete(%long, prompt => "number $_:")->{choices}[0]{text} } 1 .. 6;
+my @c = map { $real->post($URI, { %long, prompt => "number $_:", stream => TRUE }, start => 1) } 1 .. 6;
+$_->read_head && $_->event for @c[ 0 .. 3 ];
+my $engine = $real->{procs}{engine}{pid};
+kill 'STOP', $engine;
+$begin = time;
+$sick = wait_for { $real->get('/health')->{status} == 503 } 14;
+$s = time - $begin;
+ok($sick, 'SIGSTOP: /health turns red');
+cmp_ok($s, '<', 11.5, 'within 10 s') || diag($s);
+$begin = time;
+check_error($real->post($URI, { %long, prompt => 'a' }), 503, 'a request that comes then', code => 'engine_unavailable');
+check_error($real->post('/tokenize', { prompt => 'a' }), 503, 'of any kind', code => 'engine_unavailable');
+cmp_ok(time - $begin, '<', 1, 'is refused at once');
+kill 'CONT', $engine;
+ok((wait_for { $real->get('/health')->{status} == 200 } 5), 'SIGCONT: /health turns green again');
+$_->read_head for @c[ 4, 5 ];
+for my $i (0 .. $#c) {
+    is(eval { join '', map { $_->{choices}[0]{text} } data_events($c[$i]->events) } // $@, $want[$i],
+        "stream $i, " . ($i < 4 ? 'running' : 'queued') . ', goes on with the same bytes');
+}
+$real->idle(5, 'nothing is left');
 
 $t->done;
