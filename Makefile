@@ -1,6 +1,6 @@
-# Targets: all (default), deps, run, test, check, fuzz, bench, bench-gateway, gpu-bundle,
-# clean.  README.md says what each does.  A source file belongs to the program of its
-# folder: adding a file needs no change here.
+# Targets: all (default), deps, run, test, test-clients, check, fuzz, bench, bench-gateway,
+# gpu-bundle, clean.  README.md says what each does.  A source file belongs to the program
+# of its folder: adding a file needs no change here.
 
 ifeq ($(MAKELEVEL),0)
 MAKEFLAGS += -j$(shell nproc)
@@ -96,6 +96,10 @@ test:
 	tools/deps.sh test
 	B=$(B) MAKE="$(MAKE)" tools/test.sh
 
+test-clients:
+	tools/deps.sh test
+	B=$(B) MAKE="$(MAKE)" tools/test_clients.sh
+
 check:
 	tools/deps.sh check
 	tools/check.sh
@@ -132,6 +136,6 @@ clean:
 
 -include $(shell find $(B)/obj -name '*.d' 2>/dev/null)
 
-.PHONY: all tests deps run test check fuzz fuzzers bench bench-gateway clean
+.PHONY: all tests deps run test test-clients check fuzz fuzzers bench bench-gateway clean
 .DELETE_ON_ERROR:
 .SECONDARY:
