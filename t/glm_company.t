@@ -12,7 +12,7 @@ use Time::HiRes qw(time);
 
 my $URI = '/v1/completions';
 my @VARS = qw(glm_request_id status glm_model glm_prompt_tokens glm_completion_tokens
-    glm_finish_reason glm_queue_time glm_ttft);
+    glm_finish_reason glm_queue_time glm_ttft glm_tpot glm_engine);
 my $t = GLM::Test->new->fake('--slots', 50);
 $t->conf(http => <<"HTTP", vars => { FRONT => my $front = GLM::Test::port() }, locations => <<'END', servers => <<'SERVERS');
     limit_req_zone \$uri zone=req:1m rate=1r/m;
