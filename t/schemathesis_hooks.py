@@ -20,6 +20,8 @@ def before_call(context, case, kwargs):
     body = case.body
     if case.meta is None or case.meta.generation.mode != GenerationMode.POSITIVE or not isinstance(body, dict):
         return
+    if "messages" in body:
+        body.setdefault("max_tokens", TOKENS)    # else the rest of the context
     chance = random.Random(zlib.crc32(json.dumps(body, sort_keys=True).encode()))
     if chance.random() < 0.25:
         return
