@@ -20,6 +20,8 @@ typedef struct {
 } ngx_http_glm_array_t;
 
 
+static ngx_uint_t ngx_http_glm_end_entry(ngx_http_glm_params_t *p,
+    ngx_http_glm_choice_t *ch, ngx_uint_t n);
 static void ngx_http_glm_put_logprobs(ngx_http_glm_out_t *out,
     ngx_http_glm_call_t *call, ngx_http_glm_choice_t *ch, ngx_uint_t n);
 static void ngx_http_glm_put_prompt_array(ngx_http_glm_array_t *a,
@@ -61,6 +63,21 @@ ngx_http_glm_put_answer(ngx_http_glm_out_t *out, ngx_http_glm_ctx_t *ctx)
 }
 
 
+/*
+ * With echo the end token has its entry, too: who scores a prompt takes the
+ * last entry for the generated one, whatever it was.
+ */
+
+static ngx_uint_t
+ngx_http_glm_end_entry(ngx_http_glm_params_t *p, ngx_http_glm_choice_t *ch,
+    ngx_uint_t n)
+{
+    return p->echo && ch->reason == GLM_REASON_STOP && ch->stop_id < 0
+           && ch->stop_index < 0
+           && ch->marks.len / sizeof(ngx_http_glm_mark_t) > n;
+}
+
+
 /* A choice with its first n tokens; at its first time with the prompt. */
 
 void
@@ -88,7 +105,8 @@ ngx_http_glm_put_choice(ngx_http_glm_out_t *out, ngx_http_glm_call_t *call,
         ngx_http_glm_lit(out, "null");
 
     } else {
-        ngx_http_glm_put_logprobs(out, call, ch, n);
+        ngx_http_glm_put_logprobs(out, call, ch,
+                                  n + ngx_http_glm_end_entry(p, ch, n));
     }
 
     ngx_http_glm_put_finish(out, ctx, ch);

@@ -13,11 +13,6 @@ my $t = GLM::Test->new->engine('--max-num-seqs', 16)->run->ready;
 my $URI = '/v1/completions';
 my @LISTS = qw(tokens token_logprobs top_logprobs text_offset);
 
-if ($t->post($URI, { prompt => 'a', echo => TRUE, max_tokens => 0 })->{status} == 501) {
-    $t->stop_all;
-    plan(skip_all => 'the engine does not echo yet');
-}
-
 # A prompt far beyond a stream's window, plain and streamed
 
 my $P = 'file and folder, ' x 220;
@@ -61,6 +56,16 @@ my $other = $t->complete(prompt => [ 'short', $P, 'another' ], echo => TRUE, log
 is_deeply($other->{choices}[1]{logprobs}{token_logprobs}, $want, 'and beside others');
 my $listed = $t->complete(prompt => $P, prompt_logprobs => 0, max_tokens => 1)->{choices}[0]{prompt_logprobs};
 is_deeply([ undef, map { (values %$_)[0]{logprob} } @{$listed}[ 1 .. 879 ] ], $want, 'in prompt_logprobs, too');
+
+# Who scores a prompt takes the last entry for the generated token, an end token too
+
+my @ends = (prompt => [ 22, 8, 5, 3341, 42, 8, 851, 5412, 28 ], echo => TRUE, max_tokens => 1, temperature => 0);
+my $ended = $t->complete(@ends, logprobs => 1, return_token_ids => TRUE)->{choices}[0];
+is_deeply([ $ended->{finish_reason}, $ended->{logprobs}{tokens}[-1], scalar @{ $ended->{logprobs}{tokens} } ],
+    [ 'stop', 'eop', 10 ], 'the end token has its entry');
+is_deeply($ended->{token_ids}, [], 'and is no part of the answer');
+my ($chunk) = map { $_->{choices}[0] } $t->stream(@ends, logprobs => 1);
+is_deeply($chunk->{logprobs}, $ended->{logprobs}, 'streamed, too');
 
 # Several prompts, several choices
 
