@@ -115,6 +115,13 @@ static ngx_command_t  ngx_http_glm_commands[] = {
       0,
       NULL },
 
+    { ngx_string("glm_model_alias"),
+      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
+      ngx_conf_set_str_array_slot,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_http_glm_loc_conf_t, aliases),
+      NULL },
+
     { ngx_string("glm_json_errors"),
       NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_FLAG,
       ngx_conf_set_flag_slot,
@@ -402,6 +409,7 @@ ngx_http_glm_create_loc_conf(ngx_conf_t *cf)
     glcf->max_n = NGX_CONF_UNSET;
     glcf->max_stops = NGX_CONF_UNSET;
     glcf->buffer_size = NGX_CONF_UNSET_SIZE;
+    glcf->aliases = NGX_CONF_UNSET_PTR;
     glcf->json_errors = NGX_CONF_UNSET;
 
     return glcf;
@@ -431,6 +439,7 @@ ngx_http_glm_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     ngx_conf_merge_value(conf->max_stops, prev->max_stops, 16);
     ngx_conf_merge_size_value(conf->buffer_size, prev->buffer_size,
                               16 * 1024);
+    ngx_conf_merge_ptr_value(conf->aliases, prev->aliases, NULL);
     ngx_conf_merge_value(conf->json_errors, prev->json_errors, 1);
 
     if (conf->chat == NULL) {

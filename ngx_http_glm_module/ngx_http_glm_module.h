@@ -103,6 +103,7 @@ typedef struct {
     ngx_int_t                 max_n;
     ngx_int_t                 max_stops;
     size_t                    buffer_size;
+    ngx_array_t              *aliases;       /* ngx_str_t: other model names */
     ngx_flag_t                json_errors;
     ngx_http_glm_chat_t      *chat;
 } ngx_http_glm_loc_conf_t;
@@ -592,6 +593,8 @@ void ngx_http_glm_stream_message(ngx_http_glm_call_t *call,
 
 /* _status.c, _metrics.c */
 
+ngx_uint_t ngx_http_glm_is_model(ngx_http_request_t *r, ngx_str_t *served,
+    ngx_str_t *name);
 ngx_int_t ngx_http_glm_models(ngx_http_request_t *r, ngx_http_glm_ctx_t *ctx);
 ngx_int_t ngx_http_glm_health(ngx_http_request_t *r, ngx_http_glm_ctx_t *ctx);
 ngx_int_t ngx_http_glm_version(ngx_http_request_t *r,

@@ -603,11 +603,7 @@ ngx_http_glm_request_check(ngx_http_request_t *r, ngx_http_glm_ctx_t *ctx)
     ctx->max_seq = w->max_seq;
     ctx->fingerprint = w->fingerprint;
 
-    if (p->model.data
-        && (p->model.len != ctx->model.len
-            || ngx_memcmp(p->model.data, ctx->model.data, ctx->model.len)
-               != 0))
-    {
+    if (p->model.data && !ngx_http_glm_is_model(r, &ctx->model, &p->model)) {
         p->model.len = ngx_min(p->model.len, 128);
 
         return ngx_http_glm_error(ctx, NGX_HTTP_NOT_FOUND, "model_not_found",

@@ -2,11 +2,8 @@
 #include "ngx_http_glm_module.h"
 
 
-#define NGX_HTTP_GLM_SEQ_TRIES   1000
-
-
 static void ngx_http_glm_put_model(ngx_http_glm_out_t *out,
-    ngx_http_glm_peer_t *peer);
+    ngx_http_glm_peer_t *peer, ngx_str_t *id);
 static ngx_int_t ngx_http_glm_ready(ngx_http_glm_ctx_t *ctx);
 
 
@@ -18,48 +15,14 @@ static ngx_int_t ngx_http_glm_ready(ngx_http_glm_ctx_t *ctx);
 ngx_int_t
 ngx_http_glm_stats(ngx_http_glm_peer_t *peer, glm_wire_stats_t *st)
 {
-    size_t             size;
-    uint32_t           seq;
-    ngx_uint_t         i;
-    const uint32_t    *shared;
-
-    if (peer->stats == NULL) {
+    if (peer->stats == NULL
+        || glm_stats_read(peer->stats, peer->stats_size, st) != 0
+        || st->size < offsetof(glm_wire_stats_t, requests))
+    {
         return NGX_ERROR;
     }
 
-    shared = (const uint32_t *) peer->stats;
-    size = ngx_min(peer->stats_size, sizeof(glm_wire_stats_t));
-
-    for (i = 0; i < NGX_HTTP_GLM_SEQ_TRIES; i++) {
-
-        seq = __atomic_load_n(shared, __ATOMIC_ACQUIRE);
-
-        if (seq & 1) {
-            ngx_cpu_pause();
-            continue;
-        }
-
-        ngx_memzero(st, sizeof(glm_wire_stats_t));
-        ngx_memcpy(st, peer->stats, size);
-
-        __atomic_thread_fence(__ATOMIC_ACQUIRE);
-
-        if (__atomic_load_n(shared, __ATOMIC_RELAXED) == seq) {
-
-            if (st->size < size) {
-                if (st->size < offsetof(glm_wire_stats_t, requests)) {
-                    return NGX_ERROR;
-                }
-
-                ngx_memzero((u_char *) st + st->size,
-                            sizeof(glm_wire_stats_t) - st->size);
-            }
-
-            return NGX_OK;
-        }
-    }
-
-    return NGX_ERROR;
+    return NGX_OK;
 }
 
 
@@ -153,10 +116,11 @@ ngx_http_glm_version(ngx_http_request_t *r, ngx_http_glm_ctx_t *ctx)
 
 
 static void
-ngx_http_glm_put_model(ngx_http_glm_out_t *out, ngx_http_glm_peer_t *peer)
+ngx_http_glm_put_model(ngx_http_glm_out_t *out, ngx_http_glm_peer_t *peer,
+    ngx_str_t *id)
 {
     ngx_http_glm_lit(out, "{\"id\":");
-    ngx_http_glm_put_string(out, peer->model.data, peer->model.len);
+    ngx_http_glm_put_string(out, id->data, id->len);
     ngx_http_glm_lit(out, ",\"object\":\"model\",\"created\":");
     ngx_http_glm_put_int(out, peer->welcome.created);
     ngx_http_glm_lit(out, ",\"owned_by\":\"glm\",\"root\":");
@@ -167,14 +131,53 @@ ngx_http_glm_put_model(ngx_http_glm_out_t *out, ngx_http_glm_peer_t *peer)
 }
 
 
+/* Is it the served model's name, or one of glm_model_alias? */
+
+ngx_uint_t
+ngx_http_glm_is_model(ngx_http_request_t *r, ngx_str_t *served,
+    ngx_str_t *name)
+{
+    ngx_str_t                *alias;
+    ngx_uint_t                i;
+    ngx_http_glm_loc_conf_t  *glcf;
+
+    if (name->len == served->len
+        && ngx_memcmp(name->data, served->data, name->len) == 0)
+    {
+        return 1;
+    }
+
+    glcf = ngx_http_get_module_loc_conf(r, ngx_http_glm_module);
+
+    if (glcf->aliases == NULL) {
+        return 0;
+    }
+
+    alias = glcf->aliases->elts;
+
+    for (i = 0; i < glcf->aliases->nelts; i++) {
+        if (name->len == alias[i].len
+            && ngx_memcmp(name->data, alias[i].data, name->len) == 0)
+        {
+            return 1;
+        }
+    }
+
+    return 0;
+}
+
+
 ngx_int_t
 ngx_http_glm_models(ngx_http_request_t *r, ngx_http_glm_ctx_t *ctx)
 {
-    ngx_str_t            *id;
-    ngx_http_glm_peer_t  *peer;
+    ngx_str_t                *id, *alias;
+    ngx_uint_t                i;
+    ngx_http_glm_peer_t      *peer;
+    ngx_http_glm_loc_conf_t  *glcf;
 
     peer = ctx->peer;
     id = &ctx->model_id;
+    glcf = ngx_http_get_module_loc_conf(r, ngx_http_glm_module);
 
     if (ngx_http_glm_ready(ctx) != NGX_OK) {
         return ngx_http_glm_error_send(r, ctx);
@@ -182,22 +185,30 @@ ngx_http_glm_models(ngx_http_request_t *r, ngx_http_glm_ctx_t *ctx)
 
     if (id->len == 0) {
         ngx_http_glm_lit(&ctx->out, "{\"object\":\"list\",\"data\":[");
-        ngx_http_glm_put_model(&ctx->out, peer);
+        ngx_http_glm_put_model(&ctx->out, peer, &peer->model);
+
+        if (glcf->aliases) {
+            alias = glcf->aliases->elts;
+
+            for (i = 0; i < glcf->aliases->nelts; i++) {
+                ngx_http_glm_lit(&ctx->out, ",");
+                ngx_http_glm_put_model(&ctx->out, peer, &alias[i]);
+            }
+        }
+
         ngx_http_glm_lit(&ctx->out, "]}");
 
         return ngx_http_glm_send(r, ctx, NGX_HTTP_OK, "application/json");
     }
 
-    if (id->len != peer->model.len
-        || ngx_memcmp(id->data, peer->model.data, id->len) != 0)
-    {
+    if (!ngx_http_glm_is_model(r, &peer->model, id)) {
         (void) ngx_http_glm_error(ctx, NGX_HTTP_NOT_FOUND, "model_not_found",
                                   "model", "The model does not exist, this "
                                   "is \"%V\".", &peer->model);
         return ngx_http_glm_error_send(r, ctx);
     }
 
-    ngx_http_glm_put_model(&ctx->out, peer);
+    ngx_http_glm_put_model(&ctx->out, peer, id);
 
     return ngx_http_glm_send(r, ctx, NGX_HTTP_OK, "application/json");
 }

@@ -179,6 +179,24 @@ is($t->get('/health')->{status}, 200, 'busy is not sick');
 check_metrics('busy');
 $_->read_head for @busy[ 2 .. 4 ];
 is((data_events($_->events))[-1]{choices}[0]{finish_reason}, 'length', 'a stream ends') for @busy;
+# Aliases: at their level and below, nowhere else
+
+my $alias = GLM::Test->new->engine->conf(
+    server => 'glm_model_alias gpt-3.5-turbo-instruct; glm_model_alias text-davinci-003;',
+    locations => '
+        location / { glm_pass unix:%%SOCKET%%; }
+        location /own/ { glm_pass unix:%%SOCKET%%; glm_model_alias mine; }')->run->ready;
+is_deeply([ map { "$_->{id} $_->{root}" } @{ json($alias->get('/v1/models')->{body})->{data} } ],
+    [ map { "$_ glm-demo-9m" } 'glm-demo-9m', 'gpt-3.5-turbo-instruct', 'text-davinci-003' ], 'aliases are listed');
+is(json($alias->get('/v1/models/text-davinci-003')->{body})->{id}, 'text-davinci-003', 'one alone');
+my %few = (prompt => 'a', max_tokens => 1);
+is($alias->complete(%few, model => 'text-davinci-003')->{model}, 'glm-demo-9m', 'a request to an alias');
+is($alias->post('/own/v1/completions', { %few, model => 'mine' })->{status}, 200, 'a location with its own');
+check_error($alias->post('/own/v1/completions', { %few, model => 'text-davinci-003' }), 404, 'in place of the others',
+    code => 'model_not_found', param => 'model');
+check_error($alias->post('/v1/completions', { %few, model => 'mine' }), 404, 'which nobody else has',
+    code => 'model_not_found', param => 'model');
+
 $t->idle(5, 'all gauges return to 0');
 my $after = check_metrics('after');
 if ($after->{'glm:generation_tokens_total'}) {
