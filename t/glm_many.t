@@ -14,7 +14,9 @@ use Time::HiRes qw(time);
 plan skip_all => 'sanitized run' if $ENV{GLM_SANITIZED};
 
 my $URI = '/v1/completions';
-my ($STREAMS, $IDLE) = (1000, 2500);
+# Both ends of a connection are of this machine: fewer where a process may not open so many.
+my ($FILES) = qx(sh -c 'ulimit -n') =~ /(\d+)/ ? $1 : 1_000_000;
+my ($STREAMS, $IDLE) = (1000, $FILES > 13_000 ? 10_000 : 2500);
 use constant TCP_QUICKACK => 12;
 
 sub rss {
@@ -25,10 +27,10 @@ sub words { return { prompt => "fake: $_[0]", max_tokens => 20_000, stream => TR
 sub text_of { return eval { join '', map { $_->{choices}[0]{text} // '' } data_events($_[0]->events) } // $@ }
 sub text { return join '', map { 't' . (256 + $_ % 1000) . ' ' } 0 .. $_[0] - 1 }
 
-my $t = GLM::Test->new(log_level => 'error', globals => 'worker_rlimit_nofile 10000;')->fake('--max-seq', 30_000);
+my $t = GLM::Test->new(log_level => 'error', globals => 'worker_rlimit_nofile 13000;')->fake('--max-seq', 30_000);
 $t->conf(servers => 'server { listen 127.0.0.1:%%H2%% http2; location / { glm_pass unix:%%SOCKET%%; } }',
     vars => { H2 => my $h2 = GLM::Test::port() });
-$t->conf(text => $t->conf_text =~ s/worker_connections \d+/worker_connections 8192/r)->run->ready;
+$t->conf(text => $t->conf_text =~ s/worker_connections \d+/worker_connections 12000/r)->run->ready;
 my ($worker) = $t->workers;
 
 # Streams and idle connections: some kilobytes each, and given back
