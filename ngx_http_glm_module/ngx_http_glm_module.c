@@ -490,9 +490,9 @@ ngx_http_glm_string_variable(ngx_http_request_t *r,
     ngx_http_glm_ctx_t  *ctx;
 
     ctx = ngx_http_get_module_ctx(r, ngx_http_glm_module);
-    s = (ngx_str_t *) ((char *) ctx + data);
+    s = ctx ? (ngx_str_t *) ((char *) ctx + data) : NULL;
 
-    if (ctx == NULL || s->len == 0) {
+    if (s == NULL || s->len == 0) {
         v->not_found = 1;
         return NGX_OK;
     }
