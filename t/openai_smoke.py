@@ -71,8 +71,22 @@ e = fails(openai.NotFoundError, model="gpt-4")
 check("404", isinstance(e, openai.NotFoundError) and e.code == "model_not_found" and e.param == "model", e)
 e = fails(openai.BadRequestError, prompt="file " * 2000)
 check("context length", isinstance(e, openai.BadRequestError) and e.code == "context_length_exceeded", e)
-e = fails(openai.InternalServerError, n=2)
-check("501", isinstance(e, openai.InternalServerError) and e.status_code == 501 and e.param == "n", e)
+e = fails(openai.InternalServerError, suffix="x")
+check("501", isinstance(e, openai.InternalServerError) and e.status_code == 501 and e.param == "suffix", e)
+
+# several prompts and choices, echo
+a = client.completions.create(**{**ASK, "prompt": [PROMPT, "English: Save the file German:"]}, n=2)
+check("prompts", [c.text for c in a.choices] == [TEXT, TEXT, "Datei speichern", "Datei speichern"], a)
+a = client.completions.create(**{**ASK, "max_tokens": 0}, echo=True, logprobs=1).choices[0]
+check("echo", a.text == PROMPT and a.logprobs.token_logprobs[0] is None and len(a.logprobs.tokens) == 10, a)
+
+# chat
+TALK = {"model": MODEL, "messages": [{"role": "user", "content": PROMPT}], "temperature": 0, "max_tokens": 8}
+m = client.chat.completions.create(**TALK, logprobs=True, top_logprobs=2).choices[0]
+check("chat", m.message.role == "assistant" and m.message.content and m.logprobs.content[0].top_logprobs, m)
+chunks = list(client.chat.completions.create(**TALK, stream=True))
+check("chat stream", chunks[0].choices[0].delta.role == "assistant"
+      and "".join(c.choices[0].delta.content or "" for c in chunks) == m.message.content, chunks)
 
 # models
 models = client.models.list().data

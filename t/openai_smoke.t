@@ -38,7 +38,7 @@ while (<$out>) {
 }
 close $out;
 is($?, 0, 'the script ends well') or diag(substr $rest, -1500);
-is($n, 23, 'and made all its checks');
+is($n, 27, 'and made all its checks');
 
 $t->idle(5, 'nothing is left');
 $t->done;
