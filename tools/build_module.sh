@@ -50,7 +50,8 @@ then
 else
     rm -rf "$objs"
     mkdir -p "$objs"
-    link=$(mktemp -d "${TMPDIR:-/tmp}/glm-module.XXXXXX")
+    # no dot in it: nginx's scripts take ".c" or ".S" anywhere for a suffix
+    link=$(mktemp -d /tmp/glm-module-XXXXXX)
     make_links
 
     # conf_flags is Debian's, an array of bash; plain nginx has none.  nginx
