@@ -366,7 +366,7 @@ static int
 raw_dropped(raw_t *r)
 {
     char           b[512];
-    long           end = ms_now() + 10000;
+    long           end = ms_now() + 60000;
     ssize_t        n;
     struct pollfd  p = { .fd = r->fd, .events = POLLIN };
 
@@ -404,7 +404,7 @@ open_fds(void)
 /* 1 when cond becomes true within 10 s. */
 #define WAIT_FOR(cond)                                                            \
     ({                                                                            \
-        long  end_ = ms_now() + 10000;                                            \
+        long  end_ = ms_now() + 60000;                                            \
         while (!(cond) && ms_now() < end_) usleep(1000);                          \
         (cond);                                                                   \
     })
