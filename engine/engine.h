@@ -22,11 +22,21 @@
 #define GLM_MAX_CHOICES  1024
 #define GLM_MAX_REPEAT   1024     /* ids of a piece that repetition_detection finds */
 #define GLM_MAX_LIST     1024     /* stop ids, biases, bad words: each */
+#define GLM_MAX_BLANKS   256      /* masks that one INFILL fills */
+#define GLM_MAX_SCORED   1000     /* choices of a SCORE */
+#define GLM_MAX_BEAMS    16
 
 typedef struct glm_engine_s  glm_engine_t;
 typedef struct glm_req_s     glm_req_t;
 
-typedef enum { GLM_OP_GENERATE, GLM_OP_TOKENIZE, GLM_OP_DETOKENIZE } glm_op_t;
+typedef enum {
+    GLM_OP_GENERATE,          /* at most one mask */
+    GLM_OP_TOKENIZE,
+    GLM_OP_DETOKENIZE,
+    GLM_OP_INFILL,            /* every mask of the kind to fill, left to right: each a
+                                 generation over the context with earlier fills in it */
+    GLM_OP_SCORE              /* log-probabilities of given continuations */
+} glm_op_t;
 
 typedef enum {
     GLM_SEG_TEXT,             /* text, masks recognised */
@@ -107,7 +117,22 @@ typedef struct {
     int32_t       ntokens;             /* generated, a final end token counted */
     int32_t       nkept;               /* of them, how many belong to the answer: a
                                           cut stop string and an end token go */
+    float         score;               /* beams: with the length penalty; SCORE: the sum
+                                          of the choice's log-probabilities; else 0 */
 } glm_finish_out_t;
+
+/* INFILL: a choice with all its blanks filled.  text is the decoded prompt with the
+ * fills in place of their masks (an eos that the engine added is gone); blank b is its
+ * characters span[b].start .. span[b].end - 1, the text that its tokens told. */
+typedef struct { uint32_t start, end; } glm_span_t;
+
+typedef struct {
+    int32_t            choice;
+    const char        *text;
+    size_t             ntext;
+    const glm_span_t  *span;           /* (nblanks) */
+    int32_t            nblanks;
+} glm_filled_t;
 
 /* End of a request; times in ns of CLOCK_MONOTONIC, 0 where it never came. */
 typedef struct {
@@ -121,6 +146,14 @@ typedef struct {
  * choice; then exactly one of done or error, after which the engine never
  * touches the request again.  A refused request hears error alone.
  * TOKENIZE: accepted is not called; ids, then done.  DETOKENIZE: text, done.
+ * INFILL: tokens and finish of each blank of a choice in turn, filled after the last
+ * one; choices may interleave.  prompt_tokens of accepted are the first round's, those
+ * of done the sum over all rounds, as every round computes a context of its own.
+ * SCORE: of each choice its ids with their log-probabilities (sampled is never NULL,
+ * text is that of the id) and finish (LENGTH); choices in any order.
+ * Beams: nothing until the search ends; then the n best choices, best first, each as
+ * tokens and finish; several blanks: as the original, each round goes on from the best
+ * candidate (choice 0 tells its fill) and the last blank has n.
  * GENERATE with want_ids: ids (the prompt's, as counted in prompt_tokens) once,
  * between accepted and the first token; with want_text likewise text, the decoded
  * prompt: the user's own ids, masks by name.
@@ -142,6 +175,7 @@ typedef struct {
        in order, before the first token.  Its text is empty, its offset that in the
        decoded prompt; sampled is NULL for the first.  Or NULL. */
     void (*prompt)(glm_req_t *r, const glm_token_out_t *t);
+    void (*filled)(glm_req_t *r, const glm_filled_t *f);     /* INFILL; or NULL */
 } glm_sink_t;
 
 /*
@@ -193,6 +227,22 @@ struct glm_req_s {
     const glm_stop_t     *stop;
     size_t                nstop;
     int                   include_stop;
+
+    const char           *suffix;      /* GENERATE: the prompt has no mask; one and this
+                                          plain text follow it, and are no part of its
+                                          ids and text.  NULL: none */
+    size_t                nsuffix;
+    int                   gmask;       /* the mask that a suffix or SCORE adds is [gMASK],
+                                          else [MASK] */
+    int32_t               beams;       /* 0 or 1: no beam search; else n <= beams <=
+                                          GLM_MAX_BEAMS, temperature 0, no best_of; the
+                                          original's min_gen_length is min_tokens */
+    float                 length_penalty;
+    int32_t               no_repeat_ngram;   /* 0: off */
+    const glm_segment_t  *choice;      /* SCORE: PLAIN or IDS each */
+    size_t                nchoice;     /* 1 .. GLM_MAX_SCORED */
+    int                   count_positions;   /* SCORE: positions go on after the context
+                                          whatever the mask (perplexity windows) */
     uint64_t              deadline;    /* ns, CLOCK_MONOTONIC: not started by then
                                           is a 504; 0: none */
     int                   hold;        /* accepted, then waits for glm_req_go() */

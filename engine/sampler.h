@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #define GLM_MAX_LOGPROBS  20
+#define GLM_MAX_RANK      64       /* (end tokens + 1) * beams */
 
 /* How the logit x of one id changes: x += bias; with seen, x = x > 0 ? x / repetition
  * : x * repetition; x -= frequency * count; with count, x -= presence. */
@@ -48,6 +49,12 @@ typedef struct {
 
     int32_t             force;        /* 0: pick one; else 1 + the id to take, whatever
                                          the rest says */
+    int32_t             rank;         /* beams: 0 off; else (<= GLM_MAX_RANK) so many ids
+                                         are told instead, the best of the distribution
+                                         over what may be picked: adjust, ban and allow,
+                                         then log softmax.  id is the first of them;
+                                         temperature, top_*, nlogprobs and force are not
+                                         looked at */
 } glm_sample_t;
 
 typedef struct {
@@ -61,7 +68,7 @@ typedef struct {
     float          logprob;        /* log softmax of the raw logits at id; 0
                                       when nlogprobs < 0 */
     int32_t        ntop;
-    glm_logprob_t  top[GLM_MAX_LOGPROBS];   /* best first, ties: lower id */
+    glm_logprob_t  top[GLM_MAX_RANK];   /* best first, ties: lower id */
 } glm_sampled_t;
 
 /*

@@ -136,7 +136,8 @@ enum {
     GLM_MSG_TOKENS   = 18,
     GLM_MSG_FINISH   = 19,
     GLM_MSG_DONE     = 20,
-    GLM_MSG_ERROR    = 21
+    GLM_MSG_ERROR    = 21,
+    GLM_MSG_FILLED   = 22
 };
 
 /* A message is a fixed part and then sections, each padded to 8 bytes. */
@@ -164,13 +165,14 @@ enum {
     GLM_SEC_SCORE_IDS = 22,   /* int32: logprob_token_ids */
     GLM_SEC_REPEAT   = 23,    /* glm_sec_repeat_t: repetition_detection */
     GLM_SEC_GRAMMAR  = 24,    /* glm_sec_grammar_t and its source text */
-    GLM_SEC_CHOICES  = 25,    /* glm_choice_t each */
+    GLM_SEC_CHOICES  = 25,    /* glm_choice_t each: SCORE */
     GLM_SEC_RESUME   = 26,    /* glm_sec_resume_t */
     GLM_SEC_SUFFIX   = 27,    /* UTF-8 after the blank */
     GLM_SEC_USER     = 28,    /* UTF-8 for the log: request id */
     GLM_SEC_STOPTEXT = 29,    /* FINISH: the stop string that hit */
 
-    GLM_SEC_LOGPROBS = 32     /* TOKENS, PROMPT: glm_logprob_rec_t each */
+    GLM_SEC_LOGPROBS = 32,    /* TOKENS, PROMPT: glm_logprob_rec_t each */
+    GLM_SEC_SPANS    = 33     /* FILLED: glm_span_rec_t each */
 };
 
 /* A string in a list: size, bytes, padded to 4. */
@@ -200,7 +202,9 @@ enum {
 #define GLM_F_TRUNCATE_RIGHT  0x0400   /* truncation_side */
 #define GLM_F_NO_CACHE        0x0800
 #define GLM_F_EOS_TEXT        0x1000   /* TOKENIZE: the exact eos name is its id */
-#define GLM_F_ALL             0x1fff
+#define GLM_F_GMASK           0x2000   /* the mask that SUFFIX or SCORE adds is [gMASK] */
+#define GLM_F_COUNT_POSITIONS 0x4000   /* SCORE: positions go on after the context */
+#define GLM_F_ALL             0x7fff
 
 typedef struct {
     uint32_t  size;           /* of this structure */
@@ -329,9 +333,17 @@ typedef struct {
     int32_t   stop_index;     /* index of the stop string that hit, or -1 */
     uint32_t  ntokens;        /* generated, end token counted */
     uint32_t  nkept;          /* tokens that belong to the answer */
-    float     score;          /* beams: with length penalty */
+    float     score;          /* beams: with length penalty; SCORE: sum */
     uint32_t  reserved;
 } glm_msg_finish_t;
+
+/* INFILL: a choice with all its blanks filled; sections TEXT (the whole) and SPANS. */
+typedef struct {
+    uint32_t  size;
+    uint32_t  choice;
+} glm_msg_filled_t;
+
+typedef struct { uint32_t start, end; } glm_span_rec_t;   /* characters of a blank */
 
 typedef struct {
     uint32_t  size;
@@ -429,6 +441,8 @@ GLM_WIRE_IS(glm_msg_prompt_t, 8);
 GLM_WIRE_IS(glm_msg_tokens_t, 16);
 GLM_WIRE_IS(glm_logprob_rec_t, 16);
 GLM_WIRE_IS(glm_msg_finish_t, 40);
+GLM_WIRE_IS(glm_msg_filled_t, 8);
+GLM_WIRE_IS(glm_span_rec_t, 8);
 GLM_WIRE_AT(glm_msg_done_t, queue_ns, 24);
 GLM_WIRE_IS(glm_msg_done_t, 48);
 GLM_WIRE_AT(glm_msg_error_t, limit, 16);

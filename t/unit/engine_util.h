@@ -218,8 +218,8 @@ t_flush(void *arg)
 }
 
 static const glm_sink_t  t_sink = {
-    t_accepted, t_token, t_finish, t_ids, t_text, t_done, t_error, t_flush, NULL,
-    t_prompt
+    .accepted = t_accepted, .token = t_token, .finish = t_finish, .ids = t_ids,
+    .text = t_text, .done = t_done, .error = t_error, .flush = t_flush, .prompt = t_prompt
 };
 
 /* A request with defaults: greedy, one choice. */
