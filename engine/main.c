@@ -90,7 +90,7 @@ main(int argc, char **argv)
     o.engine = (glm_engine_opts_t) GLM_ENGINE_OPTS_DEFAULT;
     status = options(argc, argv, &o);
     if (status >= 0) return status;
-    if (glm_option_backend(&err) != 0) {
+    if (glm_model_backend(o.engine.model.backend, &err) != 0) {
         fprintf(stderr, "glm-engine: %s\n", err.text);
         return 1;
     }

@@ -1,34 +1,32 @@
 /*
- * model: loading, what a caller may ask, and the checks before a pass.  The
- * pass itself is model_forward.c; memory and slicing are model_weights.c.
+ * model: loading, what a caller may ask, and the checks before a pass.  The pass
+ * itself is the backend's (model_backend.h).
  */
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "cpu/half.h"
-#include "model_impl.h"
+#include "log.h"
+#include "model_backend.h"
 
-/* The table of section 1: fp16 inverse frequency, angle, cosine and sine. */
-static void
-rope_table(glm_model_t *m)
+void
+glm_model_rope(int d, int npos, float *cos, float *sin)
 {
-    int    d = m->cfg.head_dim, half = d / 2;
+    int    half = d / 2;
     float  inv, ang;
 
     for (int i = 0; i < half; i++) {
         inv = 1.0f / powf(10000.0f, (float) (2 * i) / (float) d);
         inv = glm_half_to_float(glm_float_to_half(inv));
-        for (int p = 0; p < m->max_seq; p++) {
+        for (int p = 0; p < npos; p++) {
             size_t  at = (size_t) p * (size_t) half + (size_t) i;
 
             ang = glm_half_to_float(glm_float_to_half((float) p)) * inv;
             ang = glm_half_to_float(glm_float_to_half(ang));
-            m->rope_cos[at] = glm_half_to_float(glm_float_to_half(cosf(ang)));
-            m->rope_sin[at] = glm_half_to_float(glm_float_to_half(sinf(ang)));
+            cos[at] = glm_half_to_float(glm_float_to_half(cosf(ang)));
+            sin[at] = glm_half_to_float(glm_float_to_half(sinf(ang)));
         }
     }
-    m->rope = (glm_rope_t) { m->rope_cos, m->rope_sin, d };
 }
 
 static int
@@ -41,9 +39,6 @@ check_opts(const glm_model_opts_t *o, const glm_config_t *c, glm_err_t *err)
         return glm_fail(err, GLM_EINVAL, "tensor parallel degree %d does not divide %d heads, "
             "inner size %d and vocabulary %d", o->tp, c->heads, c->inner, c->vocab);
     }
-    if (c->head_dim % 16 != 0) {
-        return glm_fail(err, GLM_EINVAL, "head size %d is not a multiple of 16", c->head_dim);
-    }
     if (o->kv_pages < 1 || o->max_rows < 1 || o->threads < 0) {
         return glm_fail(err, GLM_EINVAL, "%d KV pages, %d rows, %d threads: not possible",
             o->kv_pages, o->max_rows, o->threads);
@@ -51,15 +46,11 @@ check_opts(const glm_model_opts_t *o, const glm_config_t *c, glm_err_t *err)
     return 0;
 }
 
-static int
-choose_ops(glm_model_t *m, const glm_model_opts_t *o, glm_err_t *err)
+int
+glm_model_backend(int want, glm_err_t *err)
 {
-    const char  *isa = o->isa != NULL ? o->isa : getenv("GLM_ISA");
-
-    m->ops = glm_cpu_ops(isa);
-    if (m->ops != NULL) return 0;
-    return glm_fail(err, GLM_EINVAL, "instruction set \"%s\" is unknown or not of this machine "
-        "(plain, avx2, avx512)", isa);
+    if (want != GLM_BACKEND_CUDA) return 0;
+    return glm_fail(err, GLM_EGPU, "--backend cuda: this program was built without CUDA");
 }
 
 /* Ranks sum in another order at another degree, so it is part of the hash; the
@@ -71,54 +62,52 @@ fingerprint(const glm_model_t *m, const glm_loader_t *l)
 
     h = (h ^ (uint64_t) m->tp) * 0x9e3779b97f4a7c15u;
     h ^= h >> 32;
-    h = (h ^ GLM_KERNEL_GENERATION) * 0x9e3779b97f4a7c15u;
+    h = (h ^ m->backend->generation) * 0x9e3779b97f4a7c15u;
     return h ^ h >> 32;
 }
 
-static int
-start_team(glm_model_t *m, const glm_model_opts_t *o, glm_err_t *err)
+/* The model of a backend, its shared part filled. */
+static glm_model_t *
+new_model(const glm_backend_t *b, const glm_model_opts_t *o, const glm_config_t *cfg)
 {
-    int  threads = o->threads > 0 ? o->threads : glm_comm_cores(), per, rc;
-    int  heads = m->cfg.heads / m->tp, d = m->cfg.head_dim;
+    glm_model_t  *m = calloc(1, b->size);
 
-    per = threads / m->tp > 0 ? threads / m->tp : 1;
-    if ((rc = glm_comm_new(&m->comm, m->tp, per, err)) != 0) return rc;
-    m->nthreads = glm_comm_threads(m->comm);
-    m->fused = heads % per == 0 && 3 * d % GLM_PANEL == 0;
-    return 0;
+    if (m == NULL) return NULL;
+    m->backend = b;
+    m->cfg = *cfg;
+    m->tp = o->tp;
+    m->kv_pages = o->kv_pages;
+    m->max_rows = o->max_rows;
+    m->max_seq = cfg->max_seq;
+    return m;
 }
 
 int
 glm_model_load(glm_model_t **out, const glm_model_opts_t *opts, glm_err_t *err)
 {
+    glm_config_t   cfg;
     glm_loader_t  *l = NULL;
-    glm_model_t   *m;
+    glm_model_t   *m = NULL;
     int            rc;
 
     *out = NULL;
-    m = calloc(1, sizeof(*m));
+    if ((rc = glm_model_backend(opts->backend, err)) != 0
+        || (rc = glm_config_load(&cfg, opts->dir, err)) != 0
+        || (rc = check_opts(opts, &cfg, err)) != 0)
+    {
+        return rc;
+    }
+    m = new_model(&glm_backend_cpu, opts, &cfg);
     if (m == NULL) return glm_fail(err, GLM_ENOMEM, "no memory for the model");
-    if ((rc = glm_config_load(&m->cfg, opts->dir, err)) != 0
-        || (rc = check_opts(opts, &m->cfg, err)) != 0
-        || (rc = choose_ops(m, opts, err)) != 0
-        || (rc = glm_loader_open(&l, opts->dir, &m->cfg, opts->dummy, err)) != 0
-        || (rc = glm_loader_check(l, err)) != 0)
+    if ((rc = glm_loader_open(&l, opts->dir, &m->cfg, opts->dummy, err)) != 0
+        || (rc = glm_loader_check(l, err)) != 0
+        || (rc = m->backend->load(m, opts, l, err)) != 0)
     {
         goto fail;
     }
-    m->tp = opts->tp;
-    m->kv_pages = opts->kv_pages;
-    m->max_rows = opts->max_rows;
-    m->max_seq = m->cfg.max_seq;
-    if ((rc = start_team(m, opts, err)) != 0
-        || (rc = glm_model_alloc(m, err)) != 0
-        || (rc = glm_model_fill(m, l, err)) != 0)
-    {
-        goto fail;
-    }
-    rope_table(m);
     m->fingerprint = fingerprint(m, l);
     glm_loader_close(l);
+    glm_log(GLM_LOG_NOTICE, "backend %s, %s", m->backend->name, glm_model_isa(m));
     *out = m;
     return 0;
 
@@ -132,8 +121,7 @@ void
 glm_model_free(glm_model_t *m)
 {
     if (m == NULL) return;
-    glm_comm_free(m->comm);
-    glm_model_release(m);
+    m->backend->free(m);
     free(m);
 }
 
@@ -152,13 +140,13 @@ glm_model_fingerprint(const glm_model_t *m)
 size_t
 glm_model_kv_page_bytes(const glm_model_t *m)
 {
-    return 2 * (size_t) m->cfg.layers * (size_t) m->cfg.hidden * GLM_KV_PAGE * sizeof(float);
+    return m->backend->kv_page_bytes(m);
 }
 
 const char *
 glm_model_isa(const glm_model_t *m)
 {
-    return m->ops->isa;
+    return m->backend->isa(m);
 }
 
 void
@@ -190,20 +178,12 @@ int
 glm_model_step(glm_model_t *m, const glm_row_t *rows, int nrows, glm_sampled_t *out,
     float *logits)
 {
-    glm_pass_t  p = { .n = nrows, .last = m->cfg.layers, .token = m->token, .at = m->at,
-                      .head = m->head, .rows = rows, .out = out };
-
     if (nrows < 1 || nrows > m->max_rows) return GLM_EINVAL;
     for (int i = 0; i < nrows; i++) {
         if (!row_ok(m, &rows[i])) return GLM_EINVAL;
         if (rows[i].sample != NULL && out == NULL) return GLM_EINVAL;
-        m->token[i] = rows[i].token;
-        m->at[i] = (glm_at_t) { rows[i].position, rows[i].slot, rows[i].pages };
-        if (logits != NULL || rows[i].sample != NULL) m->head[p.nhead++] = i;
     }
-    p.logits = logits != NULL ? logits : m->logits;
-    glm_model_run(m, &p);
-    return 0;
+    return m->backend->step(m, rows, nrows, out, logits);
 }
 
 /* A prefill goes from layer 0 up without a gap, over the same tokens. */
@@ -226,16 +206,10 @@ int
 glm_model_prefill(glm_model_t *m, const int32_t *tokens, int n, const int32_t *pages,
     int first, int last, float *logits)
 {
-    glm_pass_t  p = { .context = 1, .n = n, .first = first, .last = last, .token = tokens,
-                      .at = m->prefill_at, .head = m->head, .logits = logits };
+    int  rc;
 
     if (!prefill_ok(m, tokens, n, pages, first, last)) return GLM_EINVAL;
-    for (int i = 0; i < n; i++) m->prefill_at[i] = (glm_at_t) { i, i, pages };
-    if (last == m->cfg.layers) {
-        p.keys_only = logits == NULL;
-        for (int i = 0; i < n && logits != NULL; i++) m->head[p.nhead++] = i;
-    }
-    glm_model_run(m, &p);
+    if ((rc = m->backend->prefill(m, tokens, n, pages, first, last, logits)) != 0) return rc;
     m->prefill_n = n;
     m->prefill_next = last == m->cfg.layers ? 0 : last;
     return 0;
@@ -245,15 +219,5 @@ int
 glm_model_copy_page(glm_model_t *m, int32_t dst, int32_t src)
 {
     if (dst < 0 || dst >= m->kv_pages || src < 0 || src >= m->kv_pages) return GLM_EINVAL;
-    if (dst == src) return 0;
-    for (int r = 0; r < m->tp; r++) {
-        for (int i = 0; i < m->cfg.layers; i++) {
-            const glm_kv_t  *kv = &m->rank[r].layer[i].kv;
-
-            memcpy(kv->base + (size_t) dst * kv->page_floats,
-                kv->base + (size_t) src * kv->page_floats,
-                kv->page_floats * sizeof(float));
-        }
-    }
-    return 0;
+    return dst == src ? 0 : m->backend->copy_page(m, dst, src);
 }

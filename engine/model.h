@@ -19,7 +19,11 @@
 
 typedef struct glm_model_s  glm_model_t;
 
+/* auto: cuda where it is compiled in and a device can be used, else cpu. */
+enum { GLM_BACKEND_AUTO, GLM_BACKEND_CPU, GLM_BACKEND_CUDA };
+
 typedef struct {
+    int          backend;         /* GLM_BACKEND_* */
     const char  *dir;             /* model directory */
     int          dummy;           /* --load-format dummy: only config.json is
                                      read; weights from a hash of (tensor, index) */
@@ -29,6 +33,9 @@ typedef struct {
     int32_t      kv_pages;        /* pages of GLM_KV_PAGE tokens */
     int32_t      max_rows;        /* largest step, rows */
 } glm_model_opts_t;
+
+/* 0 when this backend can be used here; else err says what is missing. */
+int glm_model_backend(int backend, glm_err_t *err);
 
 /* Nothing is allocated after this returns.  err names file, tensor, shapes. */
 int glm_model_load(glm_model_t **out, const glm_model_opts_t *opts, glm_err_t *err);

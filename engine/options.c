@@ -11,8 +11,6 @@
 #include "sockpath.h"
 #include "utf8.h"
 
-static int  want_cuda;
-
 int
 glm_option_size(const char *name, const char *value, int64_t lo, int64_t hi, int64_t *out,
     glm_err_t *err)
@@ -134,12 +132,11 @@ served_name(glm_engine_opts_t *o, const char *value, glm_err_t *err)
 }
 
 static int
-backend(const char *value, glm_err_t *err)
+backend(glm_engine_opts_t *o, const char *value, glm_err_t *err)
 {
-    int  rc = one_of("backend", value, "auto, cpu, cuda", err);
-
-    want_cuda = rc == 1 && strcmp(value, "cuda") == 0;
-    return rc;
+    o->model.backend = strcmp(value, "cuda") == 0 ? GLM_BACKEND_CUDA
+                     : strcmp(value, "cpu") == 0 ? GLM_BACKEND_CPU : GLM_BACKEND_AUTO;
+    return one_of("backend", value, "auto, cpu, cuda", err);
 }
 
 static int
@@ -162,7 +159,7 @@ glm_option_engine(glm_engine_opts_t *o, const char *name, const char *value, glm
         o->model.isa = value;
         return one_of(name, value, "plain, avx2, avx512", err);
     }
-    if (strcmp(name, "backend") == 0) return backend(value, err);
+    if (strcmp(name, "backend") == 0) return backend(o, value, err);
     if (strcmp(name, "load-format") == 0) return load_format(o, value, err);
     if (strcmp(name, "served-model-name") == 0) return served_name(o, value, err);
     if (strcmp(name, "tp") == 0) return number(name, value, 1, 8, &o->model.tp, err);
@@ -183,13 +180,6 @@ glm_option_engine(glm_engine_opts_t *o, const char *name, const char *value, glm
         return rc == 0 ? 1 : rc;
     }
     return 0;
-}
-
-int
-glm_option_backend(glm_err_t *err)
-{
-    if (!want_cuda) return 0;
-    return glm_fail(err, GLM_EGPU, "--backend cuda: this program was built without CUDA");
 }
 
 /* ---- argv ---- */

@@ -27,9 +27,6 @@ int glm_option_server(glm_daemon_opts_t *o, const char *name, const char *value,
  */
 int glm_option_engine(glm_engine_opts_t *o, const char *name, const char *value, glm_err_t *err);
 
-/* GLM_EGPU, with a line, when the last --backend cannot be had here. */
-int glm_option_backend(glm_err_t *err);
-
 #define GLM_ENGINE_OPTS_DEFAULT  { .model = { .tp = 1 }, .tokenizer_threads = 2 }
 
 /*

@@ -6,7 +6,7 @@
 #include <jansson.h>
 #include <sys/stat.h>
 
-#include "model_impl.h"
+#include "model_cpu.h"
 #include "model_util.h"
 
 static const struct { const char *name; int rows, cols; } shapes[] = {
@@ -93,8 +93,8 @@ write_tensors(int without, int odd, const char *type, uint16_t fill)
 static int
 load(glm_model_t **m, int tp, int dummy, glm_err_t *err)
 {
-    glm_model_opts_t  o = { .dir = dir, .tp = tp, .threads = 1, .kv_pages = 8, .max_rows = 4,
-                            .dummy = dummy };
+    glm_model_opts_t  o = { .backend = GLM_BACKEND_CPU, .dir = dir, .tp = tp, .threads = 1,
+                            .kv_pages = 8, .max_rows = 4, .dummy = dummy };
 
     err->text[0] = '\0';
     return glm_model_load(m, &o, err);
@@ -164,6 +164,7 @@ static void
 check_rotary(json_t *golden, const char *key, int d)
 {
     glm_model_t  *m;
+    glm_rope_t   *rope;
     glm_err_t     err;
     json_t       *rows = json_object_get(json_object_get(golden, "head_dim"), key), *r;
     size_t        i, at;
@@ -171,11 +172,12 @@ check_rotary(json_t *golden, const char *key, int d)
 
     write_config(2048, d, "");
     if (!ok(load(&m, 1, 1, &err) == 0, "dummy weights, heads of %d", d)) return;
+    rope = &((glm_cpu_model_t *) m)->rope;
     json_array_foreach(rows, i, r) {
         at = (size_t) (json_integer_value(json_array_get(r, 0)) * (d / 2)
                        + json_integer_value(json_array_get(r, 1)));
-        good &= m->rope.cos[at] == (float) json_number_value(json_array_get(r, 4));
-        good &= m->rope.sin[at] == (float) json_number_value(json_array_get(r, 5));
+        good &= rope->cos[at] == (float) json_number_value(json_array_get(r, 4));
+        good &= rope->sin[at] == (float) json_number_value(json_array_get(r, 5));
     }
     ok(good && i > 50, "rotary table of %d: %zu values of the original", d, i);
     glm_model_free(m);

@@ -33,8 +33,8 @@ model_dir(const char *name)
 static inline glm_model_t *
 model_open(const char *dir, int tp, int threads, const char *isa)
 {
-    glm_model_opts_t  o = { .dir = dir, .tp = tp, .threads = threads, .isa = isa,
-                            .kv_pages = 128, .max_rows = 512 };
+    glm_model_opts_t  o = { .backend = GLM_BACKEND_CPU, .dir = dir, .tp = tp,
+                            .threads = threads, .isa = isa, .kv_pages = 128, .max_rows = 512 };
     glm_model_t      *m;
     glm_err_t         err = { "" };
 

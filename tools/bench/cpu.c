@@ -66,8 +66,8 @@ options(run_t *r, int argc, char **argv)
 static int
 load(run_t *r)
 {
-    glm_model_opts_t     o = { .dir = r->dir, .dummy = r->dummy, .tp = r->tp, .isa = r->isa,
-                               .threads = r->threads, .max_rows = MOST };
+    glm_model_opts_t     o = { .backend = GLM_BACKEND_CPU, .dir = r->dir,
+                               .dummy = r->dummy, .tp = r->tp, .isa = r->isa, .threads = r->threads, .max_rows = MOST };
     glm_err_t            err = { "" };
     const glm_config_t  *c;
 

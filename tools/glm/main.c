@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "cli.h"
+#include "log.h"
 #include "options.h"
 #include "version.h"
 
@@ -229,7 +230,7 @@ options(glm_cli_t *o, int argc, char **argv, int complete)
     }
     if (prompt == NULL) return wrong("one prompt is needed; glm --help tells more");
     if (o->sampling.logprobs >= 0 && !o->json) return wrong("--logprobs needs --json");
-    if (glm_option_backend(&err) != 0) return glm_cli_fail(err.text);
+    if (glm_model_backend(o->engine.model.backend, &err) != 0) return glm_cli_fail(err.text);
     rc = get_prompt(o, prompt);
     return rc == GLM_CLI_OK ? -1 : rc;
 }
@@ -258,6 +259,7 @@ main(int argc, char **argv)
         return wrong("a command is needed: complete or tokenize; glm --help tells more");
     }
     glm_cli_signals();
+    glm_log_level("warn");       /* an engine inside has no log of its own */
     rc = options(&o, argc, argv, complete);
     if (rc < 0) rc = complete ? glm_cli_complete(&o) : glm_cli_tokenize(&o);
     glm_text_free(&o.prompt);

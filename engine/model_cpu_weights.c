@@ -1,5 +1,5 @@
 /*
- * model_weights: one arena a rank, laid out by a pass that only counts and then
+ * model_cpu_weights: one arena a rank, laid out by a pass that only counts and then
  * by the same pass again; slices of the neutral tensors packed into it.
  */
 #include <math.h>
@@ -8,7 +8,7 @@
 #include <sys/mman.h>
 
 #include "cpu/half.h"
-#include "model_impl.h"
+#include "model_cpu.h"
 
 #define HUGE_PAGE  ((size_t) 2 << 20)
 
@@ -82,10 +82,10 @@ lay_norm(arena_t *a, glm_norm_t *nm, const glm_config_t *cfg)
 }
 
 static void
-lay_layer(arena_t *a, glm_layer_t *l, const glm_model_t *m)
+lay_layer(arena_t *a, glm_layer_t *l, const glm_cpu_model_t *m)
 {
-    const glm_config_t  *cfg = &m->cfg;
-    int                  hidden = cfg->hidden, t = m->tp;
+    const glm_config_t  *cfg = &m->base.cfg;
+    int                  hidden = cfg->hidden, t = m->base.tp;
 
     lay_norm(a, &l->ln1, cfg);
     lay_mat(a, &l->qkv, 3 * hidden / t, hidden, 1);
@@ -99,19 +99,25 @@ lay_layer(arena_t *a, glm_layer_t *l, const glm_model_t *m)
 }
 
 static void
-lay_kv(arena_t *a, glm_kv_t *kv, const glm_model_t *m)
+lay_kv(arena_t *a, glm_kv_t *kv, const glm_cpu_model_t *m)
 {
-    kv->heads = m->cfg.heads / m->tp;
-    kv->d = m->cfg.head_dim;
+    kv->heads = m->base.cfg.heads / m->base.tp;
+    kv->d = m->base.cfg.head_dim;
     kv->page_floats = 2 * (size_t) kv->heads * (size_t) kv->d * GLM_KV_TOKENS;
-    kv->base = take_floats(a, kv->page_floats * (size_t) m->kv_pages);
+    kv->base = take_floats(a, kv->page_floats * (size_t) m->base.kv_pages);
+}
+
+static size_t
+most_rows(const glm_cpu_model_t *m)
+{
+    return (size_t) (m->base.max_rows > m->base.max_seq ? m->base.max_rows : m->base.max_seq);
 }
 
 static void
-lay_rank(arena_t *a, glm_rank_t *r, const glm_model_t *m)
+lay_rank(arena_t *a, glm_rank_t *r, const glm_cpu_model_t *m)
 {
-    const glm_config_t  *cfg = &m->cfg;
-    size_t               rows = (size_t) (m->max_rows > m->max_seq ? m->max_rows : m->max_seq);
+    const glm_config_t  *cfg = &m->base.cfg;
+    size_t               rows = most_rows(m);
 
     r->layer = take(a, (size_t) cfg->layers, sizeof(glm_layer_t));
     for (int i = 0; i < cfg->layers; i++) {
@@ -121,11 +127,11 @@ lay_rank(arena_t *a, glm_rank_t *r, const glm_model_t *m)
         lay_kv(a, &l->kv, m);
     }
     lay_norm(a, &r->final, cfg);
-    lay_mat(a, &r->embed, cfg->vocab / m->tp, cfg->hidden, 0);
+    lay_mat(a, &r->embed, cfg->vocab / m->base.tp, cfg->hidden, 0);
     r->a = take_floats(a, rows * m->ld_h);
     r->y = take_floats(a, rows * m->ld_h);
-    r->pa = take_floats(a, (size_t) m->max_seq * m->ld_h);
-    r->py = take_floats(a, (size_t) m->max_seq * m->ld_h);
+    r->pa = take_floats(a, (size_t) m->base.max_seq * m->ld_h);
+    r->py = take_floats(a, (size_t) m->base.max_seq * m->ld_h);
     r->h = take_floats(a, rows * m->ld_h);
     r->qkv = take_floats(a, rows * m->ld_qkv);
     r->att = take_floats(a, rows * m->ld_att);
@@ -134,24 +140,24 @@ lay_rank(arena_t *a, glm_rank_t *r, const glm_model_t *m)
 }
 
 static void
-lay_shared(arena_t *a, glm_model_t *m)
+lay_shared(arena_t *a, glm_cpu_model_t *m)
 {
-    size_t  vocab = (size_t) m->cfg.vocab, max_rows = (size_t) m->max_rows;
-    size_t  rows = (size_t) (m->max_rows > m->max_seq ? m->max_rows : m->max_seq);
-    size_t  table = (size_t) m->max_seq * (size_t) m->cfg.head_dim / 2;
+    size_t  vocab = (size_t) m->base.cfg.vocab, max_rows = (size_t) m->base.max_rows;
+    size_t  rows = most_rows(m);
+    size_t  table = (size_t) m->base.max_seq * (size_t) m->base.cfg.head_dim / 2;
 
     m->rope_cos = take_floats(a, table);
     m->rope_sin = take_floats(a, table);
     m->logits = take_floats(a, max_rows * vocab);
-    m->trace_x = take_floats(a, rows * (size_t) m->cfg.hidden);
+    m->trace_x = take_floats(a, rows * (size_t) m->base.cfg.hidden);
     m->at = take(a, max_rows, sizeof(glm_at_t));
-    m->prefill_at = take(a, (size_t) m->max_seq, sizeof(glm_at_t));
+    m->prefill_at = take(a, (size_t) m->base.max_seq, sizeof(glm_at_t));
     m->token = take(a, max_rows, sizeof(int32_t));
     m->head = take(a, rows, sizeof(int32_t));
     for (int i = 0; i < m->nthreads; i++) {
         m->thread[i].a = take_floats(a, GLM_OWN_ROWS * m->ld_h);
-        m->thread[i].attn = take_floats(a, glm_attn_scratch(m->max_seq));
-        m->thread[i].sample = take(a, glm_sample_scratch(m->cfg.vocab), 1);
+        m->thread[i].attn = take_floats(a, glm_attn_scratch(m->base.max_seq));
+        m->thread[i].sample = take(a, glm_sample_scratch(m->base.cfg.vocab), 1);
     }
 }
 
@@ -164,18 +170,18 @@ row_floats(int width)
 }
 
 int
-glm_model_alloc(glm_model_t *m, glm_err_t *err)
+glm_cpu_alloc(glm_cpu_model_t *m, glm_err_t *err)
 {
     arena_t  a;
 
-    m->ld_h = row_floats(m->cfg.hidden);
-    m->ld_qkv = row_floats(3 * m->cfg.hidden / m->tp);
-    m->ld_att = row_floats(m->cfg.hidden / m->tp);
-    m->ld_i = row_floats(m->cfg.inner / m->tp);
-    m->rank = calloc((size_t) m->tp, sizeof(*m->rank));
+    m->ld_h = row_floats(m->base.cfg.hidden);
+    m->ld_qkv = row_floats(3 * m->base.cfg.hidden / m->base.tp);
+    m->ld_att = row_floats(m->base.cfg.hidden / m->base.tp);
+    m->ld_i = row_floats(m->base.cfg.inner / m->base.tp);
+    m->rank = calloc((size_t) m->base.tp, sizeof(*m->rank));
     m->thread = calloc((size_t) m->nthreads, sizeof(*m->thread));
     if (m->rank == NULL || m->thread == NULL) {
-        return glm_fail(err, GLM_ENOMEM, "no memory for %d ranks", m->tp);
+        return glm_fail(err, GLM_ENOMEM, "no memory for %d ranks", m->base.tp);
     }
 
     a = (arena_t) { NULL, 0 };
@@ -185,7 +191,7 @@ glm_model_alloc(glm_model_t *m, glm_err_t *err)
     a = (arena_t) { m->shared, 0 };
     lay_shared(&a, m);
 
-    for (int i = 0; i < m->tp; i++) {
+    for (int i = 0; i < m->base.tp; i++) {
         a = (arena_t) { NULL, 0 };
         lay_rank(&a, &m->rank[i], m);
         m->rank[i].arena_size = a.used;
@@ -197,9 +203,9 @@ glm_model_alloc(glm_model_t *m, glm_err_t *err)
 }
 
 void
-glm_model_release(glm_model_t *m)
+glm_cpu_release(glm_cpu_model_t *m)
 {
-    for (int i = 0; i < m->tp && m->rank != NULL; i++) {
+    for (int i = 0; i < m->base.tp && m->rank != NULL; i++) {
         unmap_arena(m->rank[i].arena, m->rank[i].arena_size);
     }
     unmap_arena(m->shared, m->shared_size);
@@ -210,7 +216,7 @@ glm_model_release(glm_model_t *m)
 /* What filling needs: a staging buffer for slices, the rank, the layer. */
 typedef struct {
     const glm_loader_t  *loader;
-    const glm_model_t   *m;
+    const glm_cpu_model_t   *m;
     uint16_t            *stage;   /* (GLM_PANEL, widest k) fp16 */
     int                  rank;
     char                 prefix[32];
@@ -287,8 +293,8 @@ fill_norm(fill_t *f, const char *name, const glm_norm_t *nm)
 static int
 fill_layer(fill_t *f, const glm_layer_t *l)
 {
-    const glm_config_t  *c = &f->m->cfg;
-    int                  H = c->hidden, I = c->inner, t = f->m->tp, r = f->rank, rc;
+    const glm_config_t  *c = &f->m->base.cfg;
+    int                  H = c->hidden, I = c->inner, t = f->m->base.tp, r = f->rank, rc;
 
     if ((rc = fill_norm(f, "input_layernorm", &l->ln1)) != 0
         || (rc = fill_linear(f, "attention.query_key_value", 3 * H, H, r * (3 * H / t),
@@ -308,7 +314,7 @@ fill_layer(fill_t *f, const glm_layer_t *l)
 static int
 fill_rank(fill_t *f, glm_rank_t *r)
 {
-    const glm_config_t  *c = &f->m->cfg;
+    const glm_config_t  *c = &f->m->base.cfg;
     int                  rc;
 
     for (int i = 0; i < c->layers; i++) {
@@ -320,21 +326,21 @@ fill_rank(fill_t *f, glm_rank_t *r)
     }
     f->prefix[0] = '\0';
     if ((rc = fill_norm(f, "final_layernorm", &r->final)) != 0) return rc;
-    r->v0 = f->rank * (c->vocab / f->m->tp);
+    r->v0 = f->rank * (c->vocab / f->m->base.tp);
     return fill_mat(f, "word_embeddings.weight", c->vocab, c->hidden, r->v0, 0, &r->embed);
 }
 
 int
-glm_model_fill(glm_model_t *m, const glm_loader_t *l, glm_err_t *err)
+glm_cpu_fill(glm_cpu_model_t *m, const glm_loader_t *l, glm_err_t *err)
 {
-    const glm_config_t  *c = &m->cfg;
+    const glm_config_t  *c = &m->base.cfg;
     fill_t               f = { .loader = l, .m = m, .err = err };
     int                  rc = 0;
 
     f.stage = malloc((size_t) (c->hidden > c->inner ? c->hidden : c->inner) * GLM_PANEL
                      * sizeof(uint16_t));
     if (f.stage == NULL) return glm_fail(err, GLM_ENOMEM, "no memory to load weights");
-    for (f.rank = 0; f.rank < m->tp && rc == 0; f.rank++) {
+    for (f.rank = 0; f.rank < m->base.tp && rc == 0; f.rank++) {
         rc = fill_rank(&f, &m->rank[f.rank]);
     }
     free(f.stage);

@@ -1,15 +1,14 @@
 /*
- * model_impl: what model.c, model_weights.c and model_forward.c share.  A rank
- * owns its slice of the weights, its heads' KV and its activations; threads of
- * the rank share them.
+ * model_cpu: what model_cpu.c, model_cpu_weights.c and model_cpu_forward.c share.
+ * A rank owns its slice of the weights, its heads' KV and its activations;
+ * threads of the rank share them.
  */
-#ifndef GLM_MODEL_IMPL_H
-#define GLM_MODEL_IMPL_H
+#ifndef GLM_MODEL_CPU_H
+#define GLM_MODEL_CPU_H
 
 #include "comm.h"
 #include "glm_kernels.h"
-#include "loader.h"
-#include "model.h"
+#include "model_backend.h"
 
 /* Rows up to which each thread norms all rows for itself: cheaper than a
  * barrier. */
@@ -65,13 +64,11 @@ typedef struct {
     glm_sampled_t     *out;
 } glm_pass_t;
 
-struct glm_model_s {
-    glm_config_t      cfg;
+typedef struct {
+    glm_model_t       base;
     const glm_ops_t  *ops;
     glm_comm_t       *comm;
-    int               tp, nthreads;
-    int32_t           kv_pages, max_rows, max_seq;
-    uint64_t          fingerprint;
+    int               nthreads;
     int               fused;      /* a thread's heads are whole panels of qkv */
 
     glm_rank_t       *rank;       /* (tp) */
@@ -85,20 +82,15 @@ struct glm_model_s {
     glm_at_t         *at, *prefill_at;    /* (max_rows), (max_seq) */
     int32_t          *token, *head;       /* (max_rows), (R) */
     size_t            ld_h, ld_qkv, ld_att, ld_i;   /* floats between rows */
+} glm_cpu_model_t;
 
-    int               prefill_n;  /* tokens of the prefill under way */
-    int               prefill_next;   /* its next layer; 0: none */
-    glm_trace_pt      trace;
-    void             *trace_arg;
-};
-
-/* Memory of all ranks and threads; sizes are known from cfg and opts. */
-int glm_model_alloc(glm_model_t *m, glm_err_t *err);
-void glm_model_release(glm_model_t *m);
+/* Memory of all ranks and threads; sizes are known from the shared part. */
+int glm_cpu_alloc(glm_cpu_model_t *m, glm_err_t *err);
+void glm_cpu_release(glm_cpu_model_t *m);
 /* Fills the weights of every rank. */
-int glm_model_fill(glm_model_t *m, const glm_loader_t *l, glm_err_t *err);
+int glm_cpu_fill(glm_cpu_model_t *m, const glm_loader_t *l, glm_err_t *err);
 
 /* Runs pass on the team. */
-void glm_model_run(glm_model_t *m, const glm_pass_t *pass);
+void glm_cpu_run(glm_cpu_model_t *m, const glm_pass_t *pass);
 
 #endif

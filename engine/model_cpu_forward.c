@@ -1,5 +1,5 @@
 /*
- * model_forward: the pass of a step or of a prefill's layers, as each thread of
+ * model_cpu_forward: the pass of a step or of a prefill's layers, as each thread of
  * each rank runs it.  Between operations that read what other threads wrote
  * there is a barrier of the rank; partial sums of ranks meet in two all-reduces
  * a layer.  A layer's output x is never stored: the next norm makes it of
@@ -7,10 +7,10 @@
  */
 #include <string.h>
 
-#include "model_impl.h"
+#include "model_cpu.h"
 
 typedef struct {
-    glm_model_t         *m;
+    glm_cpu_model_t         *m;
     const glm_pass_t    *p;
     const glm_member_t  *me;
     glm_rank_t          *r;
@@ -49,18 +49,18 @@ reduce(fwd_t *f)
 {
     float  *buf[64];
 
-    for (int i = 0; i < f->m->tp; i++) {
+    for (int i = 0; i < f->m->base.tp; i++) {
         buf[i] = f->p->context ? f->m->rank[i].py : f->m->rank[i].y;
     }
-    glm_comm_allreduce(f->me, buf, f->p->n, f->m->cfg.hidden, f->m->ld_h);
+    glm_comm_allreduce(f->me, buf, f->p->n, f->m->base.cfg.hidden, f->m->ld_h);
 }
 
 /* q, k, v of heads h0 .. h1-1 by the thread that will need them. */
 static void
 qkv_heads(fwd_t *f, const glm_layer_t *l, int h0, int h1, int keys_only)
 {
-    const glm_model_t  *m = f->m;
-    int                 d = m->cfg.head_dim, per = 3 * d / GLM_PANEL, skip;
+    const glm_cpu_model_t  *m = f->m;
+    int                 d = m->base.cfg.head_dim, per = 3 * d / GLM_PANEL, skip;
 
     if (!keys_only || d % GLM_PANEL != 0) {
         m->ops->linear(f->r->qkv, m->ld_qkv, f->a, m->ld_h, f->p->n, &l->qkv, h0 * per,
@@ -84,7 +84,7 @@ rope_kv(fwd_t *f, const glm_layer_t *l, int r0, int r1, int h0, int h1)
 static void
 attend(fwd_t *f, const glm_layer_t *l, int r0, int r1, int h0, int h1)
 {
-    const glm_model_t  *m = f->m;
+    const glm_cpu_model_t  *m = f->m;
     const glm_pass_t   *p = f->p;
     float              *out = f->r->att + (size_t) r0 * m->ld_att;
     const float        *qkv = f->r->qkv + (size_t) r0 * m->ld_qkv;
@@ -146,7 +146,7 @@ attention_split(fwd_t *f, const glm_layer_t *l, int keys_only)
 static void
 mlp(fwd_t *f, const glm_layer_t *l)
 {
-    const glm_model_t  *m = f->m;
+    const glm_cpu_model_t  *m = f->m;
     glm_rank_t         *r = f->r;
     int                 p0, p1, n;
     size_t              at;
@@ -165,12 +165,12 @@ mlp(fwd_t *f, const glm_layer_t *l)
 static void
 trace(fwd_t *f, int layer, const glm_norm_t *above)
 {
-    glm_model_t  *m = f->m;
+    glm_cpu_model_t  *m = f->m;
 
     if (f->me->id == 0) {
-        m->ops->residual(m->trace_x, (size_t) m->cfg.hidden, f->a, m->ld_h, f->y, m->ld_h,
+        m->ops->residual(m->trace_x, (size_t) m->base.cfg.hidden, f->a, m->ld_h, f->y, m->ld_h,
             f->p->n, above);
-        m->trace(m->trace_arg, layer, m->trace_x, f->p->n);
+        m->base.trace(m->base.trace_arg, layer, m->trace_x, f->p->n);
     }
     glm_comm_barrier_all(f->me);
 }
@@ -179,7 +179,7 @@ static void
 layer(fwd_t *f, int i)
 {
     glm_layer_t  *l = &f->r->layer[i];
-    int           top = i + 1 == f->m->cfg.layers, keys_only = top && f->p->keys_only;
+    int           top = i + 1 == f->m->base.cfg.layers, keys_only = top && f->p->keys_only;
 
     norm(f, &l->ln1, i == 0);
     if (f->m->fused) attention_fused(f, l, keys_only);
@@ -191,7 +191,7 @@ layer(fwd_t *f, int i)
     norm(f, &l->ln2, 0);
     mlp(f, l);
     reduce(f);
-    if (f->m->trace != NULL) trace(f, i, top ? &f->r->final : &l[1].ln1);
+    if (f->m->base.trace != NULL) trace(f, i, top ? &f->r->final : &l[1].ln1);
 }
 
 static void
@@ -210,7 +210,7 @@ embed(fwd_t *f)
 static void
 head(fwd_t *f)
 {
-    const glm_model_t  *m = f->m;
+    const glm_cpu_model_t  *m = f->m;
     const glm_pass_t   *p = f->p;
     size_t              ld = m->ld_h;
     float              *x = f->own ? f->a : f->r->h;
@@ -225,7 +225,7 @@ head(fwd_t *f)
     }
     if (!f->own) glm_comm_barrier_rank(f->me);
     glm_comm_share(f->me, glm_panels(f->r->embed.n), &p0, &p1);
-    m->ops->linear(p->logits + f->r->v0, (size_t) m->cfg.vocab, x, ld, p->nhead,
+    m->ops->linear(p->logits + f->r->v0, (size_t) m->base.cfg.vocab, x, ld, p->nhead,
         &f->r->embed, p0, p1, NULL);
     glm_comm_barrier_all(f->me);
 }
@@ -234,19 +234,19 @@ static void
 sample(fwd_t *f)
 {
     const glm_pass_t  *p = f->p;
-    size_t             vocab = (size_t) f->m->cfg.vocab;
+    size_t             vocab = (size_t) f->m->base.cfg.vocab;
 
     for (int j = f->me->id; j < p->nhead; j += f->me->n) {
         int  i = p->head[j];
 
         if (p->rows[i].sample == NULL) continue;
-        glm_sample(p->logits + (size_t) j * vocab, f->m->cfg.vocab, p->rows[i].sample,
+        glm_sample(p->logits + (size_t) j * vocab, f->m->base.cfg.vocab, p->rows[i].sample,
             f->t->sample, &p->out[i]);
     }
 }
 
 typedef struct {
-    glm_model_t       *m;
+    glm_cpu_model_t       *m;
     const glm_pass_t  *p;
 } job_t;
 
@@ -269,7 +269,7 @@ forward(const glm_member_t *me, void *arg)
 }
 
 void
-glm_model_run(glm_model_t *m, const glm_pass_t *pass)
+glm_cpu_run(glm_cpu_model_t *m, const glm_pass_t *pass)
 {
     job_t  job = { m, pass };
 

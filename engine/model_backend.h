@@ -1,0 +1,50 @@
+/*
+ * model_backend: what stands behind model.h: one table of operations a backend,
+ * and the part of a model that all of them share.  model.c checks what a caller
+ * gives, so a backend sees only rows, pages and layers that exist.
+ */
+#ifndef GLM_MODEL_BACKEND_H
+#define GLM_MODEL_BACKEND_H
+
+#include "loader.h"
+#include "model.h"
+
+typedef struct {
+    const char  *name;            /* "cpu", "cuda" */
+    size_t       size;            /* of its model; a glm_model_t comes first */
+    uint64_t     generation;      /* of its kernels: part of the fingerprint */
+
+    /* Memory and weights.  m is zeroed but for the shared part; after a failure
+     * free() is called all the same. */
+    int (*load)(glm_model_t *m, const glm_model_opts_t *opts, const glm_loader_t *l,
+        glm_err_t *err);
+    void (*free)(glm_model_t *m);       /* all but m itself */
+
+    size_t (*kv_page_bytes)(const glm_model_t *m);
+    const char *(*isa)(const glm_model_t *m);
+
+    int (*step)(glm_model_t *m, const glm_row_t *rows, int nrows, glm_sampled_t *out,
+        float *logits);
+    int (*prefill)(glm_model_t *m, const int32_t *tokens, int n, const int32_t *pages,
+        int first, int last, float *logits);
+    int (*copy_page)(glm_model_t *m, int32_t dst, int32_t src);
+} glm_backend_t;
+
+extern const glm_backend_t  glm_backend_cpu;
+
+struct glm_model_s {
+    const glm_backend_t  *backend;
+    glm_config_t          cfg;
+    int                   tp;
+    int32_t               kv_pages, max_rows, max_seq;
+    uint64_t              fingerprint;
+    int                   prefill_n;      /* tokens of the prefill under way */
+    int                   prefill_next;   /* its next layer; 0: none */
+    glm_trace_pt          trace;
+    void                 *trace_arg;
+};
+
+/* The rotary table of section 1, (npos, d / 2) each: fp16 values. */
+void glm_model_rope(int d, int npos, float *cos, float *sin);
+
+#endif
