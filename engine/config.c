@@ -95,31 +95,122 @@ config_epsilon(glm_config_t *cfg, const config_src_t *s)
 }
 
 
+/* Messages are one line. */
+static int
+config_plain(const char *s)
+{
+    for ( ; *s; s++) {
+        if ((unsigned char) *s < 0x20 || *s == 0x7f) return 0;
+    }
+    return 1;
+}
+
+
+static const char *const  quant_names[] = { "fp16", "int8", "int4" };
+
+
+int
+glm_quant_parse(glm_quant_t *out, const char *text)
+{
+    size_t  n = strcspn(text, "-");
+    char   *end;
+    long    group;
+    int     i;
+
+    for (i = 0; i < 3; i++) {
+        if (n == strlen(quant_names[i]) && strncmp(text, quant_names[i], n) == 0) break;
+    }
+    if (i == 3) return -1;
+    *out = (glm_quant_t) { (glm_ttype_t) i, 0 };
+    if (text[n] == '\0') return 0;
+    if (i == GLM_T_F16 || text[n + 1] != 'g' || text[n + 2] < '1' || text[n + 2] > '9') return -1;
+    group = strtol(text + n + 2, &end, 10);
+    if (*end != '\0' || group >= CONFIG_MAX_SIZE) return -1;
+    out->group = (int32_t) group;
+    return 0;
+}
+
+
+const char *
+glm_quant_text(glm_quant_t q, char out[32])
+{
+    if (q.group == 0) snprintf(out, 32, "%s", quant_names[q.type]);
+    else snprintf(out, 32, "%s-g%d", quant_names[q.type], q.group);
+    return out;
+}
+
+
+glm_quant_t
+glm_config_quant(const glm_config_t *cfg, const char *name)
+{
+    int32_t  i;
+
+    for (i = 0; i < cfg->nquant_tensors; i++) {
+        if (strcmp(cfg->quant_tensors[i].name, name) == 0) return cfg->quant_tensors[i].as;
+    }
+    return cfg->quant;
+}
+
+
+static int
+config_quant_tensors(glm_config_t *cfg, const config_src_t *s, json_t *map)
+{
+    glm_quant_tensor_t  *t;
+    const char          *name, *as;
+    json_t              *v;
+
+    if (map == NULL) return 0;
+    if (!json_is_object(map)) {
+        return glm_fail(s->err, GLM_EFORMAT, "%s: \"quantization.tensors\" is not an object",
+                        s->where);
+    }
+    if (json_object_size(map) > GLM_MAX_QUANT_TENSORS) {
+        return glm_fail(s->err, GLM_ELIMIT, "%s: \"quantization.tensors\" has %zu entries, %d are "
+                        "allowed", s->where, json_object_size(map), GLM_MAX_QUANT_TENSORS);
+    }
+    json_object_foreach(map, name, v) {
+        t = &cfg->quant_tensors[cfg->nquant_tensors];
+        as = json_string_value(v);
+        if (strlen(name) >= sizeof(t->name) || as == NULL || glm_quant_parse(&t->as, as) != 0) {
+            return glm_fail(s->err, GLM_EFORMAT, "%s: \"quantization.tensors\": \"%.64s\" is not "
+                            "given as \"fp16\", \"int8\", \"int4\" or with a group, "
+                            "\"int4-g128\"", s->where, config_plain(name) ? name : "?");
+        }
+        strcpy(t->name, name);
+        cfg->nquant_tensors++;
+    }
+    return 0;
+}
+
+
 static int
 config_quant(glm_config_t *cfg, const config_src_t *s)
 {
-    static const char *const  names[] = { "none", "int8", "int4" };
-    json_t      *v = json_object_get(s->root, "quantization");
-    const char  *name;
-    int          i;
+    json_t       *q = json_object_get(s->root, "quantization"), *group;
+    const char   *type;
+    json_int_t    n;
 
-    cfg->quant = GLM_QUANT_NONE;
-    cfg->quant_group = 0;
-    if (v != NULL && !json_is_null(v)) {
-        if ((name = json_string_value(v)) == NULL) {
-            return glm_fail(s->err, GLM_EFORMAT, "%s: \"quantization\" is not a string", s->where);
-        }
-        for (i = 0; i < 3 && strcmp(name, names[i]) != 0; i++) { /* void */ }
-        if (i == 3) {
-            return glm_fail(s->err, GLM_EFORMAT, "%s: \"quantization\" is \"%.32s\", known are "
-                            "none, int8 and int4", s->where, name);
-        }
-        cfg->quant = (glm_quant_t) i;
+    if (q == NULL || json_is_null(q)) return 0;
+    if (!json_is_object(q)) {
+        return glm_fail(s->err, GLM_EFORMAT, "%s: \"quantization\" is not an object", s->where);
     }
-
-    v = json_object_get(s->root, "quantization_group");
-    if (v == NULL || (json_is_integer(v) && json_integer_value(v) == 0)) return 0;
-    return config_size(s, "quantization_group", &cfg->quant_group);
+    cfg->recorded = 1;
+    type = json_string_value(json_object_get(q, "type"));
+    if (type == NULL || glm_quant_parse(&cfg->quant, type) != 0 || cfg->quant.group != 0) {
+        return glm_fail(s->err, GLM_EFORMAT, "%s: \"quantization.type\" is \"%.32s\", known are "
+                        "fp16, int8 and int4", s->where, type && config_plain(type) ? type : "?");
+    }
+    group = json_object_get(q, "group_size");
+    n = json_integer_value(group);
+    if (group != NULL && (!json_is_integer(group) || n < 0 || n >= CONFIG_MAX_SIZE
+                          || (n > 0 && cfg->quant.type == GLM_T_F16)))
+    {
+        return glm_fail(s->err, GLM_EFORMAT, "%s: \"quantization.group_size\" is no number of "
+                        "columns that a scale covers, 0 (all) to %d", s->where,
+                        CONFIG_MAX_SIZE - 1);
+    }
+    cfg->quant.group = (int32_t) n;
+    return config_quant_tensors(cfg, s, json_object_get(q, "tensors"));
 }
 
 
@@ -202,7 +293,7 @@ config_end_tokens(glm_config_t *cfg, const config_src_t *s)
 static int
 config_name(glm_config_t *cfg, const config_src_t *s)
 {
-    const char  *field = "name", *p;
+    const char  *field = "name";
     json_t      *v = json_object_get(s->root, field);
 
     if (v == NULL) v = json_object_get(s->root, field = "model");
@@ -215,11 +306,9 @@ config_name(glm_config_t *cfg, const config_src_t *s)
         return glm_fail(s->err, GLM_ELIMIT, "%s: \"%s\" is longer than %zu bytes", s->where, field,
                         sizeof(cfg->name) - 1);
     }
-    for (p = json_string_value(v); *p; p++) {
-        if ((unsigned char) *p < 0x20 || *p == 0x7f) {
-            return glm_fail(s->err, GLM_EFORMAT, "%s: \"%s\" holds a control character", s->where,
-                            field);
-        }
+    if (!config_plain(json_string_value(v))) {
+        return glm_fail(s->err, GLM_EFORMAT, "%s: \"%s\" holds a control character", s->where,
+                        field);
     }
     strcpy(cfg->name, json_string_value(v));
     return 0;

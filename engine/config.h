@@ -12,11 +12,25 @@
 #define GLM_MAX_END_TOKENS  8
 #define GLM_NO_TOKEN        (-1)
 
+#define GLM_MAX_QUANT_TENSORS  512
+
+/* How the values of a tensor are stored. */
 typedef enum {
-    GLM_QUANT_NONE = 0,       /* fp16 linears */
-    GLM_QUANT_INT8,           /* I8 [out, in], scale F16 [out, groups] */
-    GLM_QUANT_INT4            /* I8 [out, in/2], even column high nibble */
+    GLM_T_F16 = 0,
+    GLM_T_INT8,               /* I8 [out, in], scale F16 [out, groups] */
+    GLM_T_INT4                /* I8 [out, in/2], even column high nibble */
+} glm_ttype_t;
+
+/* A choice; as text "fp16", "int8", "int4-g128". */
+typedef struct {
+    glm_ttype_t  type;
+    int32_t      group;       /* columns a scale covers; 0: the whole row */
 } glm_quant_t;
+
+typedef struct {
+    char         name[64];    /* "layers.0.attention.dense.weight" */
+    glm_quant_t  as;
+} glm_quant_tensor_t;
 
 typedef struct {
     char      name[128];      /* "name", or "model" in older files */
@@ -28,8 +42,16 @@ typedef struct {
     int32_t   vocab;          /* V, rows of the embedding */
     int32_t   max_seq;        /* max_sequence_length, tokens with sop */
     float     ln_eps;         /* layernorm_epsilon, 1e-5 */
-    glm_quant_t  quant;       /* "quantization": none, int8 or int4 */
-    int32_t   quant_group;    /* columns a scale covers; 0: the whole row */
+
+    /*
+     * "quantization": {"type": "int4", "group_size": 128, "tensors": {name:
+     * "int8", ..}}: the record of what was chosen for the linears of layers.
+     * Without it (recorded 0) the tensors alone say what they are.
+     */
+    int                 recorded;
+    glm_quant_t         quant;         /* of all but those listed */
+    int32_t             nquant_tensors;
+    glm_quant_tensor_t  quant_tensors[GLM_MAX_QUANT_TENSORS];
 
     /* "special_tokens"; GLM_NO_TOKEN where the model has none */
     int32_t   mask, gmask, smask, eod, sop, eop, enc, dblock, eos;
@@ -50,5 +72,12 @@ int glm_config_load(glm_config_t *cfg, const char *dir, glm_err_t *err);
 int glm_config_load_file(glm_config_t *cfg, const char *path, glm_err_t *err);
 int glm_config_parse(glm_config_t *cfg, const char *text, size_t len,
     const char *where, glm_err_t *err);
+
+/* Text to a choice; -1 when it is none. */
+int glm_quant_parse(glm_quant_t *out, const char *text);
+const char *glm_quant_text(glm_quant_t q, char out[32]);    /* out */
+
+/* What is recorded for a linear weight; fp16 without a record. */
+glm_quant_t glm_config_quant(const glm_config_t *cfg, const char *name);
 
 #endif

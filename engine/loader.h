@@ -1,15 +1,14 @@
 /*
- * loader: whole fp16 tensors of a model directory, handed out in the slices a
- * rank needs.  Owns the mapped files; never touches a kernel's layout.
+ * loader: whole tensors of a model directory, described, and handed out in the
+ * slices a rank needs.  Owns the mapped files; never touches a kernel's layout.
  *
- * With dummy, nothing but config.json is read and the element i (row-major, of
- * the whole tensor) of tensor `name` is
- *     x = splitmix64(fnv1a64(name) + i);  u = (x >> 40) / 2^23 - 1  in [-1, 1)
- *     value = fp16(base + amp * u), one fp32 fma, rounded to fp16
- * the same at any tensor-parallel degree.  base is 1 for *layernorm.weight and 0
- * elsewhere; amp is 0.1 for them, 0.02 for every bias, sqrt(3 / in) for linears
- * (outputs of variance 1) and sqrt(12 / hidden) for the embedding (logits of
- * standard deviation 2).
+ * With dummy, nothing but config.json is read and values come from the hash of
+ * kernels/glm_hash.h, the same at any tensor-parallel degree: seed = FNV-1a of
+ * the tensor's name (32 bits), 1 +- 0.1 for *layernorm.weight, +- 0.02 for every
+ * bias, +- sqrt(3 / in) for linears (outputs of variance 1) and +- sqrt(12 /
+ * hidden) for the embedding (logits of standard deviation 2).  "quantization" of
+ * config.json makes linears quantised: bytes are all hash, scales such that
+ * outputs have variance 1.
  */
 #ifndef GLM_LOADER_H
 #define GLM_LOADER_H
@@ -27,26 +26,56 @@ int glm_loader_open(glm_loader_t **out, const char *dir, const glm_config_t *cfg
 void glm_loader_close(glm_loader_t *l);         /* NULL is fine */
 
 /*
- * Checks that each tensor of the architecture is there as F16 of its shape.  The
- * error names file, tensor and both shapes (or that it is missing).
+ * A whole tensor, by its name in the files.  Row-major; a scale belongs to a row
+ * and cols / groups columns of it, and a weight is q * scale exactly.
  */
-int glm_loader_check(const glm_loader_t *l, glm_err_t *err);
-
-/* A part of a whole tensor; for a vector cols is 1. */
 typedef struct {
-    const char  *name;
-    int32_t      rows, cols;      /* the whole: [out, in] */
-    int32_t      row, nrows;      /* wanted */
-    int32_t      col, ncols;
-} glm_slice_t;
+    glm_ttype_t      type;
+    int32_t          rows, cols;  /* [out, in]; a vector has cols 1 */
+    int32_t          groups;      /* scales a row; 0 for F16 */
+    const void      *data;        /* mapped; NULL with dummy */
+    const uint16_t  *scale;       /* (rows, groups) fp16, mapped; NULL where there
+                                     are none, and with dummy */
+    const char      *file;        /* path, for messages; NULL with dummy */
+    int              fd, scale_fd;            /* of the files; -1: none */
+    uint64_t         offset, size;            /* bytes in fd; size with dummy too */
+    uint64_t         scale_offset, scale_size;
+    uint32_t         seed;        /* dummy: of the data, and ^ GLM_SCALE_SEED of
+                                     the scales */
+    float            lo, hi;      /* dummy: of fp16 values, or of the scales */
+} glm_tensor_t;
 
-/* dst: (nrows, ncols) fp16.  Only for slices of checked tensors. */
-int glm_loader_slice(const glm_loader_t *l, const glm_slice_t *s, uint16_t *dst,
+#define GLM_SCALE_SEED  0x5ca1eu
+
+/*
+ * Describes a tensor of the architecture.  An error names file and tensor: it is
+ * missing, has another dtype or shape than the architecture or its own scales
+ * allow, or is not what config.json records.
+ */
+int glm_loader_tensor(const glm_loader_t *l, const char *name, glm_tensor_t *out,
     glm_err_t *err);
 
 /*
- * Hash of the sizes in config.json and of all weights (dummy: of that word in
- * their place).
+ * All of them, and the values of the scales: finite, not negative, and 0 only
+ * where all that it scales is 0.  The error names tensor and row.
+ */
+int glm_loader_check(const glm_loader_t *l, glm_err_t *err);
+
+/* A part of a whole tensor. */
+typedef struct {
+    int32_t  row, nrows;
+    int32_t  col, ncols;          /* even for int4 */
+} glm_slice_t;
+
+/* dst: (nrows, ncols) as stored: fp16, int8, or int4 two a byte. */
+void glm_tensor_slice(const glm_tensor_t *t, const glm_slice_t *s, void *dst);
+
+/* dst: (nrows, n) scales of the groups that have columns in the slice; returns n. */
+int32_t glm_tensor_scales(const glm_tensor_t *t, const glm_slice_t *s, uint16_t *dst);
+
+/*
+ * Hash of the sizes in config.json, of all weights and of how they are stored
+ * (dummy: of that word in place of the values).
  */
 uint64_t glm_loader_hash(const glm_loader_t *l);
 

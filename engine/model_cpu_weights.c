@@ -224,41 +224,45 @@ typedef struct {
 } fill_t;
 
 static int
-get(fill_t *f, glm_slice_t s, const char *name)
+find(const fill_t *f, const char *name, glm_tensor_t *t)
 {
     char  full[128];
 
     snprintf(full, sizeof(full), "%s%s", f->prefix, name);
-    s.name = full;
-    return glm_loader_slice(f->loader, &s, f->stage, f->err);
+    return glm_loader_tensor(f->loader, full, t, f->err);
 }
 
-/* dst[0 .. n) = elements first .. of a vector of `whole`. */
+/* dst[0 .. n) = elements first .. of a vector. */
 static int
-fill_vector(fill_t *f, const char *name, int whole, int first, int n, float *dst)
+fill_vector(fill_t *f, const char *name, int first, int n, float *dst)
 {
-    int  rc, k;
+    glm_tensor_t  t;
+    int           rc, k;
 
+    if ((rc = find(f, name, &t)) != 0) return rc;
     for (int i = 0; i < n; i += k) {
         k = n - i < GLM_PANEL ? n - i : GLM_PANEL;
-        rc = get(f, (glm_slice_t) { NULL, whole, 1, first + i, k, 0, 1 }, name);
-        if (rc != 0) return rc;
+        glm_tensor_slice(&t, &(glm_slice_t) { first + i, k, 0, 1 }, f->stage);
         for (int j = 0; j < k; j++) dst[i + j] = glm_half_to_float(f->stage[j]);
     }
     return 0;
 }
 
-/* Rows row .. of the whole (rows, cols), columns col .. col + w->k - 1. */
+/* Rows row .., columns col .. col + w->k - 1. */
 static int
-fill_mat(fill_t *f, const char *name, int rows, int cols, int row, int col,
-    const glm_mat_t *w)
+fill_mat(fill_t *f, const char *name, int row, int col, const glm_mat_t *w)
 {
-    int  rc, n;
+    glm_tensor_t  t;
+    int           rc, n;
 
+    if ((rc = find(f, name, &t)) != 0) return rc;
+    if (t.type != GLM_T_F16) {
+        return glm_fail(f->err, GLM_EINVAL, "%s: %s%s is quantised, which the CPU backend does not "
+            "compute from yet", t.file != NULL ? t.file : "dummy", f->prefix, name);
+    }
     for (int i = 0; i < w->n; i += n) {
         n = w->n - i < GLM_PANEL ? w->n - i : GLM_PANEL;
-        rc = get(f, (glm_slice_t) { NULL, rows, cols, row + i, n, col, w->k }, name);
-        if (rc != 0) return rc;
+        glm_tensor_slice(&t, &(glm_slice_t) { row + i, n, col, w->k }, f->stage);
         f->m->ops->pack(w->w, i, f->stage, n, w->k);
     }
     return 0;
@@ -266,15 +270,15 @@ fill_mat(fill_t *f, const char *name, int rows, int cols, int row, int col,
 
 /* A row-sliced linear with its bias. */
 static int
-fill_linear(fill_t *f, const char *name, int rows, int cols, int row, const glm_mat_t *w)
+fill_linear(fill_t *f, const char *name, int row, const glm_mat_t *w)
 {
     char  full[96];
     int   rc;
 
     snprintf(full, sizeof(full), "%s.weight", name);
-    if ((rc = fill_mat(f, full, rows, cols, row, 0, w)) != 0) return rc;
+    if ((rc = fill_mat(f, full, row, 0, w)) != 0) return rc;
     snprintf(full, sizeof(full), "%s.bias", name);
-    return fill_vector(f, full, rows, row, w->n, w->bias);
+    return fill_vector(f, full, row, w->n, w->bias);
 }
 
 static int
@@ -284,9 +288,9 @@ fill_norm(fill_t *f, const char *name, const glm_norm_t *nm)
     int   rc;
 
     snprintf(full, sizeof(full), "%s.weight", name);
-    if ((rc = fill_vector(f, full, nm->dim, 0, nm->dim, nm->weight)) != 0) return rc;
+    if ((rc = fill_vector(f, full, 0, nm->dim, nm->weight)) != 0) return rc;
     snprintf(full, sizeof(full), "%s.bias", name);
-    return fill_vector(f, full, nm->dim, 0, nm->dim, nm->bias);
+    return fill_vector(f, full, 0, nm->dim, nm->bias);
 }
 
 /* The slices of section 2 of the reference: see docs/MODEL.md. */
@@ -297,18 +301,17 @@ fill_layer(fill_t *f, const glm_layer_t *l)
     int                  H = c->hidden, I = c->inner, t = f->m->base.tp, r = f->rank, rc;
 
     if ((rc = fill_norm(f, "input_layernorm", &l->ln1)) != 0
-        || (rc = fill_linear(f, "attention.query_key_value", 3 * H, H, r * (3 * H / t),
-                             &l->qkv)) != 0
-        || (rc = fill_mat(f, "attention.dense.weight", H, H, 0, r * (H / t), &l->dense)) != 0
-        || (rc = fill_vector(f, "attention.dense.bias", H, 0, H, l->ln2.ybias)) != 0
+        || (rc = fill_linear(f, "attention.query_key_value", r * (3 * H / t), &l->qkv)) != 0
+        || (rc = fill_mat(f, "attention.dense.weight", 0, r * (H / t), &l->dense)) != 0
+        || (rc = fill_vector(f, "attention.dense.bias", 0, H, l->ln2.ybias)) != 0
         || (rc = fill_norm(f, "post_attention_layernorm", &l->ln2)) != 0
-        || (rc = fill_linear(f, "mlp.dense_h_to_4h", 2 * I, H, r * (I / t), &l->u1)) != 0
-        || (rc = fill_linear(f, "mlp.dense_h_to_4h", 2 * I, H, I + r * (I / t), &l->u2)) != 0
-        || (rc = fill_mat(f, "mlp.dense_4h_to_h.weight", H, I, 0, r * (I / t), &l->down)) != 0)
+        || (rc = fill_linear(f, "mlp.dense_h_to_4h", r * (I / t), &l->u1)) != 0
+        || (rc = fill_linear(f, "mlp.dense_h_to_4h", I + r * (I / t), &l->u2)) != 0
+        || (rc = fill_mat(f, "mlp.dense_4h_to_h.weight", 0, r * (I / t), &l->down)) != 0)
     {
         return rc;
     }
-    return fill_vector(f, "mlp.dense_4h_to_h.bias", H, 0, H, l->down_bias);
+    return fill_vector(f, "mlp.dense_4h_to_h.bias", 0, H, l->down_bias);
 }
 
 static int
@@ -327,7 +330,7 @@ fill_rank(fill_t *f, glm_rank_t *r)
     f->prefix[0] = '\0';
     if ((rc = fill_norm(f, "final_layernorm", &r->final)) != 0) return rc;
     r->v0 = f->rank * (c->vocab / f->m->base.tp);
-    return fill_mat(f, "word_embeddings.weight", c->vocab, c->hidden, r->v0, 0, &r->embed);
+    return fill_mat(f, "word_embeddings.weight", r->v0, 0, &r->embed);
 }
 
 int

@@ -24,6 +24,7 @@
 
 typedef struct {
     char     *path;
+    int       fd;
     uint8_t  *map;            /* NULL while not mapped */
     size_t    len;
 } st_file_t;
@@ -31,7 +32,7 @@ typedef struct {
 struct glm_st_reader_s {
     st_file_t     *files;
     size_t         nfiles, files_cap;
-    glm_tensor_t  *tensors;   /* sorted by name once open */
+    glm_stored_t  *tensors;   /* sorted by name once open */
     size_t         ntensors, tensors_cap;
     void         **copies;    /* aligned copies of misplaced values */
     size_t         ncopies, copies_cap, copied;
@@ -150,7 +151,7 @@ st_name_ok(const char *name)
 
 
 static int
-st_dtype(glm_tensor_t *t, json_t *v, glm_err_t *err)
+st_dtype(glm_stored_t *t, json_t *v, glm_err_t *err)
 {
     const char  *name = json_string_value(v);
     size_t       i;
@@ -171,7 +172,7 @@ st_dtype(glm_tensor_t *t, json_t *v, glm_err_t *err)
 
 /* Sets the dims, and in size the bytes that they take. */
 static int
-st_shape(glm_tensor_t *t, json_t *v, glm_err_t *err)
+st_shape(glm_stored_t *t, json_t *v, glm_err_t *err)
 {
     json_int_t  n;
     size_t      i;
@@ -203,7 +204,7 @@ st_shape(glm_tensor_t *t, json_t *v, glm_err_t *err)
 
 /* base: where the file's values begin. */
 static int
-st_offsets(glm_tensor_t *t, const st_file_t *f, size_t base, json_t *v, glm_err_t *err)
+st_offsets(glm_stored_t *t, const st_file_t *f, size_t base, json_t *v, glm_err_t *err)
 {
     json_t      *jb = json_array_get(v, 0), *je = json_array_get(v, 1);
     json_int_t   begin = json_integer_value(jb), end = json_integer_value(je);
@@ -232,7 +233,7 @@ static int
 st_add(glm_st_reader_t *r, const st_file_t *f, size_t base, const char *name, json_t *v,
     glm_err_t *err)
 {
-    glm_tensor_t  *t;
+    glm_stored_t  *t;
     int            rc;
 
     if (!st_name_ok(name)) {
@@ -244,6 +245,7 @@ st_add(glm_st_reader_t *r, const st_file_t *f, size_t base, const char *name, js
     t = &r->tensors[r->ntensors];
     memset(t, 0, sizeof(*t));
     t->file = f->path;
+    t->fd = f->fd;
     t->name = strdup(name);
     if (t->name == NULL) return glm_fail(err, GLM_ENOMEM, "%s: no memory", f->path);
     r->ntensors++;
@@ -257,7 +259,7 @@ st_add(glm_st_reader_t *r, const st_file_t *f, size_t base, const char *name, js
 static int
 st_by_offset(const void *a, const void *b)
 {
-    const glm_tensor_t  *x = a, *y = b;
+    const glm_stored_t  *x = a, *y = b;
 
     if (x->offset != y->offset) return x->offset < y->offset ? -1 : 1;
     return x->size < y->size ? -1 : x->size > y->size;    /* empty ones first */
@@ -267,7 +269,7 @@ st_by_offset(const void *a, const void *b)
 static int
 st_by_name(const void *a, const void *b)
 {
-    return strcmp(((const glm_tensor_t *) a)->name, ((const glm_tensor_t *) b)->name);
+    return strcmp(((const glm_stored_t *) a)->name, ((const glm_stored_t *) b)->name);
 }
 
 
@@ -275,7 +277,7 @@ st_by_name(const void *a, const void *b)
 static int
 st_check_layout(glm_st_reader_t *r, const st_file_t *f, size_t first, size_t base, glm_err_t *err)
 {
-    glm_tensor_t  *t = r->tensors + first;
+    glm_stored_t  *t = r->tensors + first;
     uint64_t       at = base;
     size_t         i, n = r->ntensors - first;
 
@@ -304,7 +306,7 @@ st_check_layout(glm_st_reader_t *r, const st_file_t *f, size_t first, size_t bas
  * writers).  The promise of aligned data is kept by copying those tensors.
  */
 static int
-st_align(glm_st_reader_t *r, glm_tensor_t *t, glm_err_t *err)
+st_align(glm_st_reader_t *r, glm_stored_t *t, glm_err_t *err)
 {
     void  *copy;
     int    rc;
@@ -372,36 +374,33 @@ st_map(glm_st_reader_t *r, const char *dir, const char *name, glm_err_t *err)
     st_file_t    *f;
     struct stat   sb;
     void         *map;
-    int           fd, rc;
+    int           rc;
 
     if ((rc = st_grow(&r->files, r->nfiles, &r->files_cap, sizeof(*f), err)) != 0) return rc;
     f = &r->files[r->nfiles];
     memset(f, 0, sizeof(*f));
+    f->fd = -1;
     if (asprintf(&f->path, "%s/%s", dir, name) < 0) {
         return glm_fail(err, GLM_ENOMEM, "%s: no memory", dir);
     }
     r->nfiles++;
 
-    fd = open(f->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);    /* a fifo must not hang us */
-    if (fd < 0) {
+    f->fd = open(f->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);    /* a fifo must not hang us */
+    if (f->fd < 0) {
         return glm_fail(err, errno == ENOENT ? GLM_ENOENT : GLM_EIO, "%s: %s", f->path,
                         strerror(errno));
     }
-    if (fstat(fd, &sb) != 0 || !S_ISREG(sb.st_mode)) {
-        close(fd);
+    if (fstat(f->fd, &sb) != 0 || !S_ISREG(sb.st_mode)) {
         return glm_fail(err, GLM_EFORMAT, "%s: not a plain file", f->path);
     }
     if (sb.st_size > 0) {
-        map = mmap(NULL, (size_t) sb.st_size, PROT_READ, MAP_SHARED, fd, 0);
+        map = mmap(NULL, (size_t) sb.st_size, PROT_READ, MAP_SHARED, f->fd, 0);
         if (map == MAP_FAILED) {
-            rc = glm_fail(err, GLM_EIO, "%s: mmap() failed: %s", f->path, strerror(errno));
-            close(fd);
-            return rc;
+            return glm_fail(err, GLM_EIO, "%s: mmap() failed: %s", f->path, strerror(errno));
         }
         f->map = map;
         f->len = (size_t) sb.st_size;
     }
-    close(fd);
     return 0;
 }
 
@@ -532,7 +531,7 @@ static int
 st_check_index(const glm_st_reader_t *r, const char *dir, glm_err_t *err)
 {
     json_t              *map = json_object_get(r->index, "weight_map"), *v;
-    const glm_tensor_t  *t;
+    const glm_stored_t  *t;
     const char          *name, *base;
     size_t               i;
 
@@ -557,7 +556,7 @@ st_check_index(const glm_st_reader_t *r, const char *dir, glm_err_t *err)
 static int
 st_load(glm_st_reader_t *r, const char *dir, char **names, size_t n, glm_err_t *err)
 {
-    glm_tensor_t  *t;
+    glm_stored_t  *t;
     size_t         i;
     int            rc;
 
@@ -603,10 +602,10 @@ glm_st_open(glm_st_reader_t **out, const char *dir, glm_err_t *err)
 }
 
 
-const glm_tensor_t *
+const glm_stored_t *
 glm_st_find(const glm_st_reader_t *r, const char *name)
 {
-    glm_tensor_t  key = { .name = name };
+    glm_stored_t  key = { .name = name };
 
     if (r->ntensors == 0) return NULL;
     return bsearch(&key, r->tensors, r->ntensors, sizeof(key), st_by_name);
@@ -620,7 +619,7 @@ glm_st_count(const glm_st_reader_t *r)
 }
 
 
-const glm_tensor_t *
+const glm_stored_t *
 glm_st_at(const glm_st_reader_t *r, size_t i)
 {
     return i < r->ntensors ? &r->tensors[i] : NULL;
@@ -637,6 +636,7 @@ glm_st_close(glm_st_reader_t *r)
     for (i = 0; i < r->ncopies; i++) free(r->copies[i]);
     for (i = 0; i < r->nfiles; i++) {
         if (r->files[i].map != NULL) munmap(r->files[i].map, r->files[i].len);
+        if (r->files[i].fd >= 0) close(r->files[i].fd);
         free(r->files[i].path);
     }
     free(r->tensors);

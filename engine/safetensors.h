@@ -27,8 +27,9 @@ typedef struct {
     size_t        size;         /* bytes of values */
     const void   *data;         /* mapped read-only, 8-byte aligned */
     const char   *file;         /* path, for messages */
+    int           fd;           /* of the file; open as long as the reader */
     uint64_t      offset;       /* of the values, from the file's start */
-} glm_tensor_t;
+} glm_stored_t;
 
 typedef struct glm_st_reader_s  glm_st_reader_t;
 
@@ -44,9 +45,9 @@ typedef struct glm_st_reader_s  glm_st_reader_t;
  */
 int glm_st_open(glm_st_reader_t **out, const char *dir, glm_err_t *err);
 /* NULL when there is no tensor of that name. */
-const glm_tensor_t *glm_st_find(const glm_st_reader_t *r, const char *name);
+const glm_stored_t *glm_st_find(const glm_st_reader_t *r, const char *name);
 size_t glm_st_count(const glm_st_reader_t *r);
-const glm_tensor_t *glm_st_at(const glm_st_reader_t *r, size_t i);
+const glm_stored_t *glm_st_at(const glm_st_reader_t *r, size_t i);
 void glm_st_close(glm_st_reader_t *r);          /* NULL is fine; unmaps */
 
 #endif

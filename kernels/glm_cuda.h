@@ -20,6 +20,7 @@
 #include <stdint.h>
 
 #include "error.h"
+#include "glm_hash.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -160,13 +161,9 @@ typedef struct {
 /* For rows that see at most max_tokens tokens each. */
 size_t glm_cuda_attn_ws(int rows, int heads, int d, int max_tokens);
 
-/* ---- dummy weights: a fixed hash of (tensor, index) ---- */
+/* ---- dummy weights ---- */
 
-/*
- * f16 == 0: 32-bit word i of dst = glm_cuda_hash(seed, i).
- * f16 == 1: fp16 element i = lo + (hi - lo) * u, u = (hash >> 8) / 2^24, one
- * fp32 fma, rounded once.
- */
+/* As glm_hash.h says: words with f16 == 0, fp16 elements with 1. */
 typedef struct {
     void      *dst;
     uint64_t   count;             /* words or fp16 elements */
@@ -174,19 +171,6 @@ typedef struct {
     int32_t    f16;
     float      lo, hi;
 } glm_fill_args_t;
-
-#ifdef __CUDACC__
-__host__ __device__
-#endif
-static inline uint32_t
-glm_cuda_hash(uint32_t seed, uint64_t i)
-{
-    uint64_t  x = (i + 1) * 0x9e3779b97f4a7c15u ^ (uint64_t) seed << 32;
-
-    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
-    x = (x ^ x >> 27) * 0x94d049bb133111ebu;
-    return (uint32_t) (x >> 32);
-}
 
 /* ---- the table ---- */
 

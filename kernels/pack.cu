@@ -100,7 +100,7 @@ __global__ void fill_kernel(uint32_t *dst, uint64_t count, uint32_t seed)
     grid_wait();
     for (uint64_t i = blockIdx.x * (uint64_t) blockDim.x + threadIdx.x; i < count;
          i += (uint64_t) gridDim.x * blockDim.x)
-        dst[i] = glm_cuda_hash(seed, i);
+        dst[i] = glm_hash(seed, i);
 }
 
 __global__ void fill_half_kernel(__half *dst, uint64_t count, uint32_t seed, float lo, float span)
@@ -109,7 +109,7 @@ __global__ void fill_half_kernel(__half *dst, uint64_t count, uint32_t seed, flo
     for (uint64_t i = blockIdx.x * (uint64_t) blockDim.x + threadIdx.x; i < count;
          i += (uint64_t) gridDim.x * blockDim.x)
         dst[i] = __float2half_rn(
-            fmaf(span, (float) (glm_cuda_hash(seed, i) >> 8) * 0x1p-24f, lo));
+            fmaf(span, (float) (glm_hash(seed, i) >> 8) * 0x1p-24f, lo));
 }
 
 }  // namespace

@@ -418,7 +418,7 @@ for my $tp (qw(tp1 tp2)) {
     fails('a layer is missing', 'transformer\.layers\.2\.input_layernorm\.weight is missing', $d);
     spew("$d/config.json", $json =~ s/"num_layers": 2/"num_layers": 0/r);
     fails('a configuration that is none', 'config\.json: "num_layers" is 0', $d);
-    spew("$d/config.json", $json =~ s/"fp16": true/"quantization": "int8"/r);
+    spew("$d/config.json", $json =~ s/"fp16": true/"quantization": {"type": "int8"}/r);
     fails('a configuration of a quantised model', 'config\.json: "quantization" is set', $d);
 }
 

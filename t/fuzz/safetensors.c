@@ -51,7 +51,7 @@ static int
 read_dir(void)
 {
     volatile unsigned    sum = 0;
-    const glm_tensor_t  *t;
+    const glm_stored_t  *t;
     glm_st_reader_t     *r;
     glm_err_t            err = { "" };
     size_t               i, k;

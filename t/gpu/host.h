@@ -100,7 +100,7 @@ struct Random {
     uint64_t  i = 0;
 
     explicit Random(uint32_t s) : seed(s) {}
-    uint32_t bits() { return glm_cuda_hash(seed, i++); }
+    uint32_t bits() { return glm_hash(seed, i++); }
     float uniform() { return (float) (bits() >> 8) * 0x1p-24f; }
     float normal() { return (uniform() + uniform() + uniform() + uniform() - 2.f) * 1.7320508f; }
 };

@@ -31,6 +31,27 @@ replaced(const char *from, const char *to)
 
 
 static void
+test_quant_text(void)
+{
+    static const char *const  good_texts[] = { "fp16", "int8", "int4", "int8-g32", "int4-g128" };
+    static const char *const  bad[] = { "", "int", "int4-", "int4-g", "int4-g0", "int4-g-1",
+                                        "int4-g1x", "fp16-g32", "int4-g99999999999", "INT4" };
+    glm_quant_t  q;
+    char         text[32];
+    size_t       i;
+    int          good_ones = 1, refused = 1;
+
+    for (i = 0; i < sizeof(good_texts) / sizeof(good_texts[0]); i++) {
+        good_ones &= glm_quant_parse(&q, good_texts[i]) == 0
+                     && strcmp(glm_quant_text(q, text), good_texts[i]) == 0;
+    }
+    ok(good_ones, "choices as text and back");
+    for (i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) refused &= glm_quant_parse(&q, bad[i]) != 0;
+    ok(refused, "other texts are refused");
+}
+
+
+static void
 test_good(void)
 {
     glm_config_t  c;
@@ -43,7 +64,7 @@ test_good(void)
     ok(c.mask == 496 && c.sop == 500 && c.eop == 501 && c.eos == 2 && c.gmask == GLM_NO_TOKEN
        && c.eod == GLM_NO_TOKEN, "special tokens, absent ones marked");
     ok(c.nend_tokens == 2 && c.end_tokens[0] == 501 && c.end_tokens[1] == 2, "end tokens");
-    ok(c.ln_eps == 1e-5f && c.quant == GLM_QUANT_NONE && c.quant_group == 0, "epsilon, no quantization");
+    ok(c.ln_eps == 1e-5f && !c.recorded && c.quant.type == GLM_T_F16, "epsilon, no quantization");
     ok(strcmp(c.name, "m") == 0, "name");
 
     t = replaced("\"name\"", "\"model\"");
@@ -52,10 +73,16 @@ test_good(void)
     t = replaced(",\n \"end_tokens\": [501, 2]", "");
     ok(glm_config_parse(&c, t, strlen(t), "c", NULL) == 0 && c.nend_tokens == 2
        && c.end_tokens[0] == 501 && c.end_tokens[1] == 2, "end tokens default to eop and eos");
-    t = replaced(" \"layernorm_order\"", " \"quantization\": \"int4\", \"quantization_group\": 128,"
+    t = replaced(" \"layernorm_order\"", " \"quantization\": {\"type\": \"int4\", \"group_size\": 128,"
+                 " \"tensors\": {\"a\": \"int8\", \"b\": \"fp16\", \"c\": \"int4-g32\"}},"
                  " \"layernorm_order\"");
-    ok(glm_config_parse(&c, t, strlen(t), "c", NULL) == 0 && c.quant == GLM_QUANT_INT4
-       && c.quant_group == 128, "quantization and its group");
+    ok(glm_config_parse(&c, t, strlen(t), "c", NULL) == 0 && c.recorded
+       && c.quant.type == GLM_T_INT4 && c.quant.group == 128, "quantization and its group");
+    ok(c.nquant_tensors == 3 && glm_config_quant(&c, "a").type == GLM_T_INT8
+       && glm_config_quant(&c, "a").group == 0 && glm_config_quant(&c, "b").type == GLM_T_F16
+       && glm_config_quant(&c, "c").group == 32 && glm_config_quant(&c, "d").group == 128,
+       "tensors of their own");
+    test_quant_text();
     t = replaced(", \"layernorm_epsilon\": 1e-05", "");
     ok(glm_config_parse(&c, t, strlen(t), "c", NULL) == 0 && c.ln_eps == 1e-5f, "epsilon defaults");
 }
@@ -95,9 +122,17 @@ test_refused(void)
         { "\"post\"", "\"pre\"", "\"layernorm_order\"" },
         { "\"post\"", "\"post\", \"no_glu\": true", "\"no_glu\"" },
         { "\"post\"", "\"post\", \"position_encoding_2d\": true", "\"position_encoding_2d\"" },
-        { "\"post\"", "\"post\", \"quantization\": \"int3\"", "\"quantization\" is \"int3\"" },
-        { "\"post\"", "\"post\", \"quantization\": 8", "\"quantization\" is not a string" },
-        { "\"post\"", "\"post\", \"quantization_group\": -1", "\"quantization_group\" is -1" },
+        { "\"post\"", "\"post\", \"quantization\": \"int8\"", "\"quantization\" is not an object" },
+        { "\"post\"", "\"post\", \"quantization\": {\"type\": \"int3\"}",
+          "\"quantization.type\" is \"int3\"" },
+        { "\"post\"", "\"post\", \"quantization\": {\"type\": \"int4\", \"group_size\": -1}",
+          "\"quantization.group_size\"" },
+        { "\"post\"", "\"post\", \"quantization\": {\"type\": \"fp16\", \"group_size\": 128}",
+          "\"quantization.group_size\"" },
+        { "\"post\"", "\"post\", \"quantization\": {\"type\": \"int4\", \"tensors\": {\"x\": 4}}",
+          "\"quantization.tensors\": \"x\"" },
+        { "\"post\"", "\"post\", \"quantization\": {\"type\": \"int4\", \"tensors\": []}",
+          "\"quantization.tensors\" is not an object" },
     };
     glm_config_t  c;
     glm_err_t     err;

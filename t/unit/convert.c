@@ -211,7 +211,7 @@ write_model(cv_out_t *o, uint64_t shard_bytes, int *shards, glm_err_t *err)
 static void
 test_shards(uint64_t shard_bytes, int want)
 {
-    const glm_tensor_t  *t;
+    const glm_stored_t  *t;
     glm_st_reader_t     *r = NULL;
     cv_out_t            *o;
     glm_err_t            err = { "" };
@@ -288,7 +288,7 @@ static int
 same_tensors(const char *a, const char *b)
 {
     glm_st_reader_t     *x, *y;
-    const glm_tensor_t  *t, *u;
+    const glm_stored_t  *t, *u;
     size_t               i;
     int                  same;
 

@@ -145,8 +145,13 @@ check_refusals(void)
     glm_err_t     err;
 
     write_tensors(-1, -1, NULL, 0x3800);
-    write_config(64, 16, ", \"quantization\": \"int8\"");
-    ok(load(&m, 1, 0, &err) < 0 && strstr(err.text, "int8"), "%s", err.text);
+    write_config(64, 16, ", \"quantization\": {\"type\": \"int8\"}");
+    ok(load(&m, 1, 0, &err) == GLM_EFORMAT && strstr(err.text, "config.json records int8"), "%s",
+        err.text);
+    write_config(64, 16, ", \"quantization\": {\"type\": \"fp16\", \"tensors\": "
+        "{\"word_embeddings.weight\": \"int8\"}}");
+    ok(load(&m, 1, 0, &err) == GLM_EFORMAT && strstr(err.text, "word_embeddings.weight"), "%s",
+        err.text);
     write_config(64, 24, "");
     ok(load(&m, 1, 1, &err) < 0 && strstr(err.text, "head size 24"), "%s", err.text);
     setenv("GLM_ISA", "vax", 1);

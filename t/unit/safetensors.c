@@ -75,7 +75,7 @@ error_of(int *rc)
 static void
 test_good(void)
 {
-    const glm_tensor_t  *t;
+    const glm_stored_t  *t;
     glm_st_reader_t     *r;
     glm_err_t            err = { "" };
     int                  rc;

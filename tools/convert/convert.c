@@ -66,14 +66,13 @@ cv_config_text(cv_job_t *j, const char *text, size_t len, const char *path)
     json_t  *root;
     char    *body;
 
-    if (j->cfg.quant != GLM_QUANT_NONE) {
+    if (j->cfg.recorded) {
         return glm_fail(j->err, GLM_EINVAL, "%s: \"quantization\" is set; only unquantised "
                         "checkpoints are converted", path);
     }
     root = json_loadb(text, len, 0, NULL);
     if (root == NULL) return glm_fail(j->err, GLM_ENOMEM, "%s: no memory", path);
     json_object_del(root, "model_parallel_size");
-    json_object_del(root, "quantization_group");
     body = json_dumps(root, JSON_INDENT(1) | JSON_REAL_PRECISION(15));
     json_decref(root);
     if (body == NULL || asprintf(&j->config, "%s\n", body) < 0) {
