@@ -59,12 +59,6 @@ kill_live(glm_live_t *l, const glm_refusal_t *why)
     if (l->submitted && c->s->engine != NULL) glm_req_cancel(c->s->engine, &l->sub.req);
 }
 
-static int
-charged(uint16_t type)
-{
-    return type == GLM_MSG_TOKENS || type == GLM_MSG_PROMPT;
-}
-
 /* The next message into l->msg.  1: there is one; 0: nothing, see *why. */
 static int
 next_message(glm_live_t *l, sent_t *why)
@@ -132,13 +126,13 @@ write_message(glm_live_t *l, size_t *bytes)
     uint32_t  n, left, max = glm_ring_max_record(&l->client->com) - (uint32_t) sizeof(glm_rec_t);
 
     while ((left = (uint32_t) l->msg.n - l->msg_off) > 0) {
-        if (charged(l->msg_type) && l->window <= 0 && !l->mute) return SENT_WINDOW;
+        if (GLM_MSG_COSTS(l->msg_type) && l->window <= 0 && !l->mute) return SENT_WINDOW;
         n = left < max ? left : max;
         rc = write_record(l, l->msg_type, l->msg.p + l->msg_off, n, n < left);
         if (rc != SENT_ALL) return rc;
         l->msg_off += n;
         n += (uint32_t) sizeof(glm_rec_t);
-        if (charged(l->msg_type)) l->window -= n;
+        if (GLM_MSG_COSTS(l->msg_type)) l->window -= n;
         *bytes += n;
     }
     return SENT_ALL;

@@ -130,6 +130,17 @@ on_finish(glm_req_t *r, const glm_finish_out_t *f)
     leave(l, glm_outbox_add(&l->out, GLM_MSG_FINISH, &b));
 }
 
+static void
+on_filled(glm_req_t *r, const glm_filled_t *f)
+{
+    glm_wbuf_t   b = {0};
+    glm_live_t  *l = enter(r);
+
+    if (l == NULL) return;
+    glm_wire_filled(&b, f);
+    leave(l, glm_outbox_add(&l->out, GLM_MSG_FILLED, &b));
+}
+
 /* Names as people write them: a byte token is "<0x0A>" here. */
 static void
 add_names(glm_wbuf_t *b, const glm_tokenizer_t *t, const int32_t *ids, size_t n)
@@ -192,7 +203,7 @@ on_done(glm_req_t *r, const glm_done_t *d)
     glm_live_t  *l = r->owner;
     glm_conn_t  *c = l->client;
 
-    if (r->op == GLM_OP_GENERATE) glm_stats_done(c->s, d);
+    if (r->op == GLM_OP_GENERATE || r->op == GLM_OP_INFILL) glm_stats_done(c->s, d);
 
     pthread_mutex_lock(&c->lock);
     if (l->nomem && l->killed == NULL) l->killed = &no_memory;
@@ -258,6 +269,6 @@ glm_sink_init(glm_server_t *s)
     s->sink = (glm_sink_t) {
         .accepted = on_accepted, .token = on_token, .finish = on_finish, .ids = on_ids,
         .text = on_text, .done = on_done, .error = on_error, .flush = on_flush,
-        .flush_arg = s, .prompt = on_prompt,
+        .flush_arg = s, .prompt = on_prompt, .filled = on_filled,
     };
 }

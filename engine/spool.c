@@ -130,16 +130,10 @@ glm_outbox_prompt(glm_outbox_t *o, const glm_token_out_t *t, glm_token_text_pt t
     return it->logprobs.failed ? GLM_ENOMEM : 0;
 }
 
-static int
-costs(const glm_item_t *it)
-{
-    return it->type == GLM_MSG_TOKENS || it->type == GLM_MSG_PROMPT;
-}
-
 int
 glm_outbox_costs(const glm_outbox_t *o)
 {
-    return o->head != NULL && costs(o->head);
+    return o->head != NULL && GLM_MSG_COSTS(o->head->type);
 }
 
 static void
@@ -185,7 +179,7 @@ glm_outbox_drop_output(glm_outbox_t *o)
 
     for (it = o->head; it != NULL; it = next) {
         next = it->next;
-        if (!costs(it)) continue;
+        if (!GLM_MSG_COSTS(it->type)) continue;
         detach(o, it);
         item_free(it);
     }

@@ -39,7 +39,7 @@ int glm_outbox_token(glm_outbox_t *o, const glm_token_out_t *t, glm_token_text_p
 int glm_outbox_prompt(glm_outbox_t *o, const glm_token_out_t *t, glm_token_text_pt text,
     void *arg);
 
-/* Whether the first message costs window (TOKENS, PROMPT); 0 when empty. */
+/* Whether the first message costs window; 0 when empty. */
 int glm_outbox_costs(const glm_outbox_t *o);
 
 /*

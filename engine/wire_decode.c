@@ -1,7 +1,7 @@
 /*
  * wire_decode: see wire_decode.h.
  */
-#include "wire_decode.h"
+#include "wire_decode_impl.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -9,22 +9,11 @@
 
 #include "utf8.h"
 
-typedef struct {
-    glm_submit_t               *out;
-    const glm_decode_limits_t  *lim;
-    glm_refusal_t              *why;
-    glm_msg_submit_t            m;
-    glm_sec_sampling_t          s;
-    uint64_t                    seen;     /* bits of section types that come once */
-    size_t                      nseg, segcap;
-    size_t                      nstop;
-} decode_t;
 
 /* ---- the two ways to say no ---- */
 
-__attribute__((format(printf, 2, 3)))
-static int
-nonsense(decode_t *d, const char *fmt, ...)
+int
+glm_wd_nonsense(glm_decode_t *d, const char *fmt, ...)
 {
     va_list  ap;
 
@@ -34,9 +23,8 @@ nonsense(decode_t *d, const char *fmt, ...)
     return GLM_EINVAL;
 }
 
-__attribute__((format(printf, 4, 5)))
-static int
-refuse(decode_t *d, int status, const char *param, const char *fmt, ...)
+int
+glm_wd_refuse(glm_decode_t *d, int status, const char *param, const char *fmt, ...)
 {
     va_list         ap;
     glm_refusal_t  *why = d->why;
@@ -51,19 +39,19 @@ refuse(decode_t *d, int status, const char *param, const char *fmt, ...)
 }
 
 static int
-later(decode_t *d, const char *param)
+later(glm_decode_t *d, const char *param)
 {
-    return refuse(d, 501, param, "%s is not supported by this engine", param);
+    return glm_wd_refuse(d, 501, param, "%s is not supported by this engine", param);
 }
 
 /* A number outside lo .. hi. */
-static int
-range(decode_t *d, const char *param, int64_t value, int64_t lo, int64_t hi)
+int
+glm_wd_range(glm_decode_t *d, const char *param, int64_t value, int64_t lo, int64_t hi)
 {
     d->why->value = value;
     d->why->limit = value < lo ? lo : hi;
-    return refuse(d, 400, param, "%s must be between %lld and %lld, it is %lld", param,
-                  (long long) lo, (long long) hi, (long long) value);
+    return glm_wd_refuse(d, 400, param, "%s must be between %lld and %lld, it is %lld", param,
+                         (long long) lo, (long long) hi, (long long) value);
 }
 
 /* ---- structures ---- */
@@ -87,15 +75,15 @@ glm_wire_fixed(void *dst, size_t known, const uint8_t *src, size_t avail, size_t
     return 0;
 }
 
-static int
-fixed(decode_t *d, void *dst, size_t known, const uint8_t *src, size_t avail, size_t *used,
-    const char *what)
+int
+glm_wd_fixed(glm_decode_t *d, void *dst, size_t known, const uint8_t *src, size_t avail,
+             size_t *used, const char *what)
 {
     int  rc = glm_wire_fixed(dst, known, src, avail, used);
 
-    if (rc == GLM_EINVAL) return nonsense(d, "%s of a wrong size", what);
+    if (rc == GLM_EINVAL) return glm_wd_nonsense(d, "%s of a wrong size", what);
     if (rc == GLM_ELIMIT) {
-        return refuse(d, 501, "", "%s has fields that this engine does not know", what);
+        return glm_wd_refuse(d, 501, "", "%s has fields that this engine does not know", what);
     }
     return 0;
 }
@@ -124,18 +112,18 @@ glm_wire_decode_empty(const uint8_t *msg, size_t len)
 }
 
 /* A fraction outside lo .. hi. */
-static int
-interval(decode_t *d, const char *param, float x, int lo, int hi)
+int
+glm_wd_interval(glm_decode_t *d, const char *param, float x, int lo, int hi)
 {
     if (x >= (float) lo && x <= (float) hi) return 0;      /* NaN is neither */
     d->why->value = (int64_t) (x >= -1e9f && x <= 1e9f ? x : 0);
     d->why->limit = x < (float) lo ? lo : hi;
-    return refuse(d, 400, param, "%s must be between %d and %d, it is %g", param, lo, hi,
-                  (double) x);
+    return glm_wd_refuse(d, 400, param, "%s must be between %d and %d, it is %g", param, lo, hi,
+                         (double) x);
 }
 
-static int
-check_ids(decode_t *d, const char *param, const int32_t *ids, size_t n)
+int
+glm_wd_ids(glm_decode_t *d, const char *param, const int32_t *ids, size_t n)
 {
     size_t  i;
 
@@ -143,8 +131,9 @@ check_ids(decode_t *d, const char *param, const int32_t *ids, size_t n)
         if (ids[i] >= 0 && ids[i] < d->lim->vocab) continue;
         d->why->value = ids[i];
         d->why->limit = d->lim->vocab - 1;
-        return refuse(d, 400, param, "token id %d is not in the vocabulary: ids are 0 to %d",
-                      ids[i], d->lim->vocab - 1);
+        return glm_wd_refuse(d, 400, param,
+                             "token id %d is not in the vocabulary: ids are 0 to %d", ids[i],
+                             d->lim->vocab - 1);
     }
     return 0;
 }
@@ -152,13 +141,13 @@ check_ids(decode_t *d, const char *param, const int32_t *ids, size_t n)
 /* ---- prompt ---- */
 
 static const char *
-prompt_param(const decode_t *d)
+prompt_param(const glm_decode_t *d)
 {
     return d->m.op == GLM_SUBMIT_DETOKENIZE ? "tokens" : "prompt";
 }
 
 static int
-add_segment(decode_t *d, glm_segment_t seg)
+add_segment(glm_decode_t *d, glm_segment_t seg)
 {
     size_t          cap;
     glm_segment_t  *p;
@@ -166,8 +155,8 @@ add_segment(decode_t *d, glm_segment_t seg)
     if (seg.n == 0) return 0;
     if (d->nseg == GLM_WIRE_MAX_SEGMENTS) {
         d->why->limit = GLM_WIRE_MAX_SEGMENTS;
-        return refuse(d, 400, prompt_param(d), "the prompt has more than %d parts",
-                      GLM_WIRE_MAX_SEGMENTS);
+        return glm_wd_refuse(d, 400, prompt_param(d), "the prompt has more than %d parts",
+                             GLM_WIRE_MAX_SEGMENTS);
     }
     if (d->nseg == d->segcap) {
         cap = d->segcap ? d->segcap * 2 : 4;
@@ -181,185 +170,28 @@ add_segment(decode_t *d, glm_segment_t seg)
 }
 
 static int
-prompt_text(decode_t *d, glm_seg_kind_t kind, const uint8_t *p, size_t n)
+prompt_text(glm_decode_t *d, glm_seg_kind_t kind, const uint8_t *p, size_t n)
 {
     size_t  good = glm_utf8_valid((const char *) p, n);
 
     if (good != n) {
-        return refuse(d, 400, prompt_param(d), "the text is not valid UTF-8 at byte %zu", good);
+        return glm_wd_refuse(d, 400, prompt_param(d), "the text is not valid UTF-8 at byte %zu",
+                             good);
     }
     return add_segment(d, (glm_segment_t) { .kind = kind, .text = (const char *) p, .n = n });
 }
 
 static int
-prompt_ids(decode_t *d, const uint8_t *p, size_t n)
+prompt_ids(glm_decode_t *d, const uint8_t *p, size_t n)
 {
     int             rc;
     const int32_t  *ids = (const int32_t *) (const void *) p;   /* 8-byte aligned */
 
-    if (n % sizeof(int32_t)) return nonsense(d, "ids of %zu bytes", n);
+    if (n % sizeof(int32_t)) return glm_wd_nonsense(d, "ids of %zu bytes", n);
     n /= sizeof(int32_t);
-    rc = check_ids(d, prompt_param(d), ids, n);
+    rc = glm_wd_ids(d, prompt_param(d), ids, n);
     if (rc != 0) return rc;
     return add_segment(d, (glm_segment_t) { .kind = GLM_SEG_IDS, .ids = ids, .n = n });
-}
-
-/* ---- lists ---- */
-
-/* A list of strings under construction. */
-typedef struct {
-    const char   *param;
-    uint32_t      max;
-    glm_stop_t  **list;
-    size_t       *n;
-} strings_t;
-
-static int
-add_string(decode_t *d, const strings_t *l, const uint8_t *p, uint32_t n)
-{
-    if (n == 0) return refuse(d, 400, l->param, "a string of %s is empty", l->param);
-    if (glm_utf8_valid((const char *) p, n) != n) {
-        return refuse(d, 400, l->param, "a string of %s is not valid UTF-8", l->param);
-    }
-    if (*l->n == l->max) {
-        d->why->limit = l->max;
-        return refuse(d, 400, l->param, "%s has more than %u strings", l->param, l->max);
-    }
-    if (*l->list == NULL) {
-        *l->list = calloc(l->max, sizeof(glm_stop_t));
-        if (*l->list == NULL) return GLM_ENOMEM;
-    }
-    (*l->list)[(*l->n)++] = (glm_stop_t) { .s = (const char *) p, .n = n };
-    return 0;
-}
-
-static int
-strings(decode_t *d, const strings_t *l, const uint8_t *p, size_t n)
-{
-    int        rc;
-    size_t     at, padded;
-    glm_str_t  str;
-
-    for (at = 0; at < n; at += padded) {
-        if (n - at < sizeof(str)) return nonsense(d, "a string list that is cut");
-        memcpy(&str, p + at, sizeof(str));
-        at += sizeof(str);
-        padded = ((size_t) str.size + 3) & ~(size_t) 3;
-        if (str.size > n - at) return nonsense(d, "a string longer than its list");
-        rc = add_string(d, l, p + at, str.size);
-        if (rc != 0) return rc;
-        if (padded > n - at) break;      /* the last one may lack its padding */
-    }
-    return 0;
-}
-
-static int
-stops(decode_t *d, const uint8_t *p, size_t n)
-{
-    const strings_t  l = { "stop", d->lim->max_stops, &d->out->stop, &d->nstop };
-
-    return strings(d, &l, p, n);
-}
-
-static int
-bad_words(decode_t *d, const uint8_t *p, size_t n)
-{
-    const strings_t  l = { "bad_words", GLM_MAX_LIST, &d->out->bad, &d->out->req.nbad };
-
-    return strings(d, &l, p, n);
-}
-
-static int
-too_many(decode_t *d, const char *param, size_t n, size_t max)
-{
-    d->why->value = (int64_t) n;
-    d->why->limit = (int64_t) max;
-    return refuse(d, 400, param, "%s has %zu entries, and may have %zu", param, n, max);
-}
-
-/* Ids of a field; *list points into the message. */
-static int
-id_list(decode_t *d, const char *param, size_t max, const uint8_t *p, size_t n,
-    const int32_t **list, size_t *count)
-{
-    if (n % sizeof(int32_t)) return nonsense(d, "ids of %zu bytes", n);
-    *list = (const int32_t *) (const void *) p;      /* 8-byte aligned */
-    *count = n / sizeof(int32_t);
-    if (*count > max) return too_many(d, param, *count, max);
-    return check_ids(d, param, *list, *count);
-}
-
-static int
-stop_ids(decode_t *d, const uint8_t *p, size_t n)
-{
-    return id_list(d, "stop_token_ids", GLM_MAX_LIST, p, n, &d->out->req.stop_id,
-                   &d->out->req.nstop_id);
-}
-
-static int
-score_ids(decode_t *d, const uint8_t *p, size_t n)
-{
-    return id_list(d, "logprob_token_ids", GLM_MAX_LOGPROBS, p, n, &d->out->req.score_id,
-                   &d->out->req.nscore_id);
-}
-
-/* None allowed is something else than any allowed. */
-static int
-allowed_ids(decode_t *d, const uint8_t *p, size_t n)
-{
-    if (n == 0) return refuse(d, 400, "allowed_token_ids", "allowed_token_ids is empty");
-    return id_list(d, "allowed_token_ids", (size_t) d->lim->vocab, p, n, &d->out->req.allow,
-                   &d->out->req.nallow);
-}
-
-_Static_assert(sizeof(glm_bias_t) == sizeof(glm_logit_bias_t)
-               && offsetof(glm_bias_t, bias) == offsetof(glm_logit_bias_t, bias),
-               "biases are used as they lie in the message");
-
-static int
-biases(decode_t *d, const uint8_t *p, size_t n)
-{
-    int                      rc;
-    size_t                   i;
-    const glm_logit_bias_t  *b = (const glm_logit_bias_t *) (const void *) p;
-
-    if (n % sizeof(*b)) return nonsense(d, "biases of %zu bytes", n);
-    n /= sizeof(*b);
-    if (n > GLM_MAX_LIST) return too_many(d, "logit_bias", n, GLM_MAX_LIST);
-    for (i = 0; i < n; i++) {
-        rc = check_ids(d, "logit_bias", &b[i].id, 1);
-        if (rc != 0) return rc;
-        rc = interval(d, "logit_bias", b[i].bias, -100, 100);
-        if (rc != 0) return rc;
-    }
-    d->out->req.bias = b;
-    d->out->req.nbias = n;
-    return 0;
-}
-
-static int
-repeat(decode_t *d, const uint8_t *p, size_t n)
-{
-    int               rc;
-    size_t            used;
-    glm_sec_repeat_t  r;
-    const char       *param = "repetition_detection";
-
-    if (n == 0) return 0;
-    rc = fixed(d, &r, sizeof(r), p, n, &used, "the repetition section");
-    if (rc != 0) return rc;
-    if (used != n) return nonsense(d, "bytes after the repetition structure");
-    if (r.max_length == 0) return 0;
-    if (r.max_length > GLM_MAX_REPEAT) return range(d, param, r.max_length, 1, GLM_MAX_REPEAT);
-    if (r.min_length > r.max_length) return range(d, param, r.min_length, 0, r.max_length);
-    if (r.min_count < 2 || r.min_count > INT32_MAX) {
-        return range(d, param, r.min_count, 2, INT32_MAX);
-    }
-    d->out->req.repeat = (glm_repeat_t) {
-        .min_length = (int32_t) r.min_length, .max_length = (int32_t) r.max_length,
-        .min_count = (int32_t) r.min_count,
-    };
-    return 0;
 }
 
 /* ---- sections ---- */
@@ -371,9 +203,7 @@ later_param(uint16_t type, const uint8_t *p, size_t n)
     glm_sec_grammar_t  g = {0};
 
     switch (type) {
-    case GLM_SEC_CHOICES:   return "choices";
     case GLM_SEC_RESUME:    return "resume";
-    case GLM_SEC_SUFFIX:    return "suffix";
     case GLM_SEC_GRAMMAR:
         memcpy(&g, p, n < sizeof(g) ? n : sizeof(g));
         return g.kind == 1 || g.kind == 2 ? "response_format" : "structured_outputs";
@@ -382,22 +212,23 @@ later_param(uint16_t type, const uint8_t *p, size_t n)
 }
 
 static int
-sampling(decode_t *d, const uint8_t *p, size_t n)
+sampling(glm_decode_t *d, const uint8_t *p, size_t n)
 {
     int     rc;
     size_t  used;
 
-    rc = fixed(d, &d->s, sizeof(d->s), p, n, &used, "the sampling section");
+    rc = glm_wd_fixed(d, &d->s, sizeof(d->s), p, n, &used, "the sampling section");
     if (rc != 0) return rc;
-    if (used != n) return nonsense(d, "bytes after the sampling structure");
+    if (used != n) return glm_wd_nonsense(d, "bytes after the sampling structure");
     if (d->s.reserved != 0 || (d->s.flags & ~(uint32_t) GLM_SAMPLING_SEED)) {
-        return refuse(d, 501, "", "the sampling section has flags that this engine does not know");
+        return glm_wd_refuse(d, 501, "",
+                             "the sampling section has flags that this engine does not know");
     }
     return 0;
 }
 
 static int
-section(decode_t *d, const glm_sec_t *sec, const uint8_t *p)
+section(glm_decode_t *d, const glm_sec_t *sec, const uint8_t *p)
 {
     const char  *param;
 
@@ -406,13 +237,15 @@ section(decode_t *d, const glm_sec_t *sec, const uint8_t *p)
     case GLM_SEC_PLAIN:    return prompt_text(d, GLM_SEG_PLAIN, p, sec->size);
     case GLM_SEC_IDS:      return prompt_ids(d, p, sec->size);
     case GLM_SEC_SAMPLING: return sampling(d, p, sec->size);
-    case GLM_SEC_STOPS:    return stops(d, p, sec->size);
-    case GLM_SEC_STOP_IDS: return stop_ids(d, p, sec->size);
-    case GLM_SEC_BIAS:     return biases(d, p, sec->size);
-    case GLM_SEC_ALLOW:    return allowed_ids(d, p, sec->size);
-    case GLM_SEC_BAD:      return bad_words(d, p, sec->size);
-    case GLM_SEC_SCORE_IDS: return score_ids(d, p, sec->size);
-    case GLM_SEC_REPEAT:   return repeat(d, p, sec->size);
+    case GLM_SEC_STOPS:    return glm_wd_stops(d, p, sec->size);
+    case GLM_SEC_STOP_IDS: return glm_wd_stop_ids(d, p, sec->size);
+    case GLM_SEC_BIAS:     return glm_wd_biases(d, p, sec->size);
+    case GLM_SEC_ALLOW:    return glm_wd_allowed_ids(d, p, sec->size);
+    case GLM_SEC_BAD:      return glm_wd_bad_words(d, p, sec->size);
+    case GLM_SEC_SCORE_IDS: return glm_wd_score_ids(d, p, sec->size);
+    case GLM_SEC_REPEAT:   return glm_wd_repeat(d, p, sec->size);
+    case GLM_SEC_SUFFIX:   return glm_wd_suffix(d, p, sec->size);
+    case GLM_SEC_CHOICES:  return glm_wd_choices(d, p, sec->size);
     case GLM_SEC_USER:     return 0;
     }
 
@@ -423,36 +256,37 @@ section(decode_t *d, const glm_sec_t *sec, const uint8_t *p)
         return later(d, param);
     }
     if (sec->flags & GLM_SEC_CRITICAL) {
-        return refuse(d, 501, "", "section %u is not supported by this engine", sec->type);
+        return glm_wd_refuse(d, 501, "", "section %u is not supported by this engine", sec->type);
     }
     return 0;
 }
 
 static int
-section_head(decode_t *d, const glm_sec_t *sec, size_t room)
+section_head(glm_decode_t *d, const glm_sec_t *sec, size_t room)
 {
-    if (sec->size > room) return nonsense(d, "section %u longer than its message", sec->type);
+    if (sec->size > room) return glm_wd_nonsense(d, "section %u longer than its message",
+                                                 sec->type);
     if (sec->flags & ~GLM_SEC_CRITICAL) {
-        return refuse(d, 501, "", "section %u has flags that this engine does not know",
-                      sec->type);
+        return glm_wd_refuse(d, 501, "", "section %u has flags that this engine does not know",
+                             sec->type);
     }
     if (sec->type < GLM_SEC_SAMPLING || sec->type >= 64) return 0;   /* may repeat */
     if (d->seen & ((uint64_t) 1 << sec->type)) {
-        return nonsense(d, "section %u comes twice", sec->type);
+        return glm_wd_nonsense(d, "section %u comes twice", sec->type);
     }
     d->seen |= (uint64_t) 1 << sec->type;
     return 0;
 }
 
 static int
-sections(decode_t *d, const uint8_t *msg, size_t len, size_t at)
+sections(glm_decode_t *d, const uint8_t *msg, size_t len, size_t at)
 {
     int        rc;
     size_t     padded;
     glm_sec_t  sec;
 
     while (at < len) {
-        if (len - at < sizeof(sec)) return nonsense(d, "a section that is cut");
+        if (len - at < sizeof(sec)) return glm_wd_nonsense(d, "a section that is cut");
         memcpy(&sec, msg + at, sizeof(sec));
         at += sizeof(sec);
         rc = section_head(d, &sec, len - at);
@@ -468,31 +302,32 @@ sections(decode_t *d, const uint8_t *msg, size_t len, size_t at)
 /* ---- fields ---- */
 
 static int
-check_flags(decode_t *d)
+check_flags(glm_decode_t *d)
 {
     uint32_t  f = d->m.flags;
 
     if (f & ~(uint32_t) GLM_F_ALL) {
-        return refuse(d, 501, "", "the request has flags that this engine does not know");
+        return glm_wd_refuse(d, 501, "", "the request has flags that this engine does not know");
     }
-    if (f & GLM_F_BEAM) return later(d, "use_beam_search");
     return 0;
 }
 
 /* Alone it is refused for its group's size, or each would wait for the others. */
 static int
-check_group(decode_t *d)
+check_group(glm_decode_t *d)
 {
     uint32_t  count = d->m.group_count ? d->m.group_count : 1;
 
     d->out->group_count = 1;
-    if (d->m.group_index >= count) return nonsense(d, "a group index beyond its group");
-    if (count > 1 && d->m.op != GLM_SUBMIT_GENERATE) return nonsense(d, "a group of no prompts");
+    if (d->m.group_index >= count) return glm_wd_nonsense(d, "a group index beyond its group");
+    if (count > 1 && d->m.op != GLM_SUBMIT_GENERATE && d->m.op != GLM_SUBMIT_SCORE) {
+        return glm_wd_nonsense(d, "a group of no prompts");
+    }
     if (count > GLM_WIRE_MAX_GROUP) {
         d->why->value = count;
         d->why->limit = GLM_WIRE_MAX_GROUP;
-        return refuse(d, 400, "prompt", "a request may have %d prompts, this one has %u",
-                      GLM_WIRE_MAX_GROUP, count);
+        return glm_wd_refuse(d, 400, "prompt", "a request may have %d prompts, this one has %u",
+                             GLM_WIRE_MAX_GROUP, count);
     }
     d->out->group = d->m.group;
     d->out->group_index = d->m.group_index;
@@ -501,119 +336,159 @@ check_group(decode_t *d)
 }
 
 static int
-check_submit(decode_t *d)
+check_submit(glm_decode_t *d)
 {
     const glm_msg_submit_t  *m = &d->m;
 
     if (m->reserved0 || m->reserved1 || m->reserved2) {
-        return refuse(d, 501, "", "the request has reserved fields that are set");
+        return glm_wd_refuse(d, 501, "", "the request has reserved fields that are set");
     }
     if (m->op < GLM_SUBMIT_GENERATE || m->op > GLM_SUBMIT_DETOKENIZE) {
-        return refuse(d, 501, "", "operation %u is not supported by this engine", m->op);
+        return glm_wd_refuse(d, 501, "", "operation %u is not supported by this engine", m->op);
     }
-    if (m->op == GLM_SUBMIT_INFILL) return refuse(d, 501, "", "infill is not supported");
-    if (m->op == GLM_SUBMIT_SCORE) return refuse(d, 501, "", "scoring is not supported");
-    if (m->mode > 1) return refuse(d, 501, "mode", "mode %u is not supported", m->mode);
+    if (m->mode > 1) return glm_wd_refuse(d, 501, "mode", "mode %u is not supported", m->mode);
 
-    if (m->n > d->lim->max_n) return range(d, "n", m->n, 1, d->lim->max_n);
+    if (m->n > d->lim->max_n) return glm_wd_range(d, "n", m->n, 1, d->lim->max_n);
     if (m->best_of != 0 && (m->best_of < m->n || m->best_of > d->lim->max_n)) {
-        return range(d, "best_of", m->best_of, m->n, d->lim->max_n);
+        return glm_wd_range(d, "best_of", m->best_of, m->n, d->lim->max_n);
     }
     if (m->truncate < -1) {
-        return range(d, "truncate_prompt_tokens", m->truncate, -1, INT32_MAX);
+        return glm_wd_range(d, "truncate_prompt_tokens", m->truncate, -1, INT32_MAX);
     }
-    if (m->max_tokens < -1) return range(d, "max_tokens", m->max_tokens, -1, INT32_MAX);
+    if (m->max_tokens < -1) return glm_wd_range(d, "max_tokens", m->max_tokens, -1, INT32_MAX);
     return check_flags(d);
 }
 
+/* Beams of the search, or 0: use_beam_search alone makes as many as choices. */
+static uint32_t
+beams(const glm_decode_t *d)
+{
+    uint32_t  n = d->s.beams;
+
+    if (n == 0 && (d->m.flags & GLM_F_BEAM)) n = d->m.n;
+    return n > 1 ? n : 0;
+}
+
+/* What they may be beside other fields is the engine's to say. */
 static int
-check_later_sampling(decode_t *d)
+check_beams(glm_decode_t *d)
 {
     const glm_sec_sampling_t  *s = &d->s;
 
-    if (s->beams > 1) return later(d, "num_beams");
-    if (s->length_penalty != 0 && s->length_penalty != 1) return later(d, "length_penalty");
-    if (s->no_repeat_ngram != 0) return later(d, "no_repeat_ngram_size");
+    if (beams(d) > GLM_MAX_BEAMS) return glm_wd_range(d, "num_beams", beams(d), 1, GLM_MAX_BEAMS);
+    if (!isfinite(s->length_penalty)) {
+        return glm_wd_refuse(d, 400, "length_penalty", "length_penalty must be a number");
+    }
+    if (s->no_repeat_ngram > INT32_MAX) {
+        return glm_wd_range(d, "no_repeat_ngram_size", s->no_repeat_ngram, 0, INT32_MAX);
+    }
+    if (s->no_repeat_ngram != 0 && beams(d) == 0) {
+        return glm_wd_refuse(d, 400, "no_repeat_ngram_size",
+                             "no_repeat_ngram_size needs a beam search: num_beams above 1");
+    }
     return 0;
 }
 
 /* penalties and what else changes single ids */
 static int
-check_rules(decode_t *d)
+check_rules(glm_decode_t *d)
 {
     int                        rc;
     const glm_sec_sampling_t  *s = &d->s;
 
-    if ((rc = interval(d, "presence_penalty", s->presence, -2, 2)) != 0) return rc;
-    if ((rc = interval(d, "frequency_penalty", s->frequency, -2, 2)) != 0) return rc;
+    if ((rc = glm_wd_interval(d, "presence_penalty", s->presence, -2, 2)) != 0) return rc;
+    if ((rc = glm_wd_interval(d, "frequency_penalty", s->frequency, -2, 2)) != 0) return rc;
     if (!isfinite(s->repetition) || s->repetition < 0) {
-        return refuse(d, 400, "repetition_penalty", "repetition_penalty must be a number above 0");
+        return glm_wd_refuse(d, 400, "repetition_penalty",
+                             "repetition_penalty must be a number above 0");
     }
     if (d->out->req.nscore_id > 0 && s->logprobs < 0) {
-        return refuse(d, 400, "logprob_token_ids", "logprob_token_ids needs logprobs");
+        return glm_wd_refuse(d, 400, "logprob_token_ids", "logprob_token_ids needs logprobs");
     }
-    if (s->min_tokens < 0) return range(d, "min_tokens", s->min_tokens, 0, INT32_MAX);
+    if (s->min_tokens < 0) return glm_wd_range(d, "min_tokens", s->min_tokens, 0, INT32_MAX);
     if (d->m.max_tokens >= 0 && s->min_tokens > d->m.max_tokens) {
-        return range(d, "min_tokens", s->min_tokens, 0, d->m.max_tokens);
+        return glm_wd_range(d, "min_tokens", s->min_tokens, 0, d->m.max_tokens);
     }
     return 0;
 }
 
 static int
-check_sampling(decode_t *d)
+check_sampling(glm_decode_t *d)
 {
     int                        rc;
     const glm_sec_sampling_t  *s = &d->s;
 
-    rc = check_later_sampling(d);
+    rc = check_beams(d);
     if (rc != 0) return rc;
     if (!isfinite(s->temperature) || s->temperature < 0) {
-        return refuse(d, 400, "temperature", "temperature must be a number not below 0");
+        return glm_wd_refuse(d, 400, "temperature", "temperature must be a number not below 0");
     }
-    if ((rc = interval(d, "top_p", s->top_p, 0, 1)) != 0) return rc;
-    if ((rc = interval(d, "min_p", s->min_p, 0, 1)) != 0) return rc;
-    if (s->top_k < 0) return range(d, "top_k", s->top_k, 0, INT32_MAX);
+    if ((rc = glm_wd_interval(d, "top_p", s->top_p, 0, 1)) != 0) return rc;
+    if ((rc = glm_wd_interval(d, "min_p", s->min_p, 0, 1)) != 0) return rc;
+    if (s->top_k < 0) return glm_wd_range(d, "top_k", s->top_k, 0, INT32_MAX);
     if (s->logprobs < -1 || s->logprobs > d->lim->max_logprobs) {
-        return range(d, "logprobs", s->logprobs, -1, d->lim->max_logprobs);
+        return glm_wd_range(d, "logprobs", s->logprobs, -1, d->lim->max_logprobs);
     }
     if (s->prompt_logprobs < -1 || s->prompt_logprobs > d->lim->max_logprobs) {
-        return range(d, "prompt_logprobs", s->prompt_logprobs, -1, d->lim->max_logprobs);
+        return glm_wd_range(d, "prompt_logprobs", s->prompt_logprobs, -1, d->lim->max_logprobs);
     }
     return check_rules(d);
 }
 
+/* A score may have the mask alone as its context, a suffix nothing before its mask. */
+static int
+may_be_empty(const glm_decode_t *d)
+{
+    return d->m.op == GLM_SUBMIT_TOKENIZE || d->m.op == GLM_SUBMIT_SCORE
+           || d->out->req.nsuffix > 0;
+}
+
 /* What an operation needs of its prompt, beyond what any prompt needs. */
 static int
-check_prompt(decode_t *d)
+check_prompt(glm_decode_t *d)
 {
     size_t  i;
 
-    if (d->nseg == 0 && d->m.op != GLM_SUBMIT_TOKENIZE) {
-        return refuse(d, 400, prompt_param(d), "%s is empty", prompt_param(d));
+    if (d->m.op == GLM_SUBMIT_SCORE && d->out->req.nchoice == 0) {
+        return glm_wd_refuse(d, 400, "choices", "choices is empty");
+    }
+    if (d->nseg == 0 && !may_be_empty(d)) {
+        return glm_wd_refuse(d, 400, prompt_param(d), "%s is empty", prompt_param(d));
     }
     for (i = 0; i < d->nseg; i++) {
         if (d->m.op == GLM_SUBMIT_DETOKENIZE && d->out->seg[i].kind != GLM_SEG_IDS) {
-            return refuse(d, 400, "tokens", "tokens must be ids");
+            return glm_wd_refuse(d, 400, "tokens", "tokens must be ids");
         }
         if (d->m.op == GLM_SUBMIT_TOKENIZE && d->out->seg[i].kind == GLM_SEG_IDS) {
-            return refuse(d, 400, "prompt", "prompt must be text");
+            return glm_wd_refuse(d, 400, "prompt", "prompt must be text");
         }
     }
     if (d->m.op == GLM_SUBMIT_DETOKENIZE && d->nseg != 1) {
-        return refuse(d, 400, "tokens", "tokens must be one list");
+        return glm_wd_refuse(d, 400, "tokens", "tokens must be one list");
     }
     return 0;
 }
 
+static glm_op_t
+operation(uint8_t op)
+{
+    switch (op) {
+    case GLM_SUBMIT_INFILL:     return GLM_OP_INFILL;
+    case GLM_SUBMIT_SCORE:      return GLM_OP_SCORE;
+    case GLM_SUBMIT_TOKENIZE:   return GLM_OP_TOKENIZE;
+    case GLM_SUBMIT_DETOKENIZE: return GLM_OP_DETOKENIZE;
+    default:                    return GLM_OP_GENERATE;
+    }
+}
+
 static void
-fill(decode_t *d)
+fill(glm_decode_t *d)
 {
     glm_submit_t  *out = d->out;
     glm_req_t     *r = &out->req;
     uint32_t       f = d->m.flags;
 
-    r->op = d->m.op == GLM_SUBMIT_TOKENIZE ? GLM_OP_TOKENIZE
-            : d->m.op == GLM_SUBMIT_DETOKENIZE ? GLM_OP_DETOKENIZE : GLM_OP_GENERATE;
+    r->op = operation(d->m.op);
     r->seg = out->seg;
     r->nseg = d->nseg;
     r->add_special = (f & GLM_F_ADD_SPECIAL) != 0;
@@ -637,6 +512,12 @@ fill(decode_t *d)
     r->nstop = d->nstop;
     r->bad = out->bad;
     r->min_tokens = d->s.min_tokens;
+    r->gmask = (f & GLM_F_GMASK) != 0;
+    r->count_positions = (f & GLM_F_COUNT_POSITIONS) != 0;
+    r->choice = out->choice;
+    r->beams = (int32_t) beams(d);
+    r->length_penalty = d->s.length_penalty;
+    r->no_repeat_ngram = (int32_t) d->s.no_repeat_ngram;
     r->has_seed = (d->s.flags & GLM_SAMPLING_SEED) != 0;
     r->sample = (glm_sample_t) {
         .temperature = d->s.temperature, .top_k = d->s.top_k, .top_p = d->s.top_p,
@@ -655,7 +536,7 @@ glm_wire_decode_submit(glm_submit_t *out, uint8_t *msg, size_t len,
 {
     int       rc;
     size_t    used = 0;
-    decode_t  d = { .out = out, .lim = lim, .why = why };
+    glm_decode_t  d = { .out = out, .lim = lim, .why = why };
 
     memset(out, 0, sizeof(*out));
     memset(why, 0, sizeof(*why));
@@ -663,7 +544,7 @@ glm_wire_decode_submit(glm_submit_t *out, uint8_t *msg, size_t len,
     d.s.logprobs = -1;
     d.s.prompt_logprobs = -1;
 
-    rc = fixed(&d, &d.m, sizeof(d.m), msg, len, &used, "the request");
+    rc = glm_wd_fixed(&d, &d.m, sizeof(d.m), msg, len, &used, "the request");
     if (rc == 0) rc = check_group(&d);
     if (rc == 0) rc = check_submit(&d);
     if (rc == 0) rc = sections(&d, msg, len, used);
@@ -680,8 +561,10 @@ glm_submit_free(glm_submit_t *s)
     free(s->seg);
     free(s->stop);
     free(s->bad);
+    free(s->choice);
     s->msg = NULL;
     s->seg = NULL;
     s->stop = NULL;
     s->bad = NULL;
+    s->choice = NULL;
 }

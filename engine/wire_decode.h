@@ -34,7 +34,7 @@ typedef struct {
     int             token_strs;   /* TOKENIZE: names, too */
     int             eos_text;     /* TOKENIZE: the exact eos name is its id */
     uint8_t        *msg;          /* the message itself, owned */
-    glm_segment_t  *seg;
+    glm_segment_t  *seg, *choice;
     glm_stop_t     *stop, *bad;
 } glm_submit_t;
 

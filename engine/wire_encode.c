@@ -149,11 +149,25 @@ glm_wire_finish(glm_wbuf_t *b, const glm_finish_out_t *f, const glm_stop_t *stop
     glm_msg_finish_t  m = {
         .size = sizeof(m), .choice = (uint32_t) f->choice, .blank = (uint32_t) f->blank,
         .reason = reason(f->reason), .stop_id = f->stop_id, .stop_index = f->stop_index,
-        .ntokens = (uint32_t) f->ntokens, .nkept = (uint32_t) f->nkept,
+        .ntokens = (uint32_t) f->ntokens, .nkept = (uint32_t) f->nkept, .score = f->score,
     };
 
     glm_wbuf_put(b, &m, sizeof(m));
     if (stop != NULL) glm_wire_section(b, GLM_SEC_STOPTEXT, stop->s, stop->n);
+}
+
+_Static_assert(sizeof(glm_span_t) == sizeof(glm_span_rec_t)
+               && offsetof(glm_span_t, end) == offsetof(glm_span_rec_t, end),
+               "spans are sent as the engine has them");
+
+void
+glm_wire_filled(glm_wbuf_t *b, const glm_filled_t *f)
+{
+    glm_msg_filled_t  m = { .size = sizeof(m), .choice = (uint32_t) f->choice };
+
+    glm_wbuf_put(b, &m, sizeof(m));
+    glm_wire_section(b, GLM_SEC_TEXT, f->text, f->ntext);
+    glm_wire_section(b, GLM_SEC_SPANS, f->span, (size_t) f->nblanks * sizeof(*f->span));
 }
 
 static uint64_t

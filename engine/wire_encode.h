@@ -43,6 +43,7 @@ void glm_wire_prompt_head(glm_wbuf_t *b);
 void glm_wire_tokens_head(glm_wbuf_t *b, int32_t choice, int32_t blank, uint32_t ntokens);
 /* stop: the stop string that hit, or NULL. */
 void glm_wire_finish(glm_wbuf_t *b, const glm_finish_out_t *f, const glm_stop_t *stop);
+void glm_wire_filled(glm_wbuf_t *b, const glm_filled_t *f);
 
 /* The two that end a request are written without allocating: they must not fail. */
 #define GLM_WIRE_END_MAX  (sizeof(glm_msg_error_t) + sizeof(glm_sec_t) + 512)

@@ -140,6 +140,10 @@ enum {
     GLM_MSG_FILLED   = 22
 };
 
+/* Records of these take their size off the request's window. */
+#define GLM_MSG_COSTS(type)                                                       \
+    ((type) == GLM_MSG_TOKENS || (type) == GLM_MSG_PROMPT || (type) == GLM_MSG_FILLED)
+
 /* A message is a fixed part and then sections, each padded to 8 bytes. */
 typedef struct {
     uint16_t  type;           /* GLM_SEC_* */
@@ -217,7 +221,7 @@ typedef struct {
     int32_t   max_tokens;     /* per choice and blank; -1: what the context leaves */
     int32_t   truncate;       /* truncate_prompt_tokens; 0: off, -1: model length */
     uint32_t  reserved1;
-    uint64_t  window;         /* bytes of TOKENS and PROMPT records granted */
+    uint64_t  window;         /* bytes of records granted, of GLM_MSG_COSTS */
     uint64_t  deadline;       /* us from receipt in which it must start; 0: none */
     uint64_t  group;          /* the prompts of one HTTP request share it */
     uint32_t  group_index;    /* 0 .. group_count - 1 */

@@ -148,7 +148,7 @@ ngx_http_glm_ring_record(ngx_http_glm_peer_t *peer)
     p = peer->record + sizeof(glm_rec_t);
     len = rec.size - sizeof(glm_rec_t);
 
-    if (call && (rec.type == GLM_MSG_TOKENS || rec.type == GLM_MSG_PROMPT)) {
+    if (call && GLM_MSG_COSTS(rec.type)) {
 
         /* what has been granted bounds the memory of a slow client */
 

@@ -83,7 +83,7 @@ static void
 test_errors(glm_client_t *c)
 {
     answer_t              a;
-    glm_client_submit_t   s = { .m = { .op = GLM_SUBMIT_GENERATE, .flags = GLM_F_BEAM,
+    glm_client_submit_t   s = { .m = { .op = GLM_SUBMIT_GENERATE, .mode = 2,
                                       .max_tokens = 1 } };
     glm_err_t             err = {{0}};
 
@@ -98,7 +98,7 @@ test_errors(glm_client_t *c)
     glm_wire_section(&s.sections, GLM_SEC_TEXT, "x", 1);
     glm_client_submit(c, 1, &s, &err);
     a = answer(c, 1);
-    ok(a.ended == GLM_MSG_ERROR && a.error.status == 501 && strcmp(a.error.param, "use_beam_search") == 0
+    ok(a.ended == GLM_MSG_ERROR && a.error.status == 501 && strcmp(a.error.param, "mode") == 0
        && strcmp(a.error.code, "not_implemented") == 0, "a later feature is a 501");
     ask(c, 1, "\xff", 1, 0, 0);
     a = answer(c, 1);

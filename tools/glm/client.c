@@ -438,6 +438,9 @@ sections(glm_event_t *ev, const glm_wbuf_t *b, size_t at)
         } else if (sec.type == GLM_SEC_LOGPROBS) {
             ev->logprobs = p;
             ev->nlogprobs = sec.size;
+        } else if (sec.type == GLM_SEC_SPANS) {
+            ev->spans = (const glm_span_rec_t *) (const void *) p;
+            ev->nspans = sec.size / sizeof(glm_span_rec_t);
         }
         padded = ((size_t) sec.size + 7) & ~(size_t) 7;
         if (padded >= b->n - at) return 0;
@@ -458,6 +461,7 @@ decode(glm_event_t *ev, const glm_wbuf_t *b)
     case GLM_MSG_PROMPT:   rc = fixed(&prompt, sizeof(prompt), b, &at); break;
     case GLM_MSG_TOKENS:   rc = fixed(&ev->tokens, sizeof(ev->tokens), b, &at); break;
     case GLM_MSG_FINISH:   rc = fixed(&ev->finish, sizeof(ev->finish), b, &at); break;
+    case GLM_MSG_FILLED:   rc = fixed(&ev->filled, sizeof(ev->filled), b, &at); break;
     case GLM_MSG_DONE:     rc = fixed(&ev->done, sizeof(ev->done), b, &at); break;
     case GLM_MSG_ERROR:    rc = fixed(&ev->error, sizeof(ev->error), b, &at); break;
     }
@@ -488,7 +492,7 @@ take_record(glm_client_t *c, glm_event_t *ev)
     p->buf = (glm_wbuf_t) {0};
     p->cost = 0;
     if (decode(ev, &c->event) != 0) return -1;
-    if (ev->type != GLM_MSG_TOKENS && ev->type != GLM_MSG_PROMPT) ev->cost = 0;
+    if (!GLM_MSG_COSTS(ev->type)) ev->cost = 0;
     if (ev->type == GLM_MSG_DONE || ev->type == GLM_MSG_ERROR) part_free(c, p);
     return 1;
 }

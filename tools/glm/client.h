@@ -60,6 +60,7 @@ typedef struct {
     glm_msg_accepted_t   accepted;
     glm_msg_tokens_t     tokens;
     glm_msg_finish_t     finish;
+    glm_msg_filled_t     filled;
     glm_msg_done_t       done;
     glm_msg_error_t      error;
     const int32_t       *ids;
@@ -68,6 +69,8 @@ typedef struct {
     size_t               ntext;
     const uint8_t       *logprobs; /* glm_logprob_rec_t each */
     size_t               nlogprobs;     /* bytes */
+    const glm_span_rec_t  *spans;  /* FILLED: (nspans) */
+    size_t               nspans;
 } glm_event_t;
 
 /*
