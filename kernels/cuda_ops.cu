@@ -18,7 +18,7 @@
     int glm_attn_row_sm##arch(const glm_attn_args_t *, glm_stream_t *);                        \
     static const glm_cuda_ops_t ops_sm##arch = {                                               \
         arch, glm_pack_sm##arch, glm_fill_sm##arch, glm_linear_sm##arch, glm_embed_sm##arch,   \
-        glm_norm_sm##arch, glm_kv_write_sm##arch, glm_attn_row_sm##arch                        \
+        glm_norm_sm##arch, glm_kv_write_sm##arch, glm_attn_row_sm##arch, NULL                  \
     };
 
 GLM_TABLE(80)
@@ -110,4 +110,11 @@ extern "C" size_t glm_cuda_attn_ws(int rows, int heads, int d, int max_tokens)
     size_t  pairs = (size_t) rows * (size_t) heads;
 
     return (pairs * 4 + 127) / 128 * 128 + pairs * chunks * (size_t) (d + 4) * 4;
+}
+
+extern "C" size_t glm_cuda_sample_ws(int rows, int vocab)
+{
+    size_t  v = ((size_t) vocab + 63) / 64 * 64, blocks = (v + 255) / 256;
+
+    return (size_t) rows * (v * 4 + (blocks * 24 + 255) / 256 * 256 + 2048 * 12);
 }

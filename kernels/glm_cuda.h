@@ -18,6 +18,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "error.h"
 #include "glm_hash.h"
@@ -25,6 +26,8 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+#include "sampler.h"
 
 #define GLM_CUDA_GENERATION  1    /* goes up when any output bit may change */
 #define GLM_CUDA_MAX_ROWS    64
@@ -161,6 +164,106 @@ typedef struct {
 /* For rows that see at most max_tokens tokens each. */
 size_t glm_cuda_attn_ws(int rows, int heads, int d, int max_tokens);
 
+/* ---- sampling ---- */
+
+/*
+ * glm_sample_t (see sampler.h for what the fields mean) of one row, in memory that
+ * the device reads when the kernels run: one graph serves every step.  Lists are
+ * byte offsets into glm_sample_args_t.lists; glm_cuda_sample_pack() fills it.
+ */
+typedef struct {
+    uint64_t         seed;
+    const uint64_t  *allow;       /* device, ceil(vocab / 64) words; NULL */
+    float            temperature, top_p, min_p;
+    int32_t          top_k;
+    uint32_t         choice, blank, ntokens;
+    int32_t          nlogprobs;
+    float            presence, frequency, repetition;
+    int32_t          force;
+    uint32_t         adjust;      /* of glm_adjust_t (nadjust) */
+    uint32_t         ban;         /* of int32_t (nban) */
+    uint32_t         score;       /* of int32_t (nscore) */
+    int32_t          nadjust, nban, nscore;
+    int32_t          live;        /* 0: no such row; nothing is read or written */
+    int32_t          reserved;
+} glm_gsample_t;
+
+/*
+ * Results are those of glm_sample(): plain draws, greedy ones and log-probabilities
+ * to the bit; where filters are on, sums of weights are exact integers (2^-44), so
+ * that an id differs only when the draw or top_p falls within some 2^-44 of a
+ * boundary.  A row's result does not depend on the other rows, its place or the
+ * device.
+ */
+typedef struct {
+    const float          *logits; /* [rows][ldl], untouched */
+    size_t                ldl;    /* a multiple of 4, at least vocab */
+    const glm_gsample_t  *row;    /* (rows) device or pinned host memory, written
+                                     before the first kernel starts */
+    const void           *lists;  /* the same; NULL when no row has any */
+    glm_sampled_t        *out;    /* (rows) device or pinned host memory; of top only
+                                     ntop are written */
+    int32_t              *ids;    /* (rows) device: the chosen ids, for the next
+                                     step's embed; negative: see glm_sampled_t */
+    int32_t               vocab;  /* at most 2^19 */
+    int32_t               rows;   /* at most GLM_CUDA_MAX_ROWS */
+    void                 *ws;     /* glm_cuda_sample_ws() bytes, of one stream */
+} glm_sample_args_t;
+
+size_t glm_cuda_sample_ws(int rows, int vocab);
+
+/*
+ * Packs a row: its lists go to lists + *used, which grows; size is the room.  allow:
+ * where the device finds a->allow.  GLM_ELIMIT: no room, nothing is changed.
+ * glm_cuda_sample_lists(): the most that a row with such lists can take.
+ */
+static inline size_t
+glm_cuda_sample_lists(size_t nadjust, size_t nban, size_t nscore)
+{
+    return (nadjust * sizeof(glm_adjust_t) + (nban + nscore) * sizeof(int32_t) + 15)
+           & ~(size_t) 15;
+}
+
+static inline int
+glm_cuda_sample_pack(const glm_sample_t *a, const uint64_t *allow, void *lists, size_t size,
+    size_t *used, glm_gsample_t *row)
+{
+    const size_t  nadjust = (size_t) a->nadjust, nban = (size_t) a->nban, nscore = (size_t) a->nscore;
+    const size_t  bytes = glm_cuda_sample_lists(nadjust, nban, nscore);
+    char         *to = (char *) lists + *used;
+
+    if (bytes > size || *used > size - bytes || *used + bytes > UINT32_MAX) return GLM_ELIMIT;
+
+    memset(row, 0, sizeof(*row));
+    row->seed = a->seed;
+    row->allow = allow;
+    row->temperature = a->temperature;
+    row->top_p = a->top_p;
+    row->min_p = a->min_p;
+    row->top_k = a->top_k;
+    row->choice = a->choice;
+    row->blank = a->blank;
+    row->ntokens = a->ntokens;
+    row->nlogprobs = a->nlogprobs;
+    row->presence = a->presence;
+    row->frequency = a->frequency;
+    row->repetition = a->repetition;
+    row->force = a->force;
+    row->nadjust = a->nadjust;
+    row->nban = a->nban;
+    row->nscore = a->nscore;
+    row->live = 1;
+    row->adjust = (uint32_t) *used;
+    row->ban = row->adjust + (uint32_t) (nadjust * sizeof(glm_adjust_t));
+    row->score = row->ban + (uint32_t) (nban * sizeof(int32_t));
+
+    if (nadjust > 0) memcpy(to, a->adjust, nadjust * sizeof(glm_adjust_t));
+    if (nban > 0) memcpy(to + row->ban - row->adjust, a->ban, nban * sizeof(int32_t));
+    if (nscore > 0) memcpy(to + row->score - row->adjust, a->score, nscore * sizeof(int32_t));
+    *used += bytes;
+    return 0;
+}
+
 /* ---- dummy weights ---- */
 
 /* As glm_hash.h says: words with f16 == 0, fp16 elements with 1. */
@@ -183,6 +286,7 @@ typedef struct {
     int (*norm)(const glm_gnorm_args_t *, glm_stream_t *);
     int (*kv_write)(const glm_attn_args_t *, glm_stream_t *);   /* rotates k */
     int (*attn_row)(const glm_attn_args_t *, glm_stream_t *);   /* rotates q */
+    int (*sample)(const glm_sample_args_t *, glm_stream_t *);   /* NULL: none */
 } glm_cuda_ops_t;
 
 /*
