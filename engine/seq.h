@@ -79,7 +79,10 @@ typedef struct {
     int32_t          kv_pages;      /* of the whole cache */
 } glm_limits_t;
 
-/* Checks and encodes a request to generate.  0 with *out, or negative with no. */
+/* What a request's fields may be, whatever its prompt is (fields.c).  0 or GLM_EINVAL. */
+int glm_fields_check(const glm_req_t *r, const glm_vocab_t *v, glm_refusal_t *no);
+
+/* Checks and encodes a request to generate (job.c).  0 with *out, or negative with no. */
 int glm_job_make(glm_job_t **out, glm_req_t *r, const glm_limits_t *lim, glm_refusal_t *no);
 void glm_job_free(glm_job_t *j);    /* its tables must be cleared by then */
 

@@ -1,0 +1,182 @@
+/*
+ * job: makes jobs: how many lanes, how many pages, the prompt's text.
+ */
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include "seq.h"
+
+static int
+check_min_tokens(const glm_job_t *j, glm_refusal_t *no)
+{
+    int32_t  max = j->prompt.max_tokens;
+
+    if (j->r->min_tokens <= max) return 0;
+    glm_refuse(no, 400, "", "min_tokens", "\"min_tokens\" is %d, and a choice may have %d tokens.",
+               j->r->min_tokens, max);
+    no->limit = max;
+    no->value = j->r->min_tokens;
+    return GLM_EINVAL;
+}
+
+/*
+ * How many lanes, and how many pages for them.  As few lanes as it takes to fit
+ * the cache: the other choices wait for one.
+ */
+static int
+size_job(glm_job_t *j, const glm_limits_t *lim, glm_refusal_t *no)
+{
+    int32_t  mine, shared = j->nshared / GLM_KV_PAGE, extra;
+    int64_t  slots = (int64_t) j->nshared + j->prompt.max_tokens;
+
+    if (j->prompt.max_tokens == 0 && glm_job_scored(j) >= j->nshared) return 0;
+
+    mine = glm_kv_pages(slots);
+    if (mine > lim->kv_pages) {
+        glm_refuse(no, 400, "", "max_tokens", "This request needs room for %lld tokens in the KV "
+                   "cache, which holds %lld.", (long long) slots,
+                   (long long) lim->kv_pages * GLM_KV_PAGE);
+        no->limit = (int64_t) lim->kv_pages * GLM_KV_PAGE;
+        no->value = slots;
+        return GLM_EINVAL;
+    }
+    if (j->prompt.max_tokens == 0) {        /* only the prompt is computed */
+        j->width = 1;
+        j->npages = mine;
+        return 0;
+    }
+    extra = mine - shared;                  /* never 0: the first token has a slot */
+    j->width = 1 + (lim->kv_pages - mine) / extra;
+    if (j->width > j->nchoices) j->width = j->nchoices;
+    if (j->width > lim->max_seqs) j->width = lim->max_seqs;
+    j->npages = mine + (j->width - 1) * extra;
+    return 0;
+}
+
+static int
+make_lane(glm_job_t *j, glm_seq_t *q, const glm_limits_t *lim)
+{
+    q->job = j;
+    q->sample = j->r->sample;
+    q->sample.blank = 0;
+    q->sample.score = j->r->score_id;
+    q->sample.nscore = (int32_t) j->r->nscore_id;
+    if (j->best != NULL && q->sample.nlogprobs < 0) q->sample.nlogprobs = 0;
+    q->sample.allow = lim->allow;
+    if (glm_ruled_init(&q->ruled, j->rules) != 0) return GLM_ENOMEM;
+    if (glm_table_init(&q->table, glm_kv_pages((int64_t) j->nshared + j->prompt.max_tokens)) != 0
+        || glm_stopper_init(&q->stopper, j->stops) != 0)
+        return GLM_ENOMEM;
+
+    if (j->stops == NULL || j->prompt.max_tokens == 0) return 0;
+    q->start = malloc((size_t) j->prompt.max_tokens * sizeof(uint64_t));
+    return q->start != NULL ? 0 : GLM_ENOMEM;
+}
+
+static int
+make_lanes(glm_job_t *j, const glm_limits_t *lim)
+{
+    const glm_req_t  *r = j->r;
+
+    /* Without a tokenizer there is no text that a stop could be found in. */
+    if (lim->vocab.tok != NULL
+        && glm_stops_make(&j->stops, r->stop, r->nstop, r->include_stop) != 0)
+        return GLM_ENOMEM;
+
+    if (j->nchoices > r->n && glm_best_make(&j->best, j->nchoices, r->n) != 0) return GLM_ENOMEM;
+
+    j->lane = calloc((size_t) (j->width > 0 ? j->width : 1), sizeof(glm_seq_t));
+    if (j->lane == NULL) return GLM_ENOMEM;
+    for (int32_t i = 0; i < j->width; i++)
+        if (make_lane(j, &j->lane[i], lim) != 0) return GLM_ENOMEM;
+    return 0;
+}
+
+/* Decodes the user's own ids as a stream, so that offsets and text fit. */
+static int
+decode_prompt(glm_job_t *j)
+{
+    const glm_req_t  *r = j->r;
+    const int32_t    *own = j->prompt.ids + j->prompt.own;
+
+    if (r->want_prompt_logprobs) {
+        j->offset = calloc((size_t) j->prompt.nown, sizeof(uint32_t));
+        if (j->offset == NULL) return GLM_ENOMEM;
+    }
+    if (j->vocab.tok == NULL || !(r->want_prompt_logprobs || r->want_text || r->echo)) return 0;
+
+    glm_detok_init(&j->behind, j->vocab.tok);
+    j->behind.flags = r->special_text ? GLM_DECODE_ALL_NAMES : GLM_DECODE_MASK_NAMES;
+    for (int32_t i = 0; i < j->prompt.nown; i++) {
+        size_t  from = j->text.n;
+
+        if (j->offset != NULL) j->offset[i] = j->nchars;
+        if (glm_detok_push(&j->behind, own[i], &j->text) != 0) return GLM_ENOMEM;
+        for (; from < j->text.n; from++) j->nchars += (j->text.s[from] & 0xC0) != 0x80;
+    }
+    return 0;
+}
+
+/* A drawn seed fits 53 bits, so that a client can read it from JSON and send it. */
+static int
+draw_seed(glm_req_t *r)
+{
+    if (r->has_seed) return 0;
+    if (getrandom(&r->sample.seed, sizeof(r->sample.seed), 0) != sizeof(r->sample.seed))
+        return GLM_EIO;
+    r->sample.seed >>= 11;
+    return 0;
+}
+
+int
+glm_job_make(glm_job_t **out, glm_req_t *r, const glm_limits_t *lim, glm_refusal_t *no)
+{
+    int         rc = glm_fields_check(r, &lim->vocab, no);
+    glm_job_t  *j;
+
+    *out = NULL;
+    if (rc != 0) return rc;
+    j = calloc(1, sizeof(*j));
+    if (j == NULL) goto memory;
+
+    j->r = r;
+    j->vocab = lim->vocab;
+    j->nchoices = r->best_of > 0 ? r->best_of : r->n;
+    if (glm_prompt_make(&j->prompt, &lim->vocab, r, no) != 0) goto fail;
+    j->nshared = j->prompt.n - 1;
+    if (size_job(j, lim, no) != 0) goto fail;
+    if (check_min_tokens(j, no) != 0) goto fail;
+    if (glm_rules_make(&j->rules, &lim->vocab, r, &j->prompt, no) != 0) goto fail;
+    if (decode_prompt(j) != 0 || make_lanes(j, lim) != 0 || draw_seed(r) != 0) goto memory;
+
+    for (int32_t i = 0; i < j->width; i++) j->lane[i].sample.seed = r->sample.seed;
+    *out = j;
+    return 0;
+
+memory:
+    glm_refuse(no, 500, "", "", "The server has no memory for this request.");
+fail:
+    glm_job_free(j);
+    return GLM_EINVAL;
+}
+
+void
+glm_job_free(glm_job_t *j)
+{
+    if (j == NULL) return;
+    for (int32_t i = 0; i < j->width && j->lane != NULL; i++) {
+        glm_table_destroy(&j->lane[i].table);
+        glm_stopper_destroy(&j->lane[i].stopper);
+        glm_ruled_destroy(&j->lane[i].ruled);
+        free(j->lane[i].start);
+    }
+    free(j->lane);
+    glm_stops_free(j->stops);
+    glm_best_free(j->best);
+    glm_rules_free(j->rules);
+    glm_text_free(&j->text);
+    free(j->offset);
+    glm_prompt_free(&j->prompt);
+    free(j);
+}
