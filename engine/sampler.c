@@ -378,7 +378,7 @@ choose(draw_t *d)
     if (d->max.bad) return -1;
     if (!(d->max.max_allowed > -INFINITY)) return -2;
 
-    if (d->args->temperature <= 0)
+    if (d->args->temperature <= 0 || d->args->rank > 0)
         return d->scan->find(d->x, d->vocab, d->args->allow, d->max.max_allowed, 0);
 
     filter(d);
@@ -408,15 +408,42 @@ listed(const draw_t *d, glm_logprob_t *top)
     return n;
 }
 
+/* Logarithm of the sum of exp(x) over the ids of allow, whose largest is max. */
+static double
+log_sum_exp(const draw_t *d, const uint64_t *allow, float max)
+{
+    d->scan->exps(d->x, d->vocab, allow, max, 1, d->s.sums, NULL);
+    return (double) max + log_fixed(sum_blocks(d->s.sums, d->vocab));
+}
+
+/* What is banned has probability 0, and no rank. */
 static void
-logprobs(draw_t *d, glm_sampled_t *out)
+rank(const draw_t *d, glm_sampled_t *out)
+{
+    const glm_sample_t  *a = d->args;
+    glm_logprob_t        top[GLM_MAX_RANK];
+    int                  n = a->rank < GLM_MAX_RANK ? a->rank : GLM_MAX_RANK;
+    double               lse = log_sum_exp(d, a->allow, d->max.max_allowed);
+
+    n = best(d, a->allow, n, top);
+    while (!(top[n - 1].logprob > -INFINITY)) n--;
+    for (int i = 0; i < n; i++)
+        out->rank[i] = (glm_ranked_t) {
+            .id = top[i].id, .logprob = (float) ((double) top[i].logprob - lse)
+        };
+    out->nrank = n;
+}
+
+/* d->x: the raw logits. */
+static void
+logprobs(const draw_t *d, glm_sampled_t *out)
 {
     int     n = d->args->nlogprobs;
-    double  lse;
+    double  lse = log_sum_exp(d, NULL, d->raw_max);
 
-    d->scan->exps(d->x, d->vocab, NULL, d->raw_max, 1, d->s.sums, NULL);
-    lse = (double) d->raw_max + log_fixed(sum_blocks(d->s.sums, d->vocab));
     out->logprob = (float) ((double) d->x[out->id] - lse);
+    for (int i = 0; i < out->nrank; i++)
+        out->rank[i].raw = (float) ((double) d->x[out->rank[i].id] - lse);
 
     if (n > GLM_MAX_LOGPROBS) n = GLM_MAX_LOGPROBS;
     if (d->args->nscore > 0) out->ntop = listed(d, out->top);
@@ -488,10 +515,11 @@ glm_sample(const float *logits, int32_t vocab, const glm_sample_t *args, void *s
     draw_t  d;
 
     start(&d, logits, vocab, args, scratch);
-    if (args->force > 0) out->id = d.max.bad ? -1 : args->force - 1;
+    if (args->force > 0 && args->rank == 0) out->id = d.max.bad ? -1 : args->force - 1;
     else out->id = choose(&d);
     out->logprob = 0;
-    out->ntop = 0;
+    out->ntop = out->nrank = 0;
+    if (args->rank > 0 && out->id >= 0) rank(&d, out);
     d.x = logits;
     if (out->id >= 0 && args->nlogprobs >= 0) logprobs(&d, out);
 }

@@ -50,10 +50,10 @@ typedef struct {
     int32_t             force;        /* 0: pick one; else 1 + the id to take, whatever
                                          the rest says */
     int32_t             rank;         /* beams: 0 off; else (<= GLM_MAX_RANK) so many ids
-                                         are told instead, the best of the distribution
-                                         over what may be picked: adjust, ban and allow,
+                                         are told, the best of the distribution over
+                                         what may be picked: adjust, ban and allow,
                                          then log softmax.  id is the first of them;
-                                         temperature, top_*, nlogprobs and force are not
+                                         temperature, top_*, min_p and force are not
                                          looked at */
 } glm_sample_t;
 
@@ -63,12 +63,21 @@ typedef struct {
 } glm_logprob_t;
 
 typedef struct {
+    int32_t  id;
+    float    logprob;              /* among what may be picked */
+    float    raw;                  /* log softmax of the raw logits; 0 when
+                                      nlogprobs < 0 */
+} glm_ranked_t;
+
+typedef struct {
     int32_t        id;             /* chosen; -1: a logit is NaN or infinite;
                                       -2: nothing may be picked */
     float          logprob;        /* log softmax of the raw logits at id; 0
                                       when nlogprobs < 0 */
     int32_t        ntop;
-    glm_logprob_t  top[GLM_MAX_RANK];   /* best first, ties: lower id */
+    int32_t        nrank;          /* fewer than asked for when no more may be picked */
+    glm_logprob_t  top[GLM_MAX_LOGPROBS];   /* best first, ties: lower id */
+    glm_ranked_t   rank[GLM_MAX_RANK];      /* likewise */
 } glm_sampled_t;
 
 /*

@@ -316,6 +316,88 @@ test_logprobs(void)
     ok(worst < 2e-6, "log-probabilities within %.2g", worst);
 }
 
+/* Every allowed id in the order of a sort, ranked by a distribution over the allowed. */
+static double
+rank_row(int v, const glm_sample_t *a, const glm_sampled_t *o, const float *raw, int *wrong)
+{
+    int     n = 0;
+    double  z = 0, zraw = 0, worst = 0;
+
+    for (int i = 0; i < v; i++) {
+        if (may(a, i) && x[i] > -INFINITY) order[n++] = i;
+        zraw += exp((double) raw[i]);
+    }
+    qsort(order, (size_t) n, sizeof(int), by_logit);
+    for (int i = 0; i < n; i++) z += exp((double) x[order[i]]);
+
+    *wrong += o->nrank != (n < a->rank ? n : a->rank) || o->id != order[0];
+    for (int i = 0; i < o->nrank; i++) {
+        const glm_ranked_t  *r = &o->rank[i];
+
+        *wrong += r->id != order[i];
+        if (r->id != order[i]) break;
+        worst = fmax(worst, fabs((double) r->logprob - ((double) x[r->id] - log(z))));
+        if (a->nlogprobs >= 0)
+            worst = fmax(worst, fabs((double) r->raw - ((double) raw[r->id] - log(zraw))));
+        else *wrong += r->raw < 0 || r->raw > 0;
+    }
+    return worst;
+}
+
+static void
+test_rank(void)
+{
+    static float   raw[3000];
+    glm_sampled_t  out;
+    double         worst = 0;
+    int            wrong = 0, few = 0;
+
+    for (int round = 0; round < 600; round++) {
+        int           v = 1 + (int) (rnd() % 3000);
+        glm_adjust_t  adjust = { .id = (int32_t) (rnd() % (uint32_t) v), .bias = 3 };
+        int32_t       ban[40];
+        glm_sample_t  a = { .rank = 1 + (int32_t) (rnd() % GLM_MAX_RANK), .nlogprobs = round % 3 - 1,
+                            .temperature = 2, .top_k = 3, .top_p = 0.1f, .min_p = 0.5f,
+                            .force = 1, .seed = (uint64_t) round };
+
+        fill(v, round % 4);
+        memcpy(raw, x, (size_t) v * sizeof(float));
+        if (round % 2) {
+            for (int i = 0; i <= v / 64; i++)
+                allow[i] = round % 3 ? (uint64_t) rnd() << 32 | rnd() : 1ull << (rnd() % 64);
+            allow[0] |= 1;
+            a.allow = allow;
+        }
+        if (round % 5 == 0) {
+            x[adjust.id] += adjust.bias;
+            a.adjust = &adjust;
+            a.nadjust = 1;
+        }
+        if (round % 7 == 0 && v > 1) {
+            a.ban = ban;
+            for (; a.nban < 40 && a.nban < v - 1; a.nban++) x[ban[a.nban] = v - 1 - a.nban] = -INFINITY;
+        }
+        glm_sample(raw, v, &a, scratch, &out);
+        worst = fmax(worst, rank_row(v, &a, &out, raw, &wrong));
+        few += out.nrank < a.rank;
+        wrong += out.ntop != (a.nlogprobs < 0 ? 0 : a.nlogprobs < v ? a.nlogprobs : v);
+    }
+    ok(wrong == 0 && few > 30, "ranks: ids, order, ties, %d rows with fewer ids: %d wrong", few, wrong);
+    ok(worst < 3e-6, "ranks: log-probabilities within %.2g", worst);
+
+    {
+        int32_t       all[3] = { 0, 1, 2 };
+        glm_sample_t  a = { .rank = 5, .nlogprobs = -1, .ban = all, .nban = 3 };
+
+        fill(3, 0);
+        glm_sample(x, 3, &a, scratch, &out);
+        ok(out.id == -2 && out.nrank == 0, "ranks: nothing is left to pick");
+        x[1] = NAN;
+        glm_sample(x, 3, &a, scratch, &out);
+        ok(out.id == -1 && out.nrank == 0, "ranks: a NaN logit");
+    }
+}
+
 static void
 test_isa(void)
 {
@@ -378,6 +460,10 @@ bench_all(int v)
     bench("greedy, 0 logprobs", v, (glm_sample_t) { .nlogprobs = 0 });
     bench("greedy, 20 logprobs", v, (glm_sample_t) { .nlogprobs = 20 });
     bench("temperature", v, (glm_sample_t) { .temperature = 1, .nlogprobs = -1 });
+    bench("rank 12, allow", v,
+          (glm_sample_t) { .rank = 12, .nlogprobs = -1, .allow = allow });
+    bench("rank 48, allow", v,
+          (glm_sample_t) { .rank = 48, .nlogprobs = -1, .allow = allow });
     bench("top_k 40", v, (glm_sample_t) { .temperature = 1, .top_k = 40, .nlogprobs = -1 });
     bench("top_k 500", v, (glm_sample_t) { .temperature = 1, .top_k = 500, .nlogprobs = -1 });
     bench("top_p 0.7, flat", v,
@@ -460,6 +546,7 @@ main(void)
     test_greedy();
     test_logprobs();
     test_adjust();
+    test_rank();
     test_isa();
     if (getenv("GLM_BENCH") != NULL) {
         bench_all(8192);
