@@ -15,7 +15,7 @@ CPPFLAGS := -D_GNU_SOURCE -Iengine -Ikernels -Ingx_http_glm_module
 LDFLAGS  := -pthread $(SAN)
 LIBS     := -ljansson -lm -ldl
 
-ENGINE_SRC  := $(filter-out engine/main.c,$(wildcard engine/*.c)) $(wildcard kernels/cpu/*.c)
+ENGINE_SRC  := $(filter-out engine/main.c,$(wildcard engine/*.c)) $(wildcard kernels/*.c kernels/cpu/*.c)
 CONVERT_SRC := $(filter-out tools/convert/main.c,$(wildcard tools/convert/*.c))
 CLIENT_SRC  := $(filter-out tools/glm/main.c,$(wildcard tools/glm/*.c))
 BENCH_SRC   := $(wildcard tools/bench/*.c)

@@ -1,12 +1,10 @@
 /*
- * cuda_ops: the tables of launchers, the stream, the last error, and the sizes
- * that depend on no architecture.
+ * cuda_ops: the tables of launchers, the stream, the last error.
  */
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "cuda_common.cuh"
-#include "tiles.cuh"
 
 #define GLM_TABLE(arch)                                                                        \
     int glm_pack_sm##arch(const glm_pack_args_t *, glm_stream_t *);                            \
@@ -89,27 +87,9 @@ extern "C" void *glm_cuda_stream_native(const glm_stream_t *s)
     return s->cuda;
 }
 
-extern "C" size_t glm_cuda_tile_bytes(int type, int k, int n)
-{
-    return (size_t) (n + 255) / 256 * 2 * (size_t) (k / kGroup) * (size_t) tile_bytes(type);
-}
-
 extern "C" size_t glm_cuda_linear_ws(const glm_stream_t *s, int bucket)
 {
-    return kCounterBytes + (size_t) s->sms * kSegments * slot_bytes(bucket);
-}
-
-extern "C" size_t glm_cuda_kv_head_bytes(int d, int int8)
-{
-    return (size_t) 2 * GLM_CUDA_KV_TOKENS * (size_t) (int8 ? d + 2 : 2 * d);
-}
-
-extern "C" size_t glm_cuda_attn_ws(int rows, int heads, int d, int max_tokens)
-{
-    size_t  chunks = (size_t) (max_tokens + GLM_CUDA_CHUNK - 1) / GLM_CUDA_CHUNK;
-    size_t  pairs = (size_t) rows * (size_t) heads;
-
-    return (pairs * 4 + 127) / 128 * 128 + pairs * chunks * (size_t) (d + 4) * 4;
+    return glm_cuda_linear_ws_sms(s->sms, bucket);
 }
 
 extern "C" size_t glm_cuda_sample_ws(int rows, int vocab)

@@ -79,6 +79,7 @@ typedef struct {
 
 /* Workspace for any linear of buckets up to this one. */
 size_t glm_cuda_linear_ws(const glm_stream_t *s, int bucket);
+size_t glm_cuda_linear_ws_sms(int sms, int bucket);     /* of a card not here */
 
 /*
  * Neutral format on the device: src [n][k] int4 (two a byte along k, even column
@@ -266,13 +267,15 @@ glm_cuda_sample_pack(const glm_sample_t *a, const uint64_t *allow, void *lists, 
 
 /* ---- dummy weights ---- */
 
-/* As glm_hash.h says: words with f16 == 0, fp16 elements with 1. */
+/* As glm_hash.h says: words with f16 == 0, fp16 elements with 1; from number
+ * `first` of the tensor on. */
 typedef struct {
     void      *dst;
     uint64_t   count;             /* words or fp16 elements */
     uint32_t   seed;              /* of the tensor */
     int32_t    f16;
     float      lo, hi;
+    uint64_t   first;
 } glm_fill_args_t;
 
 /* ---- the table ---- */

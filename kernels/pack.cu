@@ -95,21 +95,22 @@ int run(const Pack &p, glm_stream_t *s)
                   threads, 0, 1, s, p);
 }
 
-__global__ void fill_kernel(uint32_t *dst, uint64_t count, uint32_t seed)
+__global__ void fill_kernel(uint32_t *dst, uint64_t count, uint32_t seed, uint64_t first)
 {
     grid_wait();
     for (uint64_t i = blockIdx.x * (uint64_t) blockDim.x + threadIdx.x; i < count;
          i += (uint64_t) gridDim.x * blockDim.x)
-        dst[i] = glm_hash(seed, i);
+        dst[i] = glm_hash(seed, first + i);
 }
 
-__global__ void fill_half_kernel(__half *dst, uint64_t count, uint32_t seed, float lo, float span)
+__global__ void fill_half_kernel(__half *dst, uint64_t count, uint32_t seed, uint64_t first, float lo,
+                                 float span)
 {
     grid_wait();
     for (uint64_t i = blockIdx.x * (uint64_t) blockDim.x + threadIdx.x; i < count;
          i += (uint64_t) gridDim.x * blockDim.x)
         dst[i] = __float2half_rn(
-            fmaf(span, (float) (glm_hash(seed, i) >> 8) * 0x1p-24f, lo));
+            fmaf(span, (float) (glm_hash(seed, first + i) >> 8) * 0x1p-24f, lo));
 }
 
 }  // namespace
@@ -145,7 +146,7 @@ int GLM_OP(fill)(const glm_fill_args_t *a, glm_stream_t *s)
     if (a == NULL || s == NULL || a->dst == NULL || !aligned16(a->dst)) return GLM_EINVAL;
     if (a->f16)
         return launch("fill", fill_half_kernel, s->sms * 8, 256, 0, 1, s, (__half *) a->dst, a->count,
-                      a->seed, a->lo, a->hi - a->lo);
+                      a->seed, a->first, a->lo, a->hi - a->lo);
     return launch("fill", fill_kernel, s->sms * 8, 256, 0, 1, s, (uint32_t *) a->dst, a->count,
-                  a->seed);
+                  a->seed, a->first);
 }

@@ -21,19 +21,20 @@
 #pragma once
 #include <stdint.h>
 
+#include "cuda_size.h"
 #include "glm_cuda.h"
 
-constexpr int kGroup = 128;
-constexpr int kSegments = 4;
+constexpr int kGroup = GLM_TILE;
+constexpr int kSegments = GLM_SEGMENTS;
 
 __host__ __device__ constexpr int tile_data(int type)
 {
-    return type == GLM_W_INT4 ? 8192 : type == GLM_W_INT8 ? 16384 : 32768;
+    return GLM_TILE_DATA(type);
 }
 
 __host__ __device__ constexpr int tile_bytes(int type)
 {
-    return tile_data(type) + (type == GLM_W_F16 ? 0 : 256);
+    return GLM_TILE_BYTES(type);
 }
 
 /* Groups of a segment, segments of k. */
@@ -48,13 +49,8 @@ __host__ __device__ constexpr int segment_count(int groups)
 }
 
 /* Workspace of the linears: a counter a tile, then published segments. */
-constexpr int     kMaxTiles = 4096;
-constexpr size_t  kCounterBytes = (kMaxTiles + 32) * 4;      /* a cluster may pass the end */
-
-inline size_t slot_bytes(int bucket)
-{
-    return (size_t) bucket * 256 * 4;
-}
+constexpr int     kMaxTiles = GLM_MAX_TILES;
+constexpr size_t  kCounterBytes = GLM_COUNTERS * 4;
 
 #ifdef GLM_OP
 

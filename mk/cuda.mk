@@ -16,7 +16,7 @@ SM80      := -gencode arch=compute_80,code=[sm_80,compute_80]
 SM90      := -gencode arch=compute_90a,code=sm_90a
 CUDA_TWICE := attn_row kv_write norm pack
 CUDA_OBJ  := $(B)/obj/cuda/cuda_ops.o $(B)/obj/cuda/linear_sm80.o $(B)/obj/cuda/linear_sm90.o \
-             $(foreach a,80 90,$(CUDA_TWICE:%=$(B)/obj/cuda/%_$(a).o))
+             $(foreach a,80 90,$(CUDA_TWICE:%=$(B)/obj/cuda/%_$(a).o)) $(call obj,kernels/cuda_size.c)
 
 # Every file but two is compiled once for each architecture, into names of its own.
 $(B)/obj/cuda/%_80.o: kernels/%.cu

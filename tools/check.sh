@@ -34,7 +34,8 @@ forbid "ngx_http_glm_module/glm_wire.h" '"' "glm_wire.h includes nothing of ours
 forbid "ngx_http_glm_module/glm_ring.h" '"(ngx|engine|model)' "glm_ring.h knows the wire only"
 forbid "$(ls ngx_http_glm_module/ngx_*.[ch])" '"(engine|model|tokenizer|sampler|config|kernels|glm_kernels)' \
     "the module never sees the engine"
-forbid "$(ls kernels/*.h kernels/cpu/*.[ch] kernels/*.cu 2>/dev/null)" '"(engine|sched|glm_wire|glm_ring|ring_|ngx_)' \
+forbid "$(ls kernels/*.[ch] kernels/cpu/*.[ch] kernels/*.cu 2>/dev/null)" \
+    '"(engine|sched|glm_wire|glm_ring|ring_|ngx_)' \
     "kernels know neither engine nor wire"
 forbid "$(ls engine/*.[ch] | grep -vE '/(ring_|wire_|spool|main|daemon|options)')" '"(glm_wire|glm_ring)' \
     "only the ring server reads the wire"
@@ -47,7 +48,7 @@ if command -v cppcheck >/dev/null; then
         --suppress=missingIncludeSystem --suppress=unknownMacro --suppress=uninitvar \
         --suppress=legacyUninitvar --suppress=invalidPointerCast \
         --error-exitcode=1 -D_GNU_SOURCE -Iengine -Ikernels -Ingx_http_glm_module \
-        engine kernels/cpu tools/convert tools/bench tools/glm || bad=1
+        engine kernels/cuda_size.c kernels/cpu tools/convert tools/bench tools/glm || bad=1
 else
     say "cppcheck is not installed"
 fi

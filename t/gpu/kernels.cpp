@@ -560,7 +560,7 @@ static void test_fill()
     for (const glm_cuda_ops_t *ops : tables) {
         Dev<uint32_t>          w(100003);
         Dev<uint16_t>          h(100003);
-        const glm_fill_args_t  a = {w.p, w.n, 42, 0, 0, 0}, f = {h.p, h.n, 43, 1, -0.5f, 1.5f};
+        const glm_fill_args_t  a = {w.p, w.n, 42, 0, 0, 0, 7}, f = {h.p, h.n, 43, 1, -0.5f, 1.5f, 9};
         int                    bad = 0;
 
         must(ops->fill(&a, stream), "fill"), must(ops->fill(&f, stream), "fill");
@@ -569,8 +569,8 @@ static void test_fill()
         const std::vector<uint16_t>  hv = h.get();
 
         for (size_t i = 0; i < w.n; i++) {
-            bad += wv[i] != glm_hash(42, i);
-            bad += hv[i] != to_h(fmaf(2.f, (float) (glm_hash(43, i) >> 8) * 0x1p-24f, -0.5f));
+            bad += wv[i] != glm_hash(42, i + 7);
+            bad += hv[i] != to_h(fmaf(2.f, (float) (glm_hash(43, i + 9) >> 8) * 0x1p-24f, -0.5f));
         }
         ok(bad == 0, "sm_%d fill: the host computes the same values (%d differ)", ops->arch, bad);
     }

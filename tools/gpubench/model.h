@@ -79,7 +79,7 @@ struct Model {
 
     void halves(void *p, size_t n, float lo, float hi)
     {
-        const glm_fill_args_t  f = {p, n, seed++, 1, lo, hi};
+        const glm_fill_args_t  f = {p, n, seed++, 1, lo, hi, 0};
 
         OP(ops->fill(&f, s));
     }
@@ -92,7 +92,7 @@ struct Model {
         void         *bias = type == GLM_W_INT4 ? arena.take((size_t) n * 2) : NULL;
 
         *t = {arena.take(glm_cuda_tile_bytes(type, k, n)), bias, k, n, type, glu};
-        const glm_fill_args_t  f = {scratch, q / 4, seed++, 0, 0, 0};
+        const glm_fill_args_t  f = {scratch, q / 4, seed++, 0, 0, 0, 0};
         const glm_pack_args_t  p = {t, scratch, scratch + q, groups};
 
         OP(ops->fill(&f, s));
