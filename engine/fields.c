@@ -75,8 +75,6 @@ check_fields(const glm_req_t *r, glm_refusal_t *no)
         return refuse_field(no, "best_of", "n to 1024");
     if (r->beams > 1) return glm_refuse(no, 501, "not_implemented", "num_beams", "Beam search is "
                                         "not supported by this engine.");
-    if (r->nsuffix > 0) return glm_refuse(no, 501, "not_implemented", "suffix", "A suffix is not "
-                                          "supported by this engine.");
     if (r->truncate < -1) return refuse_field(no, "truncate_prompt_tokens", "-1, or 1 or more");
     if (r->max_tokens < -1) return refuse_field(no, "max_tokens", "0 or more");
     if (!(s->temperature >= 0 && s->temperature <= 1e6f))

@@ -143,7 +143,7 @@ glm_job_make(glm_job_t **out, glm_req_t *r, const glm_limits_t *lim, glm_refusal
     j->r = r;
     j->vocab = lim->vocab;
     j->nchoices = r->best_of > 0 ? r->best_of : r->n;
-    if (glm_prompt_make(&j->prompt, &lim->vocab, r, no) != 0) goto fail;
+    if (glm_prompt_make(&j->prompt, &lim->vocab, r, 0, no) != 0) goto fail;
     j->nshared = j->prompt.n - 1;
     if (size_job(j, lim, no) != 0) goto fail;
     if (check_min_tokens(j, no) != 0) goto fail;

@@ -6,6 +6,18 @@
 
 #include "prompt.h"
 
+/* A prompt in the making. */
+typedef struct {
+    const glm_vocab_t   *v;
+    const glm_config_t  *c;
+    const glm_req_t     *r;
+    glm_refusal_t       *no;
+    glm_ids_t            ids;
+    glm_ids_t            tail;    /* a mask and the suffix */
+    int                  cut;     /* truncated */
+    int32_t              longest; /* SCORE: ids of the longest choice */
+} making_t;
+
 int
 glm_refuse(glm_refusal_t *no, int status, const char *code, const char *param,
     const char *fmt, ...)
@@ -119,18 +131,19 @@ is_mask(const glm_config_t *c, int32_t id)
     return id >= 0 && (id == c->mask || id == c->smask || id == c->gmask);
 }
 
-/* How often id stands in ids; *last: the index of the last one. */
 static int32_t
-count(const glm_ids_t *ids, int32_t id, int32_t *last)
+count(const glm_ids_t *ids, int32_t id)
 {
     int32_t  n = 0;
 
-    for (size_t i = 0; i < ids->n && id >= 0; i++) {
-        if (ids->id[i] != id) continue;
-        n++;
-        *last = (int32_t) i;
-    }
+    for (size_t i = 0; i < ids->n && id >= 0; i++) n += ids->id[i] == id;
     return n;
+}
+
+static int32_t
+count_masks(const glm_ids_t *ids, const glm_config_t *c)
+{
+    return count(ids, c->mask) + count(ids, c->smask) + count(ids, c->gmask);
 }
 
 /*
@@ -142,12 +155,29 @@ ends_with_mask(const glm_ids_t *ids, const glm_config_t *c, const glm_req_t *r, 
 {
     size_t  i = r->nseg;
 
-    if (!is_mask(c, ids->id[ids->n - 1])) return 0;
+    if (r->nsuffix > 0 || !is_mask(c, ids->id[ids->n - 1])) return 0;
     if (cut && r->truncate_right) return 1;       /* of the text's end nothing is left */
     while (i > 0 && r->seg[i - 1].n == 0) i--;
     if (i == 0 || r->seg[i - 1].kind == GLM_SEG_IDS) return 1;
     return r->seg[i - 1].kind == GLM_SEG_TEXT
            && r->seg[i - 1].text[r->seg[i - 1].n - 1] == ']';
+}
+
+static int
+push(glm_ids_t *ids, int32_t id, glm_refusal_t *no)
+{
+    return glm_ids_push(ids, id) == 0 ? 0 : refuse_memory(no);
+}
+
+/* A mask that the model may lack. */
+static int
+push_mask(glm_ids_t *ids, const glm_config_t *c, int gmask, glm_refusal_t *no)
+{
+    int32_t  id = gmask ? c->gmask : c->mask;
+
+    if (id >= 0) return push(ids, id, no);
+    return glm_refuse(no, 400, "", "prompt", "The model \"%s\" has no %s to add to the prompt.",
+                      c->name, gmask ? "[gMASK]" : "[MASK]");
 }
 
 /* Rules 1 and 2: a prompt without a mask gets [gMASK]; one that goes on after
@@ -156,16 +186,17 @@ static int
 add_special(glm_ids_t *ids, const glm_config_t *c, const glm_req_t *r, int cut,
     glm_refusal_t *no)
 {
-    int  masks = 0;
-
-    for (size_t i = 0; i < ids->n; i++) masks += is_mask(c, ids->id[i]);
-    if (masks == 0 && c->gmask < 0)
-        return glm_refuse(no, 400, "", "prompt",
-                          "The model \"%s\" has no [gMASK] to add to the prompt.", c->name);
-    if (masks == 0) return glm_ids_push(ids, c->gmask) == 0 ? 0 : refuse_memory(no);
-
+    if (count_masks(ids, c) == 0) return push_mask(ids, c, 1, no);
     if (c->eos < 0 || ends_with_mask(ids, c, r, cut)) return 0;
-    return glm_ids_push(ids, c->eos) == 0 ? 0 : refuse_memory(no);
+    return push(ids, c->eos, no);
+}
+
+/* The original's evaluation adds a mask of the kind that was asked for, and no eos. */
+static int
+add_scored(making_t *m)
+{
+    if (count_masks(&m->ids, m->c) > 0) return 0;
+    return push_mask(&m->ids, m->c, m->r->gmask, m->no);
 }
 
 static int
@@ -179,138 +210,251 @@ insert_first(glm_ids_t *ids, int32_t id)
     return 0;
 }
 
-/* Rule 3: the mask to fill freezes positions at its place, unless it is [gMASK]. */
+/* How many masks of the kind to fill there may be. */
 static int
-find_mask(const glm_ids_t *ids, const glm_config_t *c, int32_t *frozen, glm_refusal_t *no)
+check_masks(const making_t *m, int32_t n, const char *name)
 {
+    if (m->r->op == GLM_OP_GENERATE && n > 1) {
+        glm_refuse(m->no, 400, "", "prompt", "The prompt has %d %s tokens; a completion fills one. "
+                   "/v1/infill fills several.", n, name);
+        return refuse_limit(m->no, 1, n);
+    }
+    if (m->r->op == GLM_OP_INFILL && n > GLM_MAX_BLANKS) {
+        glm_refuse(m->no, 400, "", "prompt", "The prompt has %d %s tokens; up to %d are filled.", n,
+                   name, GLM_MAX_BLANKS);
+        return refuse_limit(m->no, GLM_MAX_BLANKS, n);
+    }
+    return 0;
+}
+
+/* Rule 3: the mask to fill, the first of its kind, freezes positions at its place,
+ * unless it is [gMASK]. */
+static int
+find_mask(const making_t *m, glm_prompt_t *p)
+{
+    const glm_config_t       *c = m->c;
     const int32_t             kinds[3] = { c->mask, c->smask, c->gmask };
     static const char *const  names[3] = { "[MASK]", "[sMASK]", "[gMASK]" };
+    int32_t                   at = 0;
 
-    *frozen = -1;
     for (int k = 0; k < 3; k++) {
-        int32_t  at = -1, n = count(ids, kinds[k], &at);
-
-        if (n == 0) continue;
-        if (n > 1) {
-            glm_refuse(no, 400, "", "prompt", "The prompt has %d %s tokens; a completion fills "
-                       "exactly one.", n, names[k]);
-            return refuse_limit(no, 1, n);
-        }
-        if (k < 2) *frozen = at;
+        p->nblanks = count(&m->ids, kinds[k]);
+        if (p->nblanks == 0) continue;
+        if (check_masks(m, p->nblanks, names[k]) != 0) return GLM_EINVAL;
+        while (m->ids.id[at] != kinds[k]) at++;
+        p->kind = kinds[k];
+        p->frozen = k < 2 && !m->r->count_positions ? at : -1;
         return 0;
     }
+    if (m->r->op == GLM_OP_INFILL)
+        return glm_refuse(m->no, 400, "", "prompt", "The prompt has no mask to fill: write [MASK] "
+                          "where text is missing, or use /v1/completions.");
     return 0;
 }
 
 /* `[gMASK] sop text`: causal from the start. */
 static int
-make_unidirectional(glm_ids_t *ids, const glm_config_t *c, const glm_req_t *r, glm_refusal_t *no)
+make_unidirectional(making_t *m)
 {
+    const glm_config_t  *c = m->c;
+    const glm_req_t     *r = m->r;
+
+    if (r->op == GLM_OP_INFILL)
+        return glm_refuse(m->no, 400, "", "mode", "Blanks are filled in the bidirectional mode.");
     if (!r->add_special && !r->want_prompt_logprobs) return 0;
 
-    for (size_t i = 0; i < ids->n; i++)
-        if (is_mask(c, ids->id[i]))
-            return glm_refuse(no, 400, "", "prompt", r->want_prompt_logprobs
-                              ? "A prompt with a mask has no log-probabilities of its own: what "
-                                "is around a mask is context that sees itself whole."
-                              : "A prompt with a mask cannot be continued in the unidirectional "
-                                "mode.");
+    if (count_masks(&m->ids, c) > 0)
+        return glm_refuse(m->no, 400, "", "prompt", r->want_prompt_logprobs
+                          ? "A prompt with a mask has no log-probabilities of its own: what "
+                            "is around a mask is context that sees itself whole."
+                          : "A prompt with a mask cannot be continued in the unidirectional "
+                            "mode.");
     if (!r->add_special) return 0;
     if (c->gmask < 0 || c->sop < 0)
-        return glm_refuse(no, 400, "", "mode", "The model \"%s\" lacks [gMASK] or sop, which the "
-                          "unidirectional mode needs.", c->name);
-    if (insert_first(ids, c->sop) != 0 || insert_first(ids, c->gmask) != 0)
-        return refuse_memory(no);
+        return glm_refuse(m->no, 400, "", "mode", "The model \"%s\" lacks [gMASK] or sop, which "
+                          "the unidirectional mode needs.", c->name);
+    if (insert_first(&m->ids, c->sop) != 0 || insert_first(&m->ids, c->gmask) != 0)
+        return refuse_memory(m->no);
     return 0;
 }
 
-/* prompt + sop + completion must fit; fills max_tokens. */
+/* prompt + sop + completion must fit; fills max_tokens, for each blank. */
 static int
-check_length(glm_prompt_t *p, const glm_config_t *c, int32_t max_tokens, glm_refusal_t *no)
+check_length(const making_t *m, glm_prompt_t *p)
 {
-    int32_t  nsop = p->n - p->prompt_tokens;
-    int64_t  rest = (int64_t) c->max_seq - p->n;
-    int64_t  want = max_tokens >= 0 ? max_tokens : rest > 0 ? rest : 1;
+    const glm_req_t  *r = m->r;
+    int32_t           max = m->c->max_seq, nsop = p->n - p->prompt_tokens;
+    int32_t           blanks = r->op == GLM_OP_INFILL ? p->nblanks : 1;
+    int64_t           rest = (int64_t) max - p->n;
+    int64_t           want = r->max_tokens >= 0 ? r->max_tokens
+                             : rest >= blanks ? rest / blanks : 1;
 
     p->max_tokens = (int32_t) want;
+    want *= blanks;
     if (want <= rest) return 0;
 
-    glm_refuse(no, 400, "context_length_exceeded", rest > 0 ? "max_tokens" : "prompt",
+    glm_refuse(m->no, 400, "context_length_exceeded",
+               rest > 0 && r->max_tokens >= 0 ? "max_tokens" : "prompt",
                "This model's maximum context length is %d tokens. However, you requested %lld "
-               "tokens (%d in the prompt, %d for sop, %lld for the completion). Please reduce "
-               "your prompt or the completion length.", c->max_seq, (long long) (p->n + want),
-               p->prompt_tokens, nsop, (long long) want);
-    return refuse_limit(no, c->max_seq, p->n + want);
+               "tokens (%d in the prompt, %d for sop, %lld for the %s). Please reduce "
+               "your prompt or the completion length.", max, (long long) (p->n + want),
+               p->prompt_tokens, nsop, (long long) want,
+               r->op == GLM_OP_INFILL ? "blanks" : "completion");
+    return refuse_limit(m->no, max, p->n + want);
+}
+
+/* A choice's last id is never fed: it needs no place.  Fills max_tokens with what
+ * there is room for. */
+static int
+check_scored(const making_t *m, glm_prompt_t *p)
+{
+    p->max_tokens = m->c->max_seq - p->n + 1;
+    if (p->max_tokens > 0) return 0;
+    glm_refuse(m->no, 400, "context_length_exceeded", "prompt", "This model's maximum context "
+               "length is %d tokens. However, your prompt has %d, and leaves no room for a choice.",
+               m->c->max_seq, p->prompt_tokens);
+    return refuse_limit(m->no, m->c->max_seq, p->n);
 }
 
 static int
-make_bidirectional(glm_ids_t *ids, glm_prompt_t *p, const glm_config_t *c, const glm_req_t *r,
-    int cut, glm_refusal_t *no)
+make_bidirectional(making_t *m, glm_prompt_t *p)
 {
-    int  rc = r->add_special ? add_special(ids, c, r, cut, no) : 0;
+    int  rc = 0;
 
-    if (rc == 0) rc = find_mask(ids, c, &p->frozen, no);
+    if (m->r->op == GLM_OP_SCORE) rc = m->r->add_special ? add_scored(m) : 0;
+    else if (m->r->add_special) rc = add_special(&m->ids, m->c, m->r, m->cut, m->no);
+    if (rc == 0) rc = find_mask(m, p);
     if (rc != 0) return rc;
 
-    if (c->sop < 0)
-        return glm_refuse(no, 400, "", "prompt", "The model \"%s\" has no sop token: only the "
+    if (m->c->sop < 0)
+        return glm_refuse(m->no, 400, "", "prompt", "The model \"%s\" has no sop token: only the "
                           "unidirectional mode with add_special_tokens false can be used.",
-                          c->name);
-    p->ncontext = (int32_t) ids->n;
-    return glm_ids_push(ids, c->sop) == 0 ? 0 : refuse_memory(no);
+                          m->c->name);
+    p->ncontext = (int32_t) m->ids.n;
+    return push(&m->ids, m->c->sop, m->no);
+}
+
+/* ---- suffix ---- */
+
+static int
+encode_suffix(making_t *m)
+{
+    const glm_req_t  *r = m->r;
+
+    if (r->nsuffix == 0) return 0;
+    if (r->op != GLM_OP_GENERATE)
+        return glm_refuse(m->no, 400, "", "suffix", "\"suffix\" is for completions only.");
+    if (r->mode == GLM_UNIDIRECTIONAL)
+        return glm_refuse(m->no, 400, "", "suffix", "\"suffix\" needs the bidirectional mode: what "
+                          "is filled in sees the text behind it.");
+    if (m->v->tok == NULL)
+        return glm_refuse(m->no, 400, "", "suffix", "The model \"%s\" has no tokenizer: \"suffix\" "
+                          "cannot be used.", m->c->name);
+    if (push_mask(&m->tail, m->c, r->gmask, m->no) != 0) return GLM_EINVAL;
+    return glm_encode(m->v->tok, r->suffix, r->nsuffix, &m->tail) == 0 ? 0 : refuse_memory(m->no);
+}
+
+static int
+add_suffix(making_t *m)
+{
+    if (m->tail.n > 0 && count_masks(&m->ids, m->c) > 0)
+        return glm_refuse(m->no, 400, "", "suffix", "The prompt has a mask already: \"suffix\" puts "
+                          "one behind the prompt. Leave one of them out.");
+    for (size_t i = 0; i < m->tail.n; i++)
+        if (push(&m->ids, m->tail.id[i], m->no) != 0) return GLM_EINVAL;
+    return 0;
+}
+
+/* ---- truncation ---- */
+
+/* Ids that must find room behind the context: SCORE feeds all of a choice but the
+ * last one. */
+static int64_t
+behind(const making_t *m)
+{
+    const glm_req_t  *r = m->r;
+    int64_t           each = r->max_tokens >= 0 ? r->max_tokens : 1;
+    int32_t           n = 0;
+
+    if (r->op == GLM_OP_SCORE) return m->longest - 1;
+    if (r->op != GLM_OP_INFILL) return each;
+    n = count(&m->ids, m->c->mask);
+    if (n == 0) n = count(&m->ids, m->c->smask);
+    if (n == 0) n = count(&m->ids, m->c->gmask);
+    return each * n;
 }
 
 /* How many of the user's ids leave room for the rest. */
 static int64_t
-room(const glm_config_t *c, const glm_req_t *r)
+room(const making_t *m)
 {
-    int  special = r->mode == GLM_BIDIRECTIONAL ? 1 + (r->add_special != 0)
-                                                : 2 * (r->add_special != 0);
+    int  special = m->r->mode == GLM_BIDIRECTIONAL ? 1 + (m->r->add_special != 0)
+                                                   : 2 * (m->r->add_special != 0);
 
-    return (int64_t) c->max_seq - special - (r->max_tokens >= 0 ? r->max_tokens : 1);
+    return (int64_t) m->c->max_seq - special - (int64_t) m->tail.n - behind(m);
 }
 
-/* truncate_prompt_tokens; whether something was cut.  Without any room nothing is:
- * the check of the length says what is wrong. */
-static int
-truncate_ids(glm_ids_t *ids, const glm_config_t *c, const glm_req_t *r)
+/* truncate_prompt_tokens.  Without any room nothing is cut: the check of the length
+ * says what is wrong. */
+static void
+truncate_ids(making_t *m)
 {
-    int64_t  keep = r->truncate < 0 ? room(c, r) : r->truncate;
+    glm_ids_t  *ids = &m->ids;
+    int64_t     keep = m->r->truncate < 0 ? room(m) : m->r->truncate;
 
-    if (r->truncate == 0 || keep < 1 || keep >= (int64_t) ids->n) return 0;
-    if (!r->truncate_right)
+    if (m->r->truncate == 0 || keep < 1 || keep >= (int64_t) ids->n) return;
+    if (!m->r->truncate_right)
         memmove(ids->id, ids->id + ids->n - (size_t) keep, (size_t) keep * sizeof(int32_t));
     ids->n = (size_t) keep;
-    return 1;
+    m->cut = 1;
+}
+
+/* ---- all of it ---- */
+
+/* The ids as the model is given them; out: which are whose. */
+static int
+arrange(making_t *m, glm_prompt_t *out)
+{
+    const glm_req_t  *r = m->r;
+    int               rc = encode(&m->ids, m->v, r, m->no);
+
+    if (rc == 0) rc = encode_suffix(m);
+    if (rc != 0) return rc;
+    truncate_ids(m);
+    out->nown = (int32_t) m->ids.n;
+    if (m->ids.n == 0 && m->tail.n == 0 && r->op != GLM_OP_SCORE)
+        return glm_refuse(m->no, 400, "", "prompt", "The prompt is empty.");
+    rc = add_suffix(m);
+    if (rc == 0)
+        rc = r->mode == GLM_UNIDIRECTIONAL ? make_unidirectional(m) : make_bidirectional(m, out);
+    if (rc == 0 && m->ids.n == 0)
+        return glm_refuse(m->no, 400, "", "prompt", "The prompt is empty.");
+    return rc;
 }
 
 int
-glm_prompt_make(glm_prompt_t *out, const glm_vocab_t *v, const glm_req_t *r, glm_refusal_t *no)
+glm_prompt_make(glm_prompt_t *out, const glm_vocab_t *v, const glm_req_t *r, int32_t longest,
+    glm_refusal_t *no)
 {
-    glm_ids_t  ids = {0};
-    int        rc = encode(&ids, v, r, no), special = r->add_special, cut = 0;
+    making_t  m = { .v = v, .c = v->cfg, .r = r, .no = no, .longest = longest };
+    int       rc;
 
-    *out = (glm_prompt_t) { .frozen = -1 };
-    if (rc == 0) cut = truncate_ids(&ids, v->cfg, r);
-    out->nown = (int32_t) ids.n;
-    if (rc == 0 && ids.n == 0) rc = glm_refuse(no, 400, "", "prompt", "The prompt is empty.");
-    if (rc == 0)
-        rc = r->mode == GLM_UNIDIRECTIONAL
-             ? make_unidirectional(&ids, v->cfg, r, no)
-             : make_bidirectional(&ids, out, v->cfg, r, cut, no);
-    if (rc == 0 && ids.n > INT32_MAX / 2)
+    *out = (glm_prompt_t) { .frozen = -1, .kind = -1 };
+    rc = arrange(&m, out);
+    if (rc == 0 && m.ids.n > INT32_MAX / 2)
         rc = glm_refuse(no, 400, "context_length_exceeded", "prompt", "The prompt is too long.");
     if (rc == 0) {
-        out->n = (int32_t) ids.n;
+        out->n = (int32_t) m.ids.n;
         if (r->mode == GLM_UNIDIRECTIONAL) out->own = out->n - out->nown;
-        out->prompt_tokens = out->n - (r->mode == GLM_BIDIRECTIONAL || special);
-        rc = check_length(out, v->cfg, r->max_tokens, no);
+        out->prompt_tokens = out->n - (r->mode == GLM_BIDIRECTIONAL || r->add_special);
+        rc = r->op == GLM_OP_SCORE ? check_scored(&m, out) : check_length(&m, out);
     }
+    glm_ids_free(&m.tail);
     if (rc != 0) {
-        glm_ids_free(&ids);
+        glm_ids_free(&m.ids);
         return rc;
     }
-    out->ids = ids.id;
+    out->ids = m.ids.id;
     return 0;
 }
 

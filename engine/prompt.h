@@ -23,8 +23,10 @@ typedef struct {
     int32_t   n, ncontext;
     int32_t   own, nown;          /* the user's own ids: nown of them from own on */
     int32_t   frozen;
+    int32_t   kind, nblanks;      /* the mask to fill, and how often it is there; -1, 0 */
     int32_t   prompt_tokens;      /* ids before generation, sop not counted */
-    int32_t   max_tokens;         /* of a choice */
+    int32_t   max_tokens;         /* of a choice; INFILL: of a blank; SCORE: room for
+                                     a choice */
 } glm_prompt_t;
 
 void glm_prompt_free(glm_prompt_t *p);
@@ -36,11 +38,12 @@ typedef struct {
 } glm_vocab_t;
 
 /*
- * Fills out for a request to generate.  0, or negative with the refusal filled
- * (its status is 500 for want of memory).
+ * Fills out for GENERATE, INFILL (its first round) or SCORE (longest: ids of its
+ * longest choice).  0, or negative with the refusal filled (its status is 500 for
+ * want of memory).
  */
 int glm_prompt_make(glm_prompt_t *out, const glm_vocab_t *v, const glm_req_t *r,
-    glm_refusal_t *no);
+    int32_t longest, glm_refusal_t *no);
 
 /* Ids that /tokenize shows: those of a completion without sop; any number of
  * masks, any length.  The caller owns *ids. */

@@ -11,7 +11,8 @@ glm_job_ready(const glm_job_t *j)
 
 /* ---- what the owner hears ---- */
 
-/* The prompt as counted: sop, where it stands second, steps aside for the call. */
+/* The prompt as counted, or what comes before a suffix.  sop, where it stands second,
+ * steps aside for the call. */
 static void
 tell_ids(glm_job_t *j)
 {
@@ -19,6 +20,10 @@ tell_ids(glm_job_t *j)
     int32_t             *ids = p->ids, first = ids[0];
     int                  swap = p->ncontext == 0 && p->prompt_tokens < p->n;
 
+    if (j->r->nsuffix > 0) {
+        j->r->sink->ids(j->r, ids, (size_t) p->nown);
+        return;
+    }
     if (!swap) {
         j->r->sink->ids(j->r, ids, (size_t) p->prompt_tokens);
         return;

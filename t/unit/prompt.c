@@ -26,7 +26,7 @@ make(const int32_t *ids, size_t n)
     seg[0] = (glm_segment_t) { .kind = GLM_SEG_IDS, .ids = ids, .n = n };
     req.seg = seg;
     req.nseg = 1;
-    return glm_prompt_make(&p, &vocab, &req, &no);
+    return glm_prompt_make(&p, &vocab, &req, 0, &no);
 }
 
 /* want ends with -1 */
@@ -68,7 +68,8 @@ test_bidirectional(void)
        "[sMASK] before [gMASK]; another kind at the end counts as a mask");
     ok(MAKE(7808) == 0 && is(IDS(7808, 7812, -1)), "a lone mask is a prompt");
     ok(MAKE(7808, 10, 7808) == GLM_EINVAL && no.status == 400 && !strcmp(no.param, "prompt")
-       && no.value == 2 && no.limit == 1, "two [MASK]: %s", no.text);
+       && no.value == 2 && no.limit == 1 && strstr(no.text, "/v1/infill"), "two [MASK]: %s",
+       no.text);
     ok(MAKE(7809, 7809, 7809) == GLM_EINVAL && no.value == 3, "three [gMASK]: %s", no.text);
     ok(MAKE(10, 8191, 8192) == GLM_EINVAL && no.limit == 8191 && no.value == 8192
        && !strcmp(no.param, "prompt"), "past the vocabulary: %s", no.text);
@@ -136,10 +137,81 @@ set_text(int i, glm_seg_kind_t kind, const char *s)
 }
 
 static int
+make_text(void)
+{
+    glm_prompt_free(&p);
+    memset(&no, 0, sizeof(no));
+    return glm_prompt_make(&p, &vocab, &req, 0, &no);
+}
+
+static int
 tokenize(glm_ids_t *ids)
 {
     ids->n = 0;
     return glm_prompt_tokenize(ids, &vocab, &req, &no);
+}
+
+static void
+set_suffix(const char *s)
+{
+    req.suffix = s;
+    req.nsuffix = strlen(s);
+}
+
+static void
+test_suffix(void)
+{
+    glm_ids_t  whole = {0};
+    int32_t    with;
+
+    reset(1, GLM_BIDIRECTIONAL, 5);
+    set_text(0, GLM_SEG_TEXT, "Where [MASK] the file?");
+    tokenize(&whole);
+    set_text(0, GLM_SEG_TEXT, "Where ");
+    set_suffix(" the file?");
+    ok(make_text() == 0 && p.n == (int32_t) whole.n + 1
+       && memcmp(p.ids, whole.id, whole.n * sizeof(int32_t)) == 0 && p.nown > 0
+       && p.frozen == p.nown && p.ids[p.nown] == cfg.mask && p.kind == cfg.mask,
+       "prompt and suffix are one prompt with [MASK] between them, and eos");
+    with = p.prompt_tokens;
+    req.gmask = 1;
+    ok(make_text() == 0 && p.ids[p.nown] == cfg.gmask && p.frozen == -1 && p.prompt_tokens == with,
+       "or with [gMASK]");
+    req.gmask = 0;
+    req.add_special = 0;
+    ok(make_text() == 0 && p.prompt_tokens == with - 1, "add_special 0: no eos");
+    req.add_special = 1;
+    set_suffix(" [MASK]");
+    ok(make_text() == 0 && p.nblanks == 1 && p.ids[p.n - 2] == cfg.eos,
+       "a mask in a suffix is text");
+    req.nseg = 0;
+    ok(make_text() == 0 && p.nown == 0 && p.frozen == 0, "nothing before it");
+    set_text(0, GLM_SEG_TEXT, "Where");
+    set_suffix("");
+    ok(make_text() == 0 && p.nblanks == 1 && p.kind == cfg.gmask, "an empty one is none");
+
+    set_suffix("file");
+    set_text(0, GLM_SEG_TEXT, "Where [sMASK]");
+    ok(make_text() == GLM_EINVAL && no.status == 400 && !strcmp(no.param, "suffix"),
+       "beside a mask: %s", no.text);
+    set_text(0, GLM_SEG_PLAIN, "Where [sMASK]");
+    ok(make_text() == 0, "that is text: none");
+    req.mode = GLM_UNIDIRECTIONAL;
+    ok(make_text() == GLM_EINVAL && !strcmp(no.param, "suffix"), "unidirectional: %s", no.text);
+    req.mode = GLM_BIDIRECTIONAL;
+    req.op = GLM_OP_INFILL;
+    ok(make_text() == GLM_EINVAL && !strcmp(no.param, "suffix"), "INFILL: %s", no.text);
+    req.op = GLM_OP_GENERATE;
+
+    req.truncate = -1;
+    req.max_tokens = cfg.max_seq - 10;
+    set_text(0, GLM_SEG_TEXT, "one two three four five six seven eight nine ten eleven twelve");
+    ok(make_text() == 0 && p.n + p.max_tokens == cfg.max_seq && p.ids[p.nown] == cfg.mask,
+       "truncation leaves the suffix whole, and uses all the room");
+    vocab.tok = NULL;
+    seg[0] = (glm_segment_t) { .kind = GLM_SEG_IDS, .ids = IDS(10), .n = 1 };
+    ok(make_text() == GLM_EINVAL && !strcmp(no.param, "suffix"), "no tokenizer: %s", no.text);
+    glm_ids_free(&whole);
 }
 
 static void
@@ -150,7 +222,7 @@ test_text(void)
 
     reset(1, GLM_BIDIRECTIONAL, 5);
     set_text(0, GLM_SEG_TEXT, "Where is the file?");
-    ok(glm_prompt_make(&p, &vocab, &req, &no) == GLM_EINVAL && !strcmp(no.param, "prompt"),
+    ok(glm_prompt_make(&p, &vocab, &req, 0, &no) == GLM_EINVAL && !strcmp(no.param, "prompt"),
        "text without a tokenizer: %s", no.text);
     if (glm_tokenizer_load(&tok, "models/demo", NULL) != 0 || tok == NULL) {
         skip("no demo model");
@@ -184,14 +256,15 @@ test_text(void)
     ok(tokenize(&a) == 0 && a.n == 0, "TOKENIZE of nothing: no ids");
     req.add_special = 1;
     set_text(0, GLM_SEG_TEXT, " ");
-    ok(glm_prompt_make(&p, &vocab, &req, &no) == GLM_EINVAL && !strcmp(no.param, "prompt"),
+    ok(glm_prompt_make(&p, &vocab, &req, 0, &no) == GLM_EINVAL && !strcmp(no.param, "prompt"),
        "a blank is no prompt");
     set_text(0, GLM_SEG_TEXT, "a b");
     seg[1] = (glm_segment_t) { .kind = GLM_SEG_IDS, .ids = IDS(7808, 11), .n = 2 };
     req.nseg = 2;
     glm_prompt_free(&p);
-    ok(glm_prompt_make(&p, &vocab, &req, &no) == 0 && p.frozen > 0 && p.ids[p.n - 2] == cfg.eos,
+    ok(glm_prompt_make(&p, &vocab, &req, 0, &no) == 0 && p.frozen > 0 && p.ids[p.n - 2] == cfg.eos,
        "text and ids together follow the same rules");
+    test_suffix();
 
     glm_ids_free(&a);
     glm_ids_free(&b);
