@@ -352,11 +352,115 @@ fails('nan in fp32 is refused', 'final_layernorm\.bias: the value -?nan has no f
     one_value('FloatStorage', pack('f<*', (0) x 7, 9**9**9 / 9**9**9)));
 fails('int64 is refused', 'final_layernorm\.bias is int64; only fp16',
     one_value('LongStorage', pack('q<*', (1) x 8)));
-fails('int8 is refused as quantised', 'rank_00_model_states\.pt: .*dense_4h_to_h\.weight is quantised',
-    micro(1, 'HalfStorage', sub {
-        return unless $_[0] =~ /mlp\.dense_4h_to_h\.weight/;
-        return (sub { tensor('CharStorage', $_[0], 48, 0, [8, 6], [6, 1]) }, "\1" x 48);
+fails('int8 anywhere but in a weight is refused', 'final_layernorm\.bias is int8; only fp16',
+    one_value('CharStorage', "\1" x 8));
+
+###############################################################################
+# quantised weights
+
+sub quantisation { return slurp("$_[0]/config.json") =~ /"quantization": (\{.*?\n \})/s ? $1 : 'none'; }
+
+for my $v (qw(int8-tp1 int8-tp2 int4-tp1 int4-tp2)) {
+    my ($type, $ranks) = $v =~ /(\w+)-tp(\d)/;
+    my ($own, $theirs) = (fresh(), fresh());
+    my ($status, $out) = convert('-q', @cfg, '--quant', $type, '--quant-ranks', $ranks, "$mini/tp4", $own);
+    is($status, 0, "$type for $ranks rank(s) is made") or diag($out);
+    is(quantisation($own), qq({\n  "type": "$type",\n  "group_size": 0\n }), 'config.json says so');
+    my ($src) = grep { -d } "$mini/$v", "../shared/reference/glm-mini-random/$v";
+    SKIP: {
+        skip "$v is not here", 4 unless defined $src;
+        ($status, $out) = convert('-q', @cfg, $src, $theirs);
+        is($status, 0, "the original's $v is converted") or diag($out);
+        is(sum($theirs), sum($own), 'to the same bits');
+        is(quantisation($theirs), quantisation($own), 'and the same config.json');
+        ($status, $out) = convert(@cfg, '--quant', 'int4', $src, fresh());
+        like($out, qr/^glm-convert: .*query_key_value\.weight is $type already; quantise from the fp16/m,
+            'it is not quantised anew');
+    }
+    my $dims = $ranks == 1 ? 1 : 2;
+    like(slurp((glob("$own/*.safetensors"))[0]), qr/mlp\.dense_4h_to_h\.weight_scale":\{"dtype":"F16","shape":\[256,$dims\]/,
+        'a scale for each rank where they share the columns');
+}
+
+{
+    my $dst = fresh();
+    my ($status, $out) = convert('--quant', 'int4-g128', '--quant-except', '*.1.*=int4-g32',
+        '--quant-except', 'layers.1.mlp.*=fp16', @cfg, "$mini/tp2", $dst);
+    is($status, 0, 'groups, and exceptions') or diag($out);
+    is(quantisation($dst) =~ s/\s//gr, '{"type":"int4","group_size":128,"tensors":{'
+        . '"layers.1.attention.query_key_value.weight":"int4-g32",'
+        . '"layers.1.attention.dense.weight":"int4-g32",'
+        . '"layers.1.mlp.dense_h_to_4h.weight":"fp16","layers.1.mlp.dense_4h_to_h.weight":"fp16"}}',
+        'are recorded, the last that fits wins');
+    my $file = slurp((glob("$dst/*.safetensors"))[0]);
+    like($file, qr/layers\.0\.attention\.dense\.weight":\{"dtype":"I8","shape":\[256,128\]/, 'bytes of int4');
+    like($file, qr/layers\.0\.attention\.dense\.weight_scale":\{"dtype":"F16","shape":\[256,2\]/, 'scales of 128');
+    like($file, qr/layers\.1\.attention\.dense\.weight_scale":\{"dtype":"F16","shape":\[256,8\]/, 'of 32');
+    like($file, qr/layers\.1\.mlp\.dense_4h_to_h\.weight":\{"dtype":"F16"/, 'fp16');
+    like($file, qr/word_embeddings\.weight":\{"dtype":"F16"/, 'the embedding is never quantised');
+    like($out, qr/^needs 1\.5 MB of disk, 0\.5 MB of memory$/m, 'its needs are told');
+}
+
+{
+    my $d = copied('tp1');
+    my $json = slurp("$d/config.json");
+    my $dst = fresh();
+    spew("$d/config.json", $json =~ s/"fp16": true/"quantization": {"type": "int8"}/r);
+    my ($status, $out) = convert('-q', $d, $dst);
+    is($status, 0, 'a configuration that says int8, of fp16 tensors') or diag($out);
+    is(quantisation($dst), 'none', 'the tensors are what counts');
+}
+
+fails('groups that do not divide', 'query_key_value\.weight has 8 columns: not a multiple of 32, which int4-g32 asks',
+    '--quant', 'int4-g32', micro(1, 'HalfStorage'));
+fails('ranks that do not divide', 'attention\.dense\.weight has 8 columns: not a multiple of 3, which --quant-ranks',
+    '--quant', 'int8', '--quant-ranks', 3, micro(1, 'HalfStorage'));
+fails('an odd part of a row', 'dense_4h_to_h\.weight: groups of 3 columns cannot be packed in pairs',
+    '--quant', 'int4', '--quant-ranks', 4, micro(1, 'HalfStorage'));
+fails('an exception for nothing', '--quant-except layers\.1\.\* fits no weight',
+    '--quant', 'int4', '--quant-except', 'layers.1.*=fp16', micro(1, 'HalfStorage'));
+fails('nan in a weight', 'attention\.dense\.weight: row 2, column 3 is not a finite number',
+    '--quant', 'int8', micro(2, 'HalfStorage', sub {
+        $_[2][8 + 3] = 0x7e01 if $_[0] =~ /attention\.dense\.weight/ && $_[1] == 0;
+        return;
     }));
+
+# A weight of the micro model in int4 by hand, where and as the caller says.
+sub quantised_micro {
+    my ($ranks, $weight_of, $scale) = @_;
+    return micro($ranks, 'HalfStorage', sub {
+        my ($name, $rank) = @_;
+        return unless $name =~ /mlp\.dense_4h_to_h\.weight/ && $weight_of->($rank);
+        my $n = 48 / $ranks;
+        return (sub {
+            my ($key) = @_;
+            my $q = tensor('CharStorage', $key, $n, 0, [8, $n / 8], [$n / 8, 1]);
+            # its scale is a storage of another tensor; only its being there matters
+            return $scale ? $q . str("transformer.${name}_scale") . tensor('HalfStorage', 1, 8, 0, [8], [1]) : $q;
+        }, "\1" x $n);
+    });
+}
+
+fails('bytes without a scale', 'dense_4h_to_h\.weight_scale is missing', quantised_micro(1, sub { 1 }, 0));
+fails('int8 in one file alone', 'mp_rank_01_\S+ transformer\.\S*dense_4h_to_h\.weight is float16, but int8 in',
+    quantised_micro(2, sub { $_[0] == 0 }, 1));
+fails('and the other way round', 'mp_rank_01_\S+ transformer\.\S*dense_4h_to_h\.weight is int8; only',
+    quantised_micro(2, sub { $_[0] == 1 }, 1));
+fails('a scale beside fp16', 'dense_4h_to_h\.weight is float16, but has a scale', do {
+    my $d = micro(1, 'HalfStorage');
+    my ($tensors, $storages) = whole_tensors();
+    push @$tensors, ['transformer.layers.0.mlp.dense_4h_to_h.weight_scale',
+        tensor('HalfStorage', 'k_final_layernorm_bias', 8, 0, [8], [1])];
+    write_pt("$d/7/mp_rank_00_model_states.pt", $tensors, $storages);
+    $d;
+});
+{
+    my $dst = fresh();
+    my ($status, $out) = convert('-q', quantised_micro(2, sub { 1 }, 1), $dst);
+    is($status, 0, 'a source with one quantised weight') or diag($out);
+    like(quantisation($dst) =~ s/\s//gr, qr/"type":"int4","group_size":0,"tensors":\{.*dense\.weight":"fp16"/,
+        'records the others as fp16');
+}
 
 ###############################################################################
 # what can be wrong with a source
@@ -418,8 +522,6 @@ for my $tp (qw(tp1 tp2)) {
     fails('a layer is missing', 'transformer\.layers\.2\.input_layernorm\.weight is missing', $d);
     spew("$d/config.json", $json =~ s/"num_layers": 2/"num_layers": 0/r);
     fails('a configuration that is none', 'config\.json: "num_layers" is 0', $d);
-    spew("$d/config.json", $json =~ s/"fp16": true/"quantization": {"type": "int8"}/r);
-    fails('a configuration of a quantised model', 'config\.json: "quantization" is set', $d);
 }
 
 fails('a tensor is missing in one file',
@@ -576,13 +678,17 @@ SKIP: {
 ###############################################################################
 # usage
 
-for my $args ([], ['a'], ['a', 'b', 'c'], ['--quant', 'int8', 'a', 'b'], ['--shard-size', '5X', 'a', 'b'],
-    ['--shard-size', '0', 'a', 'b'], ['--shard-size', '99999999999999999999', 'a', 'b'], ['--config'])
+for my $args ([], ['a'], ['a', 'b', 'c'], ['--frob', 'a', 'b'], ['--shard-size', '5X', 'a', 'b'],
+    ['--shard-size', '0', 'a', 'b'], ['--shard-size', '99999999999999999999', 'a', 'b'], ['--config'],
+    ['--quant', 'int5', 'a', 'b'], ['--quant', 'fp16', 'a', 'b'], ['--quant-ranks', 2, 'a', 'b'],
+    ['--quant', 'int8', '--quant-ranks', 0, 'a', 'b'], ['--quant', 'int8', '--quant-ranks', '2x', 'a', 'b'],
+    ['--quant-except', '*=fp16', 'a', 'b'], ['--quant', 'int8', '--quant-except', '*', 'a', 'b'],
+    ['--quant', 'int8', '--quant-except', '*=int3', 'a', 'b'])
 {
     my ($status, $out) = convert(@$args);
     is($status, 2, "usage: @$args");
     like($out, qr/--help/, 'points at the help') if @$args == 0;
-    like($out, qr/unrecognized option '--quant'/, 'names what it does not know') if "@$args" =~ /quant/;
+    like($out, qr/unrecognized option '--frob'/, 'names what it does not know') if "@$args" =~ /frob/;
 }
 {
     my ($status, $out) = convert('--help');

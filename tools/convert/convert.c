@@ -8,12 +8,11 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include <jansson.h>
-
 #include "convert.h"
 #include "merge.h"
 #include "preset.h"
 #include "progress.h"
+#include "quant.h"
 #include "stw.h"
 
 #define CV_MAX_SMALL  (64u << 20)       /* bytes of a tokenizer's file */
@@ -21,8 +20,11 @@
 typedef struct {
     const cv_options_t  *opt;
     glm_config_t         cfg;
-    char                *config;        /* text of the new config.json */
+    char                *text;          /* the source's config.json */
+    size_t               text_len;
+    char                *config;        /* text of the new one */
     cv_source_t          source;
+    cv_forms_t           forms;
     cv_out_t            *out;
     stw_t               *stw;
     cv_progress_t        progress;
@@ -59,56 +61,41 @@ cv_slurp(char **text, size_t *len, const char *path, size_t max, glm_err_t *err)
 }
 
 
-/* The source's fields stay, but for those that are about how it was cut. */
-static int
-cv_config_text(cv_job_t *j, const char *text, size_t len, const char *path)
-{
-    json_t  *root;
-    char    *body;
-
-    if (j->cfg.recorded) {
-        return glm_fail(j->err, GLM_EINVAL, "%s: \"quantization\" is set; only unquantised "
-                        "checkpoints are converted", path);
-    }
-    root = json_loadb(text, len, 0, NULL);
-    if (root == NULL) return glm_fail(j->err, GLM_ENOMEM, "%s: no memory", path);
-    json_object_del(root, "model_parallel_size");
-    body = json_dumps(root, JSON_INDENT(1) | JSON_REAL_PRECISION(15));
-    json_decref(root);
-    if (body == NULL || asprintf(&j->config, "%s\n", body) < 0) {
-        j->config = NULL;
-        free(body);
-        return glm_fail(j->err, GLM_ENOMEM, "%s: no memory", path);
-    }
-    free(body);
-    return 0;
-}
-
-
 static int
 cv_read_config(cv_job_t *j)
 {
     const cv_options_t  *opt = j->opt;
     const char          *preset = opt->config ? cv_preset_config(opt->config) : NULL;
-    char                 path[PATH_MAX], *text = NULL;
-    size_t               len = 0;
+    char                 path[PATH_MAX];
     int                  rc;
 
-    if (preset != NULL) {
-        rc = glm_config_parse(&j->cfg, preset, strlen(preset), opt->config, j->err);
-        return rc ? rc : cv_config_text(j, preset, strlen(preset), opt->config);
-    }
     snprintf(path, sizeof(path), opt->config ? "%s" : "%s/config.json",
              opt->config ? opt->config : opt->src);
-    rc = cv_slurp(&text, &len, path, 1u << 20, j->err);
+    if (preset != NULL) {
+        j->text = strdup(preset);
+        j->text_len = strlen(preset);
+        rc = j->text ? 0 : glm_fail(j->err, GLM_ENOMEM, "%s: no memory", path);
+
+    } else {
+        rc = cv_slurp(&j->text, &j->text_len, path, 1u << 20, j->err);
+    }
     if (rc == GLM_ENOENT) {
         rc = glm_fail(j->err, rc, "%s: no such file; --config names one, --config glm-130b is that "
                       "of the published model", path);
     }
-    if (rc == 0) rc = glm_config_parse(&j->cfg, text, len, path, j->err);
-    if (rc == 0) rc = cv_config_text(j, text, len, path);
-    free(text);
-    return rc;
+    return rc ? rc : glm_config_parse(&j->cfg, j->text, j->text_len, path, j->err);
+}
+
+
+/* What becomes of each tensor: known when the source is. */
+static int
+cv_choose(cv_job_t *j)
+{
+    int  rc = cv_forms_choose(&j->forms, &j->opt->quant, &j->source, &j->cfg, j->err);
+
+    if (rc != 0) return rc;
+    j->config = cv_forms_config(&j->forms, &j->cfg, j->text, j->text_len);
+    return j->config ? 0 : glm_fail(j->err, GLM_ENOMEM, "no memory for config.json");
 }
 
 
@@ -162,49 +149,157 @@ cv_copy_tokenizer(cv_job_t *j)
 }
 
 
-static int
-cv_put_tensor(cv_job_t *j, const cv_item_t *item, uint16_t *whole)
-{
-    size_t  size = (size_t) (item->dim[0] * item->dim[1]) * 2;
-    int     differ, rc;
+/* Room for a tensor as it is merged, and for its scales. */
+typedef struct {
+    void      *whole;
+    uint16_t  *scale;
+} cv_room_t;
 
-    rc = cv_merge(&j->source, item, whole, &differ, j->opt->stop, j->err);
-    if (rc == 0) rc = stw_write(j->stw, whole, size, j->err);
-    if (rc != 0) return rc;
-    if (differ) {
-        cv_progress_clear(&j->progress);
-        fprintf(stderr, "%s: ranks 0 and %d have different values; those of rank 0 are taken\n",
-                item->name, differ);
-    }
-    cv_progress_add(&j->progress, size, item->name);
+
+static uint64_t
+cv_values(const cv_item_t *item)
+{
+    return (uint64_t) (item->dim[0] * item->dim[1]);
+}
+
+
+static int
+cv_merge_said(cv_job_t *j, const cv_item_t *item, void *whole)
+{
+    int  differ, rc = cv_merge(&j->source, item, whole, &differ, j->opt->stop, j->err);
+
+    if (rc != 0 || !differ) return rc;
+    cv_progress_clear(&j->progress);
+    fprintf(stderr, "%s: ranks 0 and %d have different values; those of rank 0 are taken\n",
+            item->name, differ);
     return 0;
+}
+
+
+static int
+cv_quantise(cv_job_t *j, const cv_form_t *form, const cv_item_t *item, const cv_room_t *room)
+{
+    cv_quant_t  z = { form->choice.type, item->dim[0], item->dim[1], item->dim[1] / form->groups };
+    int64_t     row, col;
+
+    if (cv_quant(&z, room->whole, room->whole, room->scale, &row, &col) == 0) return 0;
+    return glm_fail(j->err, GLM_EFORMAT, "%s: row %lld, column %lld is not a finite number, which "
+                    "cannot be quantised", item->name, (long long) row, (long long) col);
+}
+
+
+/* A quantised weight: its integers, then its scales. */
+static int
+cv_put_quantised(cv_job_t *j, const cv_form_t *form, const cv_item_t *item, const cv_room_t *room)
+{
+    cv_item_t  bytes, scale;
+    int        rc;
+
+    cv_plan_quantised(item, form->choice.type, form->groups, &bytes, &scale);
+    if (form->given) {
+        rc = cv_merge_said(j, &bytes, room->whole);
+        if (rc == 0) rc = cv_merge_said(j, &scale, room->scale);
+
+    } else {
+        rc = cv_merge_said(j, item, room->whole);
+        if (rc == 0) rc = cv_quantise(j, form, item, room);
+    }
+    if (rc == 0) rc = stw_write(j->stw, room->whole, cv_values(&bytes), j->err);
+    if (rc != 0) return rc;
+    return stw_write(j->stw, room->scale, (size_t) (item->dim[0] * form->groups * 2), j->err);
+}
+
+
+static int
+cv_put_tensor(cv_job_t *j, size_t i, const cv_room_t *room)
+{
+    const cv_form_t  *form = &j->forms.of[i];
+    cv_item_t         item;
+    int               rc;
+
+    cv_plan_at(&j->cfg, i, &item);
+    if (form->choice.type != GLM_T_F16) {
+        rc = cv_put_quantised(j, form, &item, room);
+
+    } else {
+        rc = cv_merge_said(j, &item, room->whole);
+        if (rc == 0) rc = stw_write(j->stw, room->whole, cv_values(&item) * 2, j->err);
+    }
+    if (rc == 0) cv_progress_add(&j->progress, cv_values(&item) * 2, item.name);
+    return rc;
+}
+
+
+/* Tells the writer what will come, in the order of the plan. */
+static int
+cv_declare(cv_job_t *j)
+{
+    const cv_form_t  *form;
+    cv_item_t         item, bytes, scale;
+    size_t            i;
+    int               rc = 0;
+
+    for (i = 0; i < j->forms.n && rc == 0; i++) {
+        form = &j->forms.of[i];
+        cv_plan_at(&j->cfg, i, &item);
+        if (form->choice.type == GLM_T_F16) {
+            rc = stw_declare(j->stw, item.name, GLM_F16, item.ndim, item.dim, j->err);
+            continue;
+        }
+        cv_plan_quantised(&item, form->choice.type, form->groups, &bytes, &scale);
+        rc = stw_declare(j->stw, bytes.name, GLM_I8, 2, bytes.dim, j->err);
+        scale.dim[1] = form->groups;
+        if (rc == 0) rc = stw_declare(j->stw, scale.name, GLM_F16, 2, scale.dim, j->err);
+    }
+    return rc;
+}
+
+
+/* Bytes of room for any tensor of the plan, and for the scales of any. */
+static void
+cv_needs(const cv_job_t *j, size_t *whole, size_t *scale)
+{
+    cv_item_t  item;
+    size_t     i, size;
+
+    *whole = *scale = 0;
+    for (i = 0; i < j->forms.n; i++) {
+        cv_plan_at(&j->cfg, i, &item);
+        size = cv_values(&item) * (j->forms.of[i].given ? 1 : 2);
+        if (size > *whole) *whole = size;
+        size = (size_t) (item.dim[0] * j->forms.of[i].groups * 2);
+        if (size > *scale) *scale = size;
+    }
+}
+
+
+/* Before hours of work: what they will take. */
+static void
+cv_say_needs(const cv_job_t *j)
+{
+    size_t  whole, scale;
+
+    cv_needs(j, &whole, &scale);
+    fprintf(stderr, "needs %.1f MB of disk, %.1f MB of memory\n",
+            (double) cv_forms_bytes(&j->forms, &j->cfg) / 1e6, (double) (whole + scale) / 1e6);
 }
 
 
 static int
 cv_put_tensors(cv_job_t *j)
 {
-    cv_item_t  item;
-    uint16_t  *whole;
-    size_t     i, size, most = 0, n = cv_plan_count(&j->cfg);
+    cv_room_t  room;
+    size_t     i, whole, scale;
     int        rc = 0;
 
-    for (i = 0; i < n && rc == 0; i++) {
-        cv_plan_at(&j->cfg, i, &item);
-        size = (size_t) (item.dim[0] * item.dim[1]) * 2;
-        if (size > most) most = size;
-        rc = stw_declare(j->stw, item.name, GLM_F16, item.ndim, item.dim, j->err);
+    cv_needs(j, &whole, &scale);
+    room = (cv_room_t) { malloc(whole), malloc(scale ? scale : 1) };
+    if (room.whole == NULL || room.scale == NULL) {
+        rc = glm_fail(j->err, GLM_ENOMEM, "no memory for the largest tensor, %zu bytes", whole);
     }
-    if (rc != 0) return rc;
-    whole = malloc(most);
-    if (whole == NULL) {
-        return glm_fail(j->err, GLM_ENOMEM, "no memory for the largest tensor, %zu bytes", most);
-    }
-    for (i = 0; i < n && rc == 0; i++) {
-        cv_plan_at(&j->cfg, i, &item);
-        rc = cv_put_tensor(j, &item, whole);
-    }
-    free(whole);
+    for (i = 0; i < j->forms.n && rc == 0; i++) rc = cv_put_tensor(j, i, &room);
+    free(room.whole);
+    free(room.scale);
     return rc ? rc : stw_finish(j->stw, j->err);
 }
 
@@ -229,14 +324,25 @@ cv_write(cv_job_t *j)
         return glm_fail(j->err, GLM_EINVAL, "%s: is the source too", opt->dst);
     }
     if ((rc = cv_out_open(&j->out, opt->dst, opt->force, j->err)) != 0) return rc;
-    if ((rc = cv_out_room(j->out, cv_plan_bytes(&j->cfg), j->err)) != 0) return rc;
-    if ((rc = cv_copy_tokenizer(j)) != 0) return rc;
     if ((rc = stw_open(&j->stw, j->out, opt->shard_bytes, j->err)) != 0) return rc;
+    if ((rc = cv_declare(j)) != 0) return rc;
+    if ((rc = cv_out_room(j->out, cv_forms_bytes(&j->forms, &j->cfg), j->err)) != 0) return rc;
+    if ((rc = cv_copy_tokenizer(j)) != 0) return rc;
     cv_progress_begin(&j->progress, cv_plan_bytes(&j->cfg), opt->quiet);
     rc = cv_put_tensors(j);
     cv_progress_clear(&j->progress);
     if (rc == 0) rc = cv_put_file(j, "config.json", j->config, strlen(j->config));
     return rc ? rc : cv_out_commit(j->out, j->err);
+}
+
+
+static void
+cv_say_done(const cv_job_t *j)
+{
+    printf("%s %s: %zu tensors, %llu bytes, from %d rank file%s\n",
+           j->opt->dry_run ? "would write" : "wrote", j->opt->dst, j->forms.n,
+           (unsigned long long) cv_forms_bytes(&j->forms, &j->cfg), j->source.ranks,
+           j->source.ranks == 1 ? "" : "s");
 }
 
 
@@ -248,19 +354,20 @@ cv_convert(const cv_options_t *opt, glm_err_t *err)
 
     rc = cv_read_config(&j);
     if (rc == 0) rc = cv_source_open(&j.source, opt->src, &j.cfg, err);
+    if (rc == 0) rc = cv_choose(&j);
     if (rc == 0) {
-        if (!opt->quiet) cv_source_unused(&j.source, cv_say);
+        if (!opt->quiet) {
+            cv_source_unused(&j.source, cv_say);
+            cv_say_needs(&j);
+        }
         if (!opt->dry_run) rc = cv_write(&j);
     }
-    if (rc == 0 && !opt->quiet) {
-        printf("%s %s: %zu tensors, %llu bytes, from %d rank file%s\n",
-               opt->dry_run ? "would write" : "wrote", opt->dst, cv_plan_count(&j.cfg),
-               (unsigned long long) cv_plan_bytes(&j.cfg), j.source.ranks,
-               j.source.ranks == 1 ? "" : "s");
-    }
+    if (rc == 0 && !opt->quiet) cv_say_done(&j);
     cv_source_close(&j.source);
     stw_close(j.stw);
     cv_out_close(j.out);
+    cv_forms_free(&j.forms);
     free(j.config);
+    free(j.text);
     return rc;
 }

@@ -7,14 +7,15 @@
 #include <signal.h>
 #include <stdint.h>
 
-#include "error.h"
+#include "form.h"
 
 typedef struct {
-    const char  *src, *dst;
-    const char  *config;      /* NULL: src/config.json; a preset's name or a file */
-    const char  *tokenizer;   /* NULL: src; directory with the tokenizer's files */
-    uint64_t     shard_bytes;
-    int          force, dry_run, quiet;
+    const char    *src, *dst;
+    const char    *config;    /* NULL: src/config.json; a preset's name or a file */
+    const char    *tokenizer; /* NULL: src; directory with the tokenizer's files */
+    cv_quantise_t  quant;
+    uint64_t       shard_bytes;
+    int            force, dry_run, quiet;
     const volatile sig_atomic_t  *stop;         /* may be NULL */
 } cv_options_t;
 

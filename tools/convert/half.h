@@ -1,5 +1,5 @@
 /*
- * half: fp32 and bf16 to fp16, round to nearest, ties to even, in integers
+ * half: fp32 and bf16 to fp16 and back, round to nearest, ties to even, in integers
  * so that every machine gives the same bits.
  */
 #ifndef GLM_CV_HALF_H
@@ -35,6 +35,17 @@ cv_half(float x, int *ok)
     if (e >= 113) half += (e - 113) << 10;
     if (half >= 0x7c00) *ok = 0;
     return (uint16_t) (sign | half);
+}
+
+static inline float
+cv_float_of_half(uint16_t h)
+{
+    uint32_t  u = (uint32_t) (h & 0x7fff) << 13;
+    float     x;
+
+    memcpy(&x, &u, 4);
+    x *= 0x1p112f;                              /* fp16's bias to fp32's; exact, finite h only */
+    return h & 0x8000 ? -x : x;
 }
 
 static inline float

@@ -20,6 +20,12 @@ static const char  usage[] =
     "  --config FILE      config.json of the model [SRC/config.json];\n"
     "                     \"glm-130b\" is that of the published model\n"
     "  --tokenizer DIR    take the tokenizer's files from DIR [SRC]\n"
+    "  --quant TYPE       weights of linears as int8, int4 (a scale for each row),\n"
+    "                     int4-g32 or int4-g128 (one for 32 or 128 columns)\n"
+    "  --quant-ranks N    int8, int4: scales for each of N ranks' columns where\n"
+    "                     ranks share them, as the original's files for N ranks\n"
+    "  --quant-except PATTERN=TYPE  another type, or fp16, for some weights;\n"
+    "                     '*.0.mlp.*=fp16'; may be repeated, the last wins\n"
     "  --shard-size SIZE  largest file, with suffix K, M or G (powers of 1000)\n"
     "                     [5G]; a single tensor may be larger\n"
     "  -f, --force        replace the model that is in DST\n"
@@ -63,12 +69,55 @@ bad_usage(const char *why)
 }
 
 
+/* PATTERN=TYPE; the text is cut there. */
+static int
+parse_except(char *text, cv_quantise_t *q)
+{
+    char  *type = strrchr(text, '=');
+
+    if (q->nexcept == CV_MAX_EXCEPT) return bad_usage("too many --quant-except");
+    if (type == NULL || type == text || cv_choice_parse(type + 1, &q->except[q->nexcept].choice) != 0) {
+        return bad_usage("--quant-except is not PATTERN=TYPE, with a TYPE of fp16, int8, int4, "
+                         "int4-g32, int4-g128");
+    }
+    *type = '\0';
+    q->except[q->nexcept++].pattern = text;
+    return 0;
+}
+
+
+static int
+parse_quant(const char *text, cv_quantise_t *q)
+{
+    q->on = 1;
+    if (cv_choice_parse(text, &q->choice) == 0 && q->choice.type != GLM_T_F16) return 0;
+    return bad_usage("--quant is one of int8, int4, int4-g32, int4-g128; without it weights stay "
+                     "as they are");
+}
+
+
+static int
+parse_ranks(const char *text, cv_quantise_t *q)
+{
+    char  *end;
+    long   n = strtol(text, &end, 10);
+
+    if (*text < '0' || *text > '9' || *end != '\0' || n < 1 || n > CV_MAX_RANKS) {
+        return bad_usage("--quant-ranks is not a number from 1 to 100");
+    }
+    q->ranks = (int32_t) n;
+    return 0;
+}
+
+
 /* 0, the exit status of a mistake, or -1 for help. */
 static int
 parse_options(int argc, char **argv, cv_options_t *opt)
 {
     static const struct option  longs[] = {
         { "config", required_argument, NULL, 'c' }, { "tokenizer", required_argument, NULL, 't' },
+        { "quant", required_argument, NULL, 'Q' }, { "quant-ranks", required_argument, NULL, 'R' },
+        { "quant-except", required_argument, NULL, 'X' },
         { "shard-size", required_argument, NULL, 's' }, { "force", no_argument, NULL, 'f' },
         { "dry-run", no_argument, NULL, 'n' }, { "quiet", no_argument, NULL, 'q' },
         { "help", no_argument, NULL, 'h' }, { NULL, 0, NULL, 0 }
@@ -83,6 +132,15 @@ parse_options(int argc, char **argv, cv_options_t *opt)
         case 'n': opt->dry_run = 1; break;
         case 'q': opt->quiet = 1; break;
         case 'h': return -1;
+        case 'Q':
+            if (parse_quant(optarg, &opt->quant) == 0) break;
+            return 2;
+        case 'R':
+            if (parse_ranks(optarg, &opt->quant) == 0) break;
+            return 2;
+        case 'X':
+            if (parse_except(optarg, &opt->quant) == 0) break;
+            return 2;
         case 's':
             if (parse_size(optarg, &opt->shard_bytes) == 0) break;
             return bad_usage("--shard-size is not a size such as 5G");
@@ -91,6 +149,9 @@ parse_options(int argc, char **argv, cv_options_t *opt)
         }
     }
     if (argc - optind != 2) return bad_usage("SRC and DST are needed, and nothing else");
+    if (!opt->quant.on && (opt->quant.nexcept > 0 || opt->quant.ranks > 1)) {
+        return bad_usage("--quant-ranks and --quant-except need --quant");
+    }
     opt->src = argv[optind];
     opt->dst = argv[optind + 1];
     return 0;
@@ -100,7 +161,7 @@ parse_options(int argc, char **argv, cv_options_t *opt)
 int
 main(int argc, char **argv)
 {
-    cv_options_t      opt = { .shard_bytes = CV_SHARD_BYTES, .stop = &stopped };
+    cv_options_t      opt = { .shard_bytes = CV_SHARD_BYTES, .quant.ranks = 1, .stop = &stopped };
     struct sigaction  sa = { .sa_handler = on_signal };
     glm_err_t         err = { "" };
     int               rc = parse_options(argc, argv, &opt);

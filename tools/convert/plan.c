@@ -4,6 +4,7 @@
 #include <stdio.h>
 
 #include "plan.h"
+#include "quant.h"
 
 /* Sizes of a shape, in terms of the configuration. */
 enum { ONE, V, H, H3, I, I2 };
@@ -73,6 +74,7 @@ cv_plan_at(const glm_config_t *cfg, size_t i, cv_item_t *out)
         snprintf(out->name, sizeof(out->name), "layers.%zu.%s", (i - 1) / CV_PER_LAYER, row->name);
     }
     out->cut = row->cut;
+    out->linear = i > 0 && i <= body && row->cols != ONE;
     out->ndim = row->cols == ONE ? 1 : 2;
     out->dim[0] = cv_size(cfg, row->rows);
     out->dim[1] = cv_size(cfg, row->cols);
@@ -91,6 +93,20 @@ cv_plan_bytes(const glm_config_t *cfg)
         *(i ? &layer : &ends) += (uint64_t) (item.dim[0] * item.dim[1]) * 2;
     }
     return ends + layer * (uint64_t) cfg->layers + 4 * (uint64_t) cfg->hidden;
+}
+
+
+void
+cv_plan_quantised(const cv_item_t *item, glm_ttype_t type, int ranks, cv_item_t *bytes,
+    cv_item_t *scale)
+{
+    *bytes = *item;
+    bytes->dim[1] = cv_quant_row_bytes(type, item->dim[1]);
+    *scale = *item;
+    snprintf(scale->name, sizeof(scale->name), "%.72s_scale", item->name);
+    scale->linear = 0;
+    scale->ndim = 1;
+    scale->dim[1] = item->cut == CV_COLS ? ranks : 1;
 }
 
 

@@ -115,27 +115,31 @@ cv_check_degree(const cv_source_t *s, const char *dir, const glm_config_t *cfg, 
 }
 
 
+/* A linear's weight is int8 in all files or in none. */
 static int
-cv_check_dtype(pt_file_t *f, const pt_tensor_t *t, glm_err_t *err)
+cv_check_dtype(pt_file_t *f, const pt_tensor_t *t, int quantised, glm_err_t *err)
 {
     char        scale[300];
     pt_dtype_t  dtype = t->t->storage->dtype;
 
-    snprintf(scale, sizeof(scale), "%s_scale", t->name);
-    if (dtype == PT_CHAR || pt_find(f, scale) != NULL) {
-        return glm_fail(err, GLM_EINVAL, "%s: %s is quantised; only fp16, bf16 and fp32 "
-                        "checkpoints are converted: start from the unquantised one", pt_path(f), t->name);
-    }
-    if (dtype != PT_HALF && dtype != PT_FLOAT && dtype != PT_BFLOAT16) {
-        return glm_fail(err, GLM_EFORMAT, "%s: %s is %s; only fp16, bf16 and fp32 are converted",
+    if (quantised) {
+        if (dtype == PT_CHAR) return 0;
+        return glm_fail(err, GLM_EFORMAT, "%s: %s is %s, but int8 in the file of rank 0",
                         pt_path(f), t->name, pt_dtype_name(dtype));
     }
-    return 0;
+    if (dtype != PT_HALF && dtype != PT_FLOAT && dtype != PT_BFLOAT16) {
+        return glm_fail(err, GLM_EFORMAT, "%s: %s is %s; only fp16, bf16 and fp32 are converted, "
+                        "and int8 of a linear's weight", pt_path(f), t->name, pt_dtype_name(dtype));
+    }
+    snprintf(scale, sizeof(scale), "%s_scale", t->name);
+    if (pt_find(f, scale) == NULL) return 0;
+    return glm_fail(err, GLM_EFORMAT, "%s: %s is %s, but has a scale", pt_path(f), t->name,
+                    pt_dtype_name(dtype));
 }
 
 
 static int
-cv_check_tensor(const cv_source_t *s, int rank, const cv_item_t *item, glm_err_t *err)
+cv_check_part(const cv_source_t *s, int rank, const cv_item_t *item, int quantised, glm_err_t *err)
 {
     pt_file_t    *f = s->rank[rank];
     pt_tensor_t  *t;
@@ -147,7 +151,7 @@ cv_check_tensor(const cv_source_t *s, int rank, const cv_item_t *item, glm_err_t
     t = pt_find(f, name);
     if (t == NULL) return glm_fail(err, GLM_ENOENT, "%s: %s is missing", pt_path(f), name);
     t->used = 1;
-    if ((rc = cv_check_dtype(f, t, err)) != 0) return rc;
+    if ((rc = cv_check_dtype(f, t, quantised, err)) != 0) return rc;
     cv_part_dims(item, s->ranks, dim);
     if (t->t->ndim != item->ndim || t->t->dim[0] != dim[0]
         || (item->ndim == 2 && t->t->dim[1] != dim[1]))
@@ -158,6 +162,35 @@ cv_check_tensor(const cv_source_t *s, int rank, const cv_item_t *item, glm_err_t
                         "(rank %d of %d)", pt_path(f), name, has, wants, rank, s->ranks);
     }
     return 0;
+}
+
+
+glm_ttype_t
+cv_source_quant(const cv_source_t *s, const cv_item_t *item)
+{
+    pt_tensor_t  *t;
+    char          name[128];
+    int64_t       dim[2];
+
+    snprintf(name, sizeof(name), CV_PREFIX "%s", item->name);
+    t = pt_find(s->rank[0], name);
+    if (!item->linear || t == NULL || t->t->storage->dtype != PT_CHAR) return GLM_T_F16;
+    cv_part_dims(item, s->ranks, dim);
+    return t->t->ndim == 2 && t->t->dim[1] == dim[1] ? GLM_T_INT8 : GLM_T_INT4;
+}
+
+
+static int
+cv_check_tensor(const cv_source_t *s, int rank, const cv_item_t *item, glm_err_t *err)
+{
+    glm_ttype_t  quant = cv_source_quant(s, item);
+    cv_item_t    bytes, scale;
+    int          rc;
+
+    if (quant == GLM_T_F16) return cv_check_part(s, rank, item, 0, err);
+    cv_plan_quantised(item, quant, s->ranks, &bytes, &scale);
+    rc = cv_check_part(s, rank, &bytes, 1, err);
+    return rc ? rc : cv_check_part(s, rank, &scale, 0, err);
 }
 
 

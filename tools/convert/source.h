@@ -22,6 +22,9 @@ typedef struct {
 int cv_source_open(cv_source_t *s, const char *dir, const glm_config_t *cfg, glm_err_t *err);
 void cv_source_close(cv_source_t *s);
 
+/* How the files hold a tensor: none is fp16, or what becomes it. */
+glm_ttype_t cv_source_quant(const cv_source_t *s, const cv_item_t *item);
+
 /* Calls say() with a line for each thing in the files that no one needs. */
 void cv_source_unused(cv_source_t *s, void (*say)(const char *line));
 

@@ -53,6 +53,17 @@ stw_shards(const stw_t *w)
 }
 
 
+static uint64_t
+stw_bytes(const stw_t *w)
+{
+    uint64_t  total = 0;
+    size_t    i;
+
+    for (i = 0; i < w->n; i++) total += w->item[i].size;
+    return total;
+}
+
+
 int
 stw_declare(stw_t *w, const char *name, glm_dtype_t dtype, int ndim, const int64_t *dim,
     glm_err_t *err)
@@ -173,17 +184,15 @@ stw_write(stw_t *w, const void *values, size_t size, glm_err_t *err)
 int
 stw_finish(stw_t *w, glm_err_t *err)
 {
-    char      *text = NULL, file[64];
-    uint64_t   total = 0;
-    size_t     i, len = 0;
-    FILE      *m;
-    int        rc;
+    char    *text = NULL, file[64];
+    size_t   i, len = 0;
+    FILE    *m;
+    int      rc;
 
     if (w->next != w->n) return glm_fail(err, GLM_EINVAL, "%s: no values", w->item[w->next].name);
     if ((m = open_memstream(&text, &len)) == NULL) return glm_fail(err, GLM_ENOMEM, "no memory");
-    for (i = 0; i < w->n; i++) total += w->item[i].size;
     fprintf(m, "{\n \"metadata\": {\"total_size\": %llu},\n \"weight_map\": {",
-            (unsigned long long) total);
+            (unsigned long long) stw_bytes(w));
     for (i = 0; i < w->n; i++) {
         stw_shard_name(w, w->item[i].shard, file, sizeof(file));
         fprintf(m, "%s\n  \"%s\": \"%s\"", i ? "," : "", w->item[i].name, file);
