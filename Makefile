@@ -76,7 +76,11 @@ $(B)/t/fake_engine: $(call obj,$(FAKE_SRC)) $(B)/libglm_engine.a
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) -Wl,--wrap=glm_wire_decode_submit -o $@ $^ $(LIBS)
 
-$(B)/t/%: $(B)/obj/t/unit/%.o $(call obj,$(CONVERT_SRC) $(CLIENT_SRC)) $(B)/libglm_engine.a
+$(B)/libglm_tools.a: $(call obj,$(CONVERT_SRC) $(CLIENT_SRC))
+	rm -f $@
+	$(AR) rcs $@ $^
+
+$(B)/t/%: $(B)/obj/t/unit/%.o $(B)/libglm_tools.a $(B)/libglm_engine.a
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) -o $@ $^ -lzip $(LIBS)
 

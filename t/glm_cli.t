@@ -32,8 +32,8 @@ sub wrong {
     ok($status eq '2' && $err =~ $re && $out eq '' && ($err =~ tr/\n//) == 1, $what) or diag("$status $err");
 }
 
-wrong('no command', qr/complete or tokenize/);
-wrong('an unknown one', qr/complete or tokenize/, 'serve');
+wrong('no command', qr/a command is needed/);
+wrong('an unknown one', qr/a command is needed/, 'serve');
 wrong('no prompt', qr/prompt/, 'complete');
 wrong('two prompts', qr/one prompt/, 'complete', 'a', 'b');
 wrong('an unknown option', qr/--nope/, 'complete', '--nope', 1, 'x');

@@ -60,12 +60,26 @@ int glm_cli_interrupted(void);
 typedef int (*glm_cli_event_pt)(void *arg, const glm_event_t *ev);
 int glm_cli_run(glm_link_t *l, glm_client_submit_t *s, glm_cli_event_pt event, void *arg);
 
-/* complete.c, tokenize.c: exit status */
+/* A further client of an open link's engine, closed with glm_client_free(). */
+int glm_cli_join(glm_link_t *out, const glm_link_t *l, const glm_cli_t *o, glm_err_t *err);
+
+/* Numbers of a text, for --ids; 0 or -1. */
+int glm_cli_ids(const char *s, size_t n, glm_wbuf_t *out);
+
+/* Prints "glm: text" and returns GLM_CLI_USAGE. */
+int glm_cli_wrong(const char *text);
+
+/* A SUBMIT of one choice with all options; GLM_CLI_USAGE as glm_cli_prompt(). */
+int glm_cli_build(const glm_cli_t *o, uint8_t op, glm_client_submit_t *s);
+
+/* complete.c, infill.c, tokenize.c: exit status */
 int glm_cli_complete(const glm_cli_t *o);
+int glm_cli_infill(const glm_cli_t *o);
 int glm_cli_tokenize(const glm_cli_t *o);
 
 /* json_out.c */
 void glm_json_string(FILE *f, const char *s, size_t n);   /* not UTF-8: "bytes:\xNN" */
 void glm_json_ids(FILE *f, const int32_t *ids, size_t n);
+const char *glm_json_reason(uint32_t reason);             /* GLM_REASON_*, quoted */
 
 #endif

@@ -31,19 +31,6 @@ print_tokens(const complete_t *c, const glm_event_t *ev)
 
 /* ---- JSON output ---- */
 
-static const char *
-reason_name(uint32_t reason)
-{
-    switch (reason) {
-    case GLM_REASON_STOP:   return "\"stop\"";
-    case GLM_REASON_LENGTH: return "\"length\"";
-    case GLM_REASON_CANCEL: return "\"cancelled\"";
-    case GLM_REASON_REPEAT: return "\"repetition\"";
-    case GLM_REASON_ERROR:  return "\"error\"";
-    default:                return "null";
-    }
-}
-
 typedef struct { glm_logprob_rec_t rec; const char *text; } token_t;
 
 /* The next token's own record; its best ones follow at *at. */
@@ -116,7 +103,7 @@ print_json(const complete_t *c)
     fputs(", \"prompt_token_ids\": ", f);
     glm_json_ids(f, (const int32_t *) (const void *) c->prompt_ids.p,
                  c->prompt_ids.n / sizeof(int32_t));
-    fprintf(f, ", \"finish_reason\": %s, \"stop_reason\": ", reason_name(c->finish.reason));
+    fprintf(f, ", \"finish_reason\": %s, \"stop_reason\": ", glm_json_reason(c->finish.reason));
     if (c->stop.n) glm_json_string(f, (const char *) c->stop.p, c->stop.n);
     else fputs("null", f);
     fprintf(f, ", \"seed\": %" PRIu64, c->accepted.seed);
@@ -172,13 +159,13 @@ on_event(void *arg, const glm_event_t *ev)
     return 0;
 }
 
-static int
-build(const glm_cli_t *o, glm_client_submit_t *s)
+int
+glm_cli_build(const glm_cli_t *o, uint8_t op, glm_client_submit_t *s)
 {
     int         i;
     glm_wbuf_t  stops = {0};
 
-    s->m.op = GLM_SUBMIT_GENERATE;
+    s->m.op = op;
     s->m.mode = (uint8_t) o->mode;
     s->m.n = 1;
     s->m.max_tokens = o->max_tokens;
@@ -199,7 +186,7 @@ glm_cli_complete(const glm_cli_t *o)
     complete_t           c = { .o = o };
     glm_client_submit_t  s = {0};
 
-    rc = build(o, &s);
+    rc = glm_cli_build(o, GLM_SUBMIT_GENERATE, &s);
     if (rc == GLM_CLI_OK) rc = glm_cli_open(&l, o);
     if (rc != GLM_CLI_OK) {
         glm_wbuf_free(&s.sections);

@@ -43,3 +43,16 @@ glm_json_ids(FILE *f, const int32_t *ids, size_t n)
     for (i = 0; i < n; i++) fprintf(f, "%s%d", i ? ", " : "", ids[i]);
     putc(']', f);
 }
+
+const char *
+glm_json_reason(uint32_t reason)
+{
+    switch (reason) {
+    case GLM_REASON_STOP:   return "\"stop\"";
+    case GLM_REASON_LENGTH: return "\"length\"";
+    case GLM_REASON_CANCEL: return "\"cancelled\"";
+    case GLM_REASON_REPEAT: return "\"repetition\"";
+    case GLM_REASON_ERROR:  return "\"error\"";
+    default:                return "null";
+    }
+}

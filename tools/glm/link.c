@@ -74,19 +74,36 @@ start_engine(glm_link_t *l, const glm_cli_t *o, glm_err_t *err)
     return rc;
 }
 
+/* A client over a socketpair of the server in this process. */
 static int
-open_local(glm_link_t *l, const glm_cli_t *o, glm_err_t *err)
+attach(glm_client_t **out, glm_server_t *server, glm_err_t *err)
 {
-    int                       rc, fd[2];
+    int                       fd[2];
     const glm_client_opts_t   co = { .name = "glm", .kind = 2 };
 
-    rc = start_engine(l, o, err);
-    if (rc != 0) return rc;
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fd) != 0) {
         return glm_fail(err, GLM_EIO, "socketpair() failed: %s", strerror(errno));
     }
-    glm_server_add(l->server, fd[0]);
-    return glm_client_attach(&l->client, fd[1], &co, err);
+    glm_server_add(server, fd[0]);
+    return glm_client_attach(out, fd[1], &co, err);
+}
+
+static int
+open_local(glm_link_t *l, const glm_cli_t *o, glm_err_t *err)
+{
+    int  rc = start_engine(l, o, err);
+
+    return rc == 0 ? attach(&l->client, l->server, err) : rc;
+}
+
+int
+glm_cli_join(glm_link_t *out, const glm_link_t *l, const glm_cli_t *o, glm_err_t *err)
+{
+    const glm_client_opts_t  co = { .name = "glm", .kind = 2 };
+
+    *out = (glm_link_t) {0};
+    if (l->server != NULL) return attach(&out->client, l->server, err);
+    return glm_client_connect(&out->client, o->socket, &co, err);
 }
 
 int
@@ -116,14 +133,14 @@ glm_cli_close(glm_link_t *l)
 
 /* ---- the prompt ---- */
 
-/* Numbers between blanks, commas or brackets. */
-static int
-parse_ids(const glm_text_t *t, glm_wbuf_t *out)
+/* Numbers between blanks, commas or brackets; a NUL is behind them. */
+int
+glm_cli_ids(const char *s, size_t size, glm_wbuf_t *out)
 {
-    long      n;
-    char     *end;
-    int32_t   id;
-    const char  *p = t->s, *last = t->s + t->n;     /* a NUL is there */
+    long         n;
+    char        *end;
+    int32_t      id;
+    const char  *p = s, *last = s + size;
 
     for ( ;; ) {
         p += strspn(p, " \t\r\n,[]");
@@ -147,7 +164,7 @@ glm_cli_prompt(const glm_cli_t *o, glm_client_submit_t *s)
                          o->prompt.n);
         return GLM_CLI_OK;
     }
-    if (parse_ids(&o->prompt, &ids) != 0) {
+    if (glm_cli_ids(o->prompt.s, o->prompt.n, &ids) != 0) {
         glm_wbuf_free(&ids);
         glm_cli_fail("--ids: the prompt must be numbers");
         return GLM_CLI_USAGE;
