@@ -102,7 +102,8 @@ __device__ __forceinline__ uint32_t float2_half2(float x, float y)
 inline bool bucket_ok(int rows, int bucket)
 {
     return rows >= 1 && rows <= bucket
-           && (bucket == 8 || bucket == 16 || bucket == 32 || bucket == 64);
+           && (bucket == 8 || bucket == 16 || bucket == 32 || bucket == 64
+               || bucket == GLM_CUDA_PREFILL_ROWS);
 }
 
 inline bool aligned16(const void *p)

@@ -13,6 +13,7 @@
     (GLM_TILE_DATA(type) + ((type) == GLM_W_F16 ? 0 : 2 * GLM_TILE))
 #define GLM_SEGMENTS    4         /* most segments that K is cut into */
 #define GLM_MAX_TILES   4096      /* of outputs */
-#define GLM_COUNTERS    (GLM_MAX_TILES + 32)    /* a cluster may pass the end */
+#define GLM_COUNTERS    (4 * (GLM_MAX_TILES + 32))  /* of 4 blocks of 64 rows; a
+                                     cluster may pass the end */
 
 #endif

@@ -1,13 +1,14 @@
 /*
- * glm_cuda: launchers of the CUDA kernels of decode, one table an architecture.
+ * glm_cuda: launchers of the CUDA kernels, one table an architecture.
  * No CUDA type is named here.  A launcher allocates nothing, never waits for
  * the device, checks shape and alignment, and returns 0, GLM_EINVAL (arguments)
  * or GLM_EGPU (the launch failed; glm_cuda_error() says how).  Device pointers
  * are plain pointers; all are 16-byte aligned, weight tiles 128.
  *
  * Rows and buckets.  A step has `rows` rows in a bucket R of 8, 16, 32 or 64
- * rows.  The bits of a row do not depend on rows, R, the row's place, the number
- * of multiprocessors or the architecture.
+ * rows; a pass of prefill up to 256 rows in a bucket of 256.  The bits of a row
+ * do not depend on rows, R, the row's place, the number of multiprocessors or the
+ * architecture (attn_context alone has an order of its own).
  *
  * "Packed" activations are fp16 [width / 8][R][8]: 16 bytes of a row, then the
  * same 16 bytes of the next row.  Every producer writes, and every matrix reads,
@@ -30,7 +31,8 @@ extern "C" {
 #include "sampler.h"
 
 #define GLM_CUDA_GENERATION  1    /* goes up when any output bit may change */
-#define GLM_CUDA_MAX_ROWS    64
+#define GLM_CUDA_MAX_ROWS    64   /* of a step, of attn_row */
+#define GLM_CUDA_PREFILL_ROWS 256 /* of a pass, and its bucket */
 #define GLM_CUDA_KV_TOKENS   16   /* tokens of a KV page */
 #define GLM_CUDA_CHUNK       256  /* tokens of an attention chunk */
 
@@ -75,9 +77,11 @@ typedef struct {
                                      stream: linears share it */
     int32_t             ring;     /* stages of the ring (sm_90); 0: the best known */
     int32_t             ctas;     /* at most so many CTAs; 0: one a multiprocessor */
+    int32_t             block;    /* bucket 256: rows a block, 64 or 128 (which sm_90 has
+                                     for int4 and int8; else 64); 0: 64 */
 } glm_linear_args_t;
 
-/* Workspace for any linear of buckets up to this one. */
+/* Workspace for any linear of buckets up to this one (256 needs no more than 64). */
 size_t glm_cuda_linear_ws(const glm_stream_t *s, int bucket);
 size_t glm_cuda_linear_ws_sms(int sms, int bucket);     /* of a card not here */
 
@@ -149,8 +153,12 @@ typedef struct {
     int32_t         rows;
 } glm_grows_t;
 
-/* qkv: fp16 [rows][heads * 3d], head h: q k v of d each. rope: half2 (cos, sin)
- * [positions][d / 2], fp16 values as section 1 of the reference makes them. */
+/*
+ * qkv: fp16 [rows][heads * 3d], head h: q k v of d each. rope: half2 (cos, sin)
+ * [positions][d / 2], fp16 values as section 1 of the reference makes them.
+ * attn_row takes at most GLM_CUDA_MAX_ROWS rows; of a pass of prefill it takes 64
+ * after 64 with bucket 256, `out` moved on by 16 bytes a row.
+ */
 typedef struct {
     const glm_gkv_t    *kv;
     const glm_grows_t  *rows;
@@ -164,6 +172,52 @@ typedef struct {
 
 /* For rows that see at most max_tokens tokens each. */
 size_t glm_cuda_attn_ws(int rows, int heads, int d, int max_tokens);
+
+/* ---- prefill of a bidirectional context ---- */
+
+/*
+ * A context of `tokens` rows goes through a layer at a time, in passes of 256 rows
+ * (the last has fewer), every pass in a bucket of 256:
+ *
+ *     each pass   a = norm(y + alpha a); qkv = linear(a); kv_write(qkv)
+ *     all rows    attn = attn_context(qkv), once every pass is in the pages
+ *     each pass   y = dense(attn); a = norm(y + alpha a);
+ *                 glu = h_to_4h(a); y = 4h_to_h(glu)
+ *
+ * Nothing else passes from one layer to the next than y and a, so a context can
+ * stop after any layer and others can run in between.  A packed buffer of a
+ * context is one pass after the other, 256 * width elements each.
+ */
+typedef struct {
+    float  *y;                    /* [tokens][dim] */
+    void   *a;                    /* packed passes, dim wide */
+    void   *qkv;                  /* fp16 [tokens][3 attn] */
+    void   *attn;                 /* packed passes, attn wide */
+    void   *glu;                  /* packed, one pass, inner wide */
+} glm_prefill_bufs_t;
+
+/*
+ * Bytes that a context needs beside decode's buffers, and, with out, its buffers
+ * from base on (16-byte aligned).  attn: heads * d, inner: of this GPU.
+ */
+size_t glm_cuda_prefill_ws(int tokens, int dim, int attn, int inner, void *base,
+                           glm_prefill_bufs_t *out);
+
+/*
+ * Rows first .. first + rows - 1 of a context, each seeing slots 0 .. tokens - 1,
+ * which kv_write has written.  A row's bits depend on its q and those slots alone.
+ * q (rotated, / sqrt(d)), the weights before they are divided by their sum, and int8
+ * keys and values times their scale are rounded to fp16; sums are fp32.
+ */
+typedef struct {
+    const glm_gkv_t  *kv;
+    const int32_t    *pages;      /* device: the context's block table */
+    const int32_t    *position;   /* device: [tokens] row of the rotary table */
+    const void       *qkv;        /* fp16 [tokens][heads * 3d]: of the whole context */
+    const void       *rope;
+    void             *out;        /* packed passes of the whole context */
+    int32_t           tokens, first, rows;
+} glm_context_args_t;
 
 /* ---- sampling ---- */
 

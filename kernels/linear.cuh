@@ -5,7 +5,9 @@
  * units.  The worker that has a tile's first segment finishes the tile: it meets
  * it at the END of its range, when the others, who met it first, published their
  * segments long ago.  Whoever computes a segment, its bits and the order of
- * addition are the same.
+ * addition are the same.  A pass of prefill is cut in blocks of rows as well: then
+ * "tile" is a tile's outputs for one block, all tiles of a block before the next's,
+ * so that workers on the same weights run side by side and share them in L2.
  */
 #pragma once
 #include "cuda_common.cuh"
@@ -21,20 +23,36 @@ struct Linear {
     int            *counters;     /* CTAs that published; of a tile; 0 between launches */
     size_t          ldy;
     int             n, tiles, groups, seg_groups, segs, units, workers, rows, out, stages;
+    int             strips, bucket;               /* MANY: strips of CL * kN outputs */
 };
 
 /*
  * NT: groups of 8 rows.  WM: blocks of 16 outputs a warp.  KG: groups a stage.
- * CL: CTAs of a cluster.
+ * CL: CTAs of a cluster.  MANY: blocks of NT * 8 rows of a larger bucket.
  */
-template <int WT_, int NT_, int WM_, int KG_, bool WG_, int CL_ = 1>
+template <int WT_, int NT_, int WM_, int KG_, bool WG_, int CL_ = 1, bool MANY_ = false>
 struct Cfg {
     static constexpr int   WT = WT_, NT = NT_, WM = WM_, KG = KG_, CL = CL_, WARPS = 8;
-    static constexpr bool  WG = WG_;                       /* wgmma */
+    static constexpr bool  WG = WG_, MANY = MANY_;         /* WG: wgmma */
     static constexpr int   kThreads = WARPS * 32, kN = WM * 128, kTile = tile_bytes(WT);
     static constexpr int   kW = WM * KG * kTile, kX1 = NT * 8 * kGroup * 2, kX = KG * kX1;
     static constexpr int   kStage = (kW + kX + 127) / 128 * 128;
+    /* Sums of a tile that are in shared memory, as registers hold one segment only. */
+    static constexpr int   kSums = NT > 8 ? WM * NT * kThreads * 16 : 0;
 };
+
+/* Of tile row t (all of a cluster): its strip of outputs, its first row. */
+template <class C>
+__device__ __forceinline__ int strip_of(const Linear &a, int t)
+{
+    return C::MANY ? t % a.strips : t;
+}
+
+template <class C>
+__device__ __forceinline__ int first_row(const Linear &a, int t)
+{
+    return C::MANY ? t / a.strips * (C::NT * 8) : 0;
+}
 
 __device__ __forceinline__ int first_unit(const Linear &a, int worker)
 {
@@ -86,7 +104,9 @@ template <class C>
 __device__ __forceinline__ void store(const Linear &a, int tile, float (&v)[C::WM][C::NT][4])
 {
     const int  warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    const int  row0 = first_row<C>(a, tile / C::CL);
 
+    if constexpr (C::MANY) tile = strip_of<C>(a, tile / C::CL) * C::CL + tile % C::CL;
 #pragma unroll
     for (int m = 0; m < C::WM; m++) {
         const int  o0 = tile * C::kN + block_of<C>(warp, m) * 16;
@@ -96,13 +116,13 @@ __device__ __forceinline__ void store(const Linear &a, int tile, float (&v)[C::W
             const int    i = o0 / 2 + g;                   /* u1; its gate is n / 2 on */
             const float  b1 = a.bias ? __half2float(a.bias[i]) : 0.f;
             const float  b2 = a.bias ? __half2float(a.bias[a.n / 2 + i]) : 0.f;
-            __half      *y = (__half *) a.y + (size_t) (o0 / 16) * C::NT * 64 + g;
+            __half      *y = (__half *) a.y + (size_t) (o0 / 16) * (C::MANY ? a.bucket * 8 : C::NT * 64) + g;
 
 #pragma unroll
             for (int b = 0; b < C::NT; b++) {
 #pragma unroll
                 for (int e = 0; e < 2; e++)
-                    y[(b * 8 + t * 2 + e) * 8] =
+                    y[(row0 + b * 8 + t * 2 + e) * 8] =
                         __float2half_rn((v[m][b][e] + b1) * gelu(v[m][b][e + 2] + b2));
             }
             continue;
@@ -116,7 +136,7 @@ __device__ __forceinline__ void store(const Linear &a, int tile, float (&v)[C::W
             for (int b = 0; b < C::NT; b++) {
 #pragma unroll
                 for (int e = 0; e < 2; e++) {
-                    const int     row = b * 8 + t * 2 + e;
+                    const int     row = row0 + b * 8 + t * 2 + e;
                     const size_t  at = (size_t) row * a.ldy + o;
                     const float   y = v[m][b][h * 2 + e] + bias;
 
@@ -241,6 +261,17 @@ struct Late {
     }
 };
 
+/* The worker's last unit of a tile that others go on with. */
+template <class C>
+__device__ __forceinline__ void finish(const Linear &a, int unit, int tile,
+                                       float (&sum)[C::WM][C::NT][4], Late<C> &late)
+{
+    late.gather(a, unit, tile, sum);
+    store<C>(a, tile, sum);
+    consumers_sync();                 /* all have seen the counter */
+    if (threadIdx.x == 0) a.counters[tile] = 0;
+}
+
 /* End of a unit: acc is its segment, sum what this CTA has of the tile. */
 template <class C>
 __device__ __forceinline__ void settle(const Linear &a, int unit, int u0, int u1,
@@ -259,14 +290,36 @@ __device__ __forceinline__ void settle(const Linear &a, int unit, int u0, int u1
 
         *s = seg == 0 ? v : *s + v;
     }
-    if (seg + 1 == a.segs) {
-        store<C>(a, tile, sum);
-    } else if (unit + 1 == u1) {
-        late.gather(a, unit, tile, sum);
-        store<C>(a, tile, sum);
-        consumers_sync();             /* all have seen the counter */
-        if (threadIdx.x == 0) a.counters[tile] = 0;
+    if (seg + 1 == a.segs) store<C>(a, tile, sum);
+    else if (unit + 1 == u1) finish<C>(a, unit, tile, sum, late);
+}
+
+/* The same with `sums` in shared memory. */
+template <class C>
+__device__ __forceinline__ void settle_shared(const Linear &a, int unit, int u0, int u1,
+                                              float (&acc)[C::WM][C::NT][4], float4 *sums,
+                                              Late<C> &late)
+{
+    const int  seg = unit % a.segs, tile = unit / a.segs * C::CL + blockIdx.x % C::CL;
+
+    if (unit - seg < u0) {
+        publish<C>(a, tile, seg, seg + 1 == a.segs || unit + 1 == u1, acc);
+        return;
     }
+#pragma unroll
+    for (int i = 0; i < C::WM * C::NT; i++) {
+        float   *f = &acc[0][0][0] + i * 4;
+        float4  *s = sums + i * C::kThreads + threadIdx.x;
+
+        if (seg > 0) {
+            const float4  v = *s;
+
+            f[0] = v.x + f[0], f[1] = v.y + f[1], f[2] = v.z + f[2], f[3] = v.w + f[3];
+        }
+        if (seg + 1 < a.segs && unit + 1 < u1) *s = make_float4(f[0], f[1], f[2], f[3]);
+    }
+    if (seg + 1 == a.segs) store<C>(a, tile, acc);
+    else if (unit + 1 == u1) finish<C>(a, unit, tile, acc, late);
 }
 
 __device__ __forceinline__ void mma(float c[4], const uint32_t a[4], uint32_t b0, uint32_t b1)
@@ -357,7 +410,9 @@ void linear_args(Linear *l, const glm_linear_args_t *a, const glm_stream_t *s)
     l->groups = w->k / kGroup;
     l->seg_groups = segment_groups(l->groups);
     l->segs = segment_count(l->groups);
-    l->units = (w->n + C::CL * C::kN - 1) / (C::CL * C::kN) * l->segs;
+    l->strips = (w->n + C::CL * C::kN - 1) / (C::CL * C::kN);
+    l->units = l->strips * l->segs;
+    if (C::MANY) l->units *= (a->rows + C::NT * 8 - 1) / (C::NT * 8);
     l->tiles = (w->n + 127) / 128;
     /* As few workers as do not add to the largest share: with 132 multiprocessors
      * that is 128 CTAs at GLM's shapes, all with equal shares. */
@@ -365,6 +420,7 @@ void linear_args(Linear *l, const glm_linear_args_t *a, const glm_stream_t *s)
     share = (l->units + most - 1) / most;
     l->workers = (l->units + share - 1) / share;
     l->rows = a->rows;
+    l->bucket = a->bucket;
     l->out = a->out;
 }
 
@@ -383,7 +439,8 @@ inline bool linear_ok(const glm_linear_args_t *a)
     if (a->out < GLM_OUT_F32 || a->out > GLM_OUT_GLU || !bucket_ok(a->rows, a->bucket)) return false;
     if (a->out != GLM_OUT_GLU && a->ldy < (size_t) w->n) return false;
     return a->x && a->y && a->ws && aligned16(a->x)
-           && aligned16(a->y) && aligned16(a->ws) && a->ring >= 0 && a->ctas >= 0;
+           && aligned16(a->y) && aligned16(a->ws) && a->ring >= 0 && a->ctas >= 0
+           && (a->block == 0 || a->block == 64 || a->block == 128);
 }
 
 }  // namespace

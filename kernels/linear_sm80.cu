@@ -1,6 +1,7 @@
 /*
- * linear (sm_80): y[rows][n] = x W^T for 1..64 rows.  All eight warps copy
- * stages with cp.async and multiply with mma.sync, weights as the 16-row operand.
+ * linear (sm_80): y[rows][n] = x W^T for 1..64 rows, to 256 in blocks of 64.  All
+ * eight warps copy stages with cp.async and multiply with mma.sync, weights as the
+ * 16-row operand.
  * An ideal run reads the tiles once: n * k / 2 + n * k / 64 bytes (int4).
  */
 #include "linear.cuh"
@@ -25,7 +26,8 @@ __global__ void __launch_bounds__(C::kThreads, 1) linear80_kernel(const Linear a
 
     auto issue = [&] {
         if (issued < n) {
-            const int       f = f0 + issued * C::KG, tile = f / a.groups, kk = f % a.groups;
+            const int       f = f0 + issued * C::KG, kk = f % a.groups;
+            const int       tile = strip_of<C>(a, f / a.groups), row0 = first_row<C>(a, f / a.groups);
             const uint32_t  dst = smem_addr(smem) + issued % ST * C::kStage;
 
             for (int i = threadIdx.x * 16; i < C::kW; i += C::kThreads * 16) {
@@ -33,8 +35,15 @@ __global__ void __launch_bounds__(C::kThreads, 1) linear80_kernel(const Linear a
 
                 copy16(dst + i, a.w + ((size_t) (tile * C::WM + m) * a.groups + kk) * C::kTile + off);
             }
-            for (int i = threadIdx.x * 16; i < C::kX; i += C::kThreads * 16)
-                copy16(dst + C::kW + i, a.x + (size_t) kk * C::kX1 + i);
+            for (int i = threadIdx.x * 16; i < C::kX; i += C::kThreads * 16) {
+                if constexpr (C::MANY) {
+                    const int  k8 = kk * (kGroup / 8) + i / (C::NT * 128), off = i % (C::NT * 128);
+
+                    copy16(dst + C::kW + i, a.x + ((size_t) k8 * a.bucket + row0) * 16 + off);
+                } else {
+                    copy16(dst + C::kW + i, a.x + (size_t) kk * C::kX1 + i);
+                }
+            }
             issued++;
         }
         asm volatile("cp.async.commit_group;" ::: "memory");
@@ -77,7 +86,8 @@ int by_bucket(const glm_linear_args_t *a, glm_stream_t *s)
     case 8:  return run<Cfg<WT, 1, 1, KG, false>>(a, s);
     case 16: return run<Cfg<WT, 2, 1, KG, false>>(a, s);
     case 32: return run<Cfg<WT, 4, WM, 1, false>>(a, s);
-    default: return run<Cfg<WT, 8, WM, 1, false>>(a, s);
+    case 64: return run<Cfg<WT, 8, WM, 1, false>>(a, s);
+    default: return run<Cfg<WT, 8, WM, 1, false, 1, true>>(a, s);
     }
 }
 

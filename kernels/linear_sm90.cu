@@ -1,10 +1,12 @@
 /*
- * linear (sm_90a): y[rows][n] = x W^T for 1..64 rows.  One lane streams whole
+ * linear (sm_90a): y[rows][n] = x W^T for 1..256 rows.  One lane streams whole
  * tiles and activations with cp.async.bulk into a ring in shared memory; eight
  * warps dequantise in registers and multiply, weights as the matrix unit's row
  * operand: to 8 rows mma.sync; from 16 on wgmma, two CTAs a cluster that fetches
  * activations once.  Both give the same bits.  With dependent launch the ring fills
- * with weights before the previous kernel ends.
+ * with weights before the previous kernel ends.  A pass of prefill (bucket 256) is
+ * worked on in blocks of 64 rows, as decode's 64, or of 128: half the copies a row,
+ * the sums of a tile in shared memory.
  * An ideal run reads the tiles once: n * k / 2 + n * k / 64 bytes (int4).
  */
 #include "linear.cuh"
@@ -83,7 +85,8 @@ __device__ __forceinline__ void produce(const Linear &a, int f0, int n, uint8_t 
 
     auto load_w = [&](int i, int st) {
         const int  f = f0 + i * C::KG, kk = f % a.groups;
-        const int  tile = min(f / a.groups * C::CL + rank, a.tiles - 1);      /* past the end: any */
+        const int  tile = min(strip_of<C>(a, f / a.groups) * C::CL + rank,
+                              a.tiles - 1);                               /* past the end: any */
 
         bar_expect(full + st, C::kW + C::kX);
 #pragma unroll
@@ -93,10 +96,18 @@ __device__ __forceinline__ void produce(const Linear &a, int f0, int n, uint8_t 
                         C::KG * C::kTile, full + st);
     };
     auto load_x = [&](int i, int st) {
-        const uint8_t  *x = a.x + (size_t) ((f0 + i * C::KG) % a.groups) * C::kX1;
-        const int       part = C::kX / C::CL * rank;
+        const int       kk = (f0 + i * C::KG) % a.groups, part = C::kX / C::CL * rank;
+        const uint8_t  *x = a.x + (size_t) kk * C::kX1;
 
-        if constexpr (C::CL == 1) bulk(smem + st * C::kStage + C::kW, x, C::kX, full + st);
+        if constexpr (C::MANY) {
+            constexpr int   kPiece = C::NT * 128;            /* 8 inputs of a block's rows */
+            const int       row0 = first_row<C>(a, (f0 + i * C::KG) / a.groups);
+            const uint8_t  *from = a.x + ((size_t) kk * (kGroup / 8) * a.bucket + row0) * 16;
+
+            for (int p = part / kPiece; p < (part + C::kX / C::CL) / kPiece; p++)
+                bulk_all<C::CL>(smem + st * C::kStage + C::kW + p * kPiece,
+                                from + (size_t) p * a.bucket * 16, kPiece, full + st);
+        } else if constexpr (C::CL == 1) bulk(smem + st * C::kStage + C::kW, x, C::kX, full + st);
         else bulk_all<C::CL>(smem + st * C::kStage + C::kW + part, x + part, C::kX / C::CL, full + st);
     };
     const int  pre = min(n, a.stages);
@@ -143,39 +154,92 @@ __device__ __forceinline__ void land(Flight<C> &g, float (&acc)[C::WM][C::NT][4]
 }
 
 /*
- * One stage of two groups by wgmma.  A group is dequantised while the tensor cores
- * work on the one before, also across stages: `before`, the stage before this
- * one, is free when its last group has landed.  ptxas would serialise two groups
- * in flight whose sums are read in between (C7514); two warpgroups fill the gap.
+ * Issues group I by wgmma: w its tile, x its activations.  A group is dequantised
+ * while the tensor cores work on the one before, also across stages: `before`, the
+ * stage of that one where it is not this group's own, is free when it has landed.
+ * ptxas would serialise two groups in flight whose sums are read in between
+ * (C7514); two warpgroups fill the gap.
  */
-template <class C>
-__device__ __forceinline__ void wgmma_stage(const uint8_t *sw, Flight<C> &g,
+template <class C, int I>
+__device__ __forceinline__ void wgmma_group(const uint8_t *w, const uint8_t *x, Flight<C> &g,
                                             float (&acc)[C::WM][C::NT][4], uint64_t *before)
 {
-    static_assert(C::WM == 1 && C::KG == 2, "fragments alternate by group");
+    static_assert(C::WM == 1, "one block of outputs a warpgroup");
     const int       warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     /* K-major, no swizzle: 8 x 16-byte core matrices, R * 16 bytes apart along
      * k and 128 along rows. */
     const uint64_t  desc = ((uint64_t) (128 >> 4) << 32) | ((uint64_t) (C::NT * 128 >> 4) << 16);
 
+    fragments<C::WT>(w, warp, 0, lane, *(uint32_t (*)[4][4]) g.f[I][0]);
+    fragments<C::WT>(w, warp, 1, lane, *(uint32_t (*)[4][4]) g.f[I][4]);
+    land<C, 1 - I>(g, acc);
+    if (before != nullptr) bar_arrive<C::CL>(before, lane);
+    wgmma_fence();
 #pragma unroll
-    for (int kg = 0; kg < 2; kg++) {
-        fragments<C::WT>(sw + kg * C::kTile, warp, 0, lane, *(uint32_t (*)[4][4]) g.f[kg][0]);
-        fragments<C::WT>(sw + kg * C::kTile, warp, 1, lane, *(uint32_t (*)[4][4]) g.f[kg][4]);
-        if (kg == 0) land<C, 1>(g, acc);
-        else land<C, 0>(g, acc);
-        if (kg == 0 && before != nullptr) bar_arrive<C::CL>(before, lane);
-        wgmma_fence();
-#pragma unroll
-        for (int j = 0; j < 8; j++) {
-            const uint32_t  x = smem_addr(sw + C::kW) + (kg * 8 + j) * C::NT * 256;
-            const uint64_t  d = desc | (x & 0x3ffff) >> 4;
+    for (int j = 0; j < 8; j++) {
+        const uint64_t  d = desc | ((smem_addr(x) + j * C::NT * 256) & 0x3ffff) >> 4;
 
-            if (j == 0) wgmma<C::NT * 8, true>(&g.p[0][0], g.f[kg][j], d);
-            else wgmma<C::NT * 8, false>(&g.p[0][0], g.f[kg][j], d);
+        if (j == 0) wgmma<C::NT * 8, true>(&g.p[0][0], g.f[I][j], d);
+        else wgmma<C::NT * 8, false>(&g.p[0][0], g.f[I][j], d);
+    }
+    wgmma_commit();
+    g.s = scales<C::WT>(w, warp, lane);
+}
+
+/* A place in the ring. */
+struct Turn {
+    int  st, ph;
+
+    __device__ __forceinline__ void next(int stages)
+    {
+        if (++st == stages) st = 0, ph ^= 1;
+    }
+};
+
+/* A segment of `stages` stages by wgmma; fragments alternate by group, of which a
+ * segment has an even number. */
+template <class C>
+__device__ __forceinline__ void wgmma_segment(const Linear &a, const uint8_t *smem, uint64_t *full,
+                                              uint64_t *empty, int stages, Turn &turn, Flight<C> &g,
+                                              float (&acc)[C::WM][C::NT][4])
+{
+    static_assert(C::KG <= 2, "one or two groups a stage");
+    uint64_t  *before = nullptr;
+
+    zero<C>(*(float (*)[1][C::NT][4]) g.p);       /* nothing to add before the first group */
+    g.s = make_float2(0.f, 0.f);
+    for (int i = 0; i < stages; i += 3 - C::KG) {
+        const uint8_t  *w = smem + turn.st * C::kStage;
+
+        bar_wait(full + turn.st, turn.ph);
+        wgmma_group<C, 0>(w, w + C::kW, g, acc, before);
+        before = empty + turn.st;
+        if constexpr (C::KG == 2) {
+            wgmma_group<C, 1>(w + C::kTile, w + C::kW + C::kX1, g, acc, nullptr);
+        } else {
+            turn.next(a.stages);
+            w = smem + turn.st * C::kStage;
+            bar_wait(full + turn.st, turn.ph);
+            wgmma_group<C, 1>(w, w + C::kW, g, acc, before);
+            before = empty + turn.st;
         }
-        wgmma_commit();
-        g.s = scales<C::WT>(sw + kg * C::kTile, warp, lane);
+        turn.next(a.stages);
+    }
+    land<C, 1>(g, acc);
+    bar_arrive<C::CL>(before, threadIdx.x % 32);
+}
+
+template <class C>
+__device__ __forceinline__ void mma_segment(const Linear &a, const uint8_t *smem, uint64_t *full,
+                                            uint64_t *empty, int stages, Turn &turn,
+                                            float (&acc)[C::WM][C::NT][4])
+{
+    for (int i = 0; i < stages; i++) {
+        bar_wait(full + turn.st, turn.ph);
+        mma_stage<C>(smem + turn.st * C::kStage, acc);
+        __syncwarp();
+        bar_arrive<C::CL>(empty + turn.st, threadIdx.x % 32);
+        turn.next(a.stages);
     }
 }
 
@@ -206,41 +270,26 @@ linear90_kernel(const __grid_constant__ Linear a)
         if constexpr (C::WG) asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
         if (warp == C::WARPS && lane == 0) produce<C>(a, f0, n, smem, full, empty);
     } else {
-        float  acc[C::WM][C::NT][4], sum[C::WM][C::NT][4];
-        int    st = 0, ph = 0;
-
-        [[maybe_unused]] Flight<C>  g = {};
+        float    acc[C::WM][C::NT][4];
+        Turn     turn = {0, 0};
         Late<C>  late;
+
+        [[maybe_unused]] float      sum[C::WM][C::NT][4];
+        [[maybe_unused]] Flight<C>  g = {};
 
         if constexpr (C::WG) asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
         for (int u = u0; u < u1; u++) {
             const int  end = min((u % a.segs + 1) * a.seg_groups, a.groups);
             const int  stages = (end - u % a.segs * a.seg_groups) / C::KG;
-            uint64_t  *before = nullptr;
 
             late.look(a, u, u0, u1);
             zero<C>(acc);
-            if constexpr (C::WG) {            /* nothing to add before the first group */
-                zero<C>(*(float (*)[1][C::NT][4]) g.p);
-                g.s = make_float2(0.f, 0.f);
-            }
-            for (int i = 0; i < stages; i++) {
-                bar_wait(full + st, ph);
-                if constexpr (C::WG) {
-                    wgmma_stage<C>(smem + st * C::kStage, g, acc, before);
-                    before = empty + st;
-                } else {
-                    mma_stage<C>(smem + st * C::kStage, acc);
-                    __syncwarp();
-                    bar_arrive<C::CL>(empty + st, lane);
-                }
-                if (++st == a.stages) st = 0, ph ^= 1;
-            }
-            if constexpr (C::WG) {
-                land<C, 1>(g, acc);
-                bar_arrive<C::CL>(before, lane);
-            }
-            settle<C>(a, u, u0, u1, acc, sum, late);
+            if constexpr (C::WG) wgmma_segment<C>(a, smem, full, empty, stages, turn, g, acc);
+            else mma_segment<C>(a, smem, full, empty, stages, turn, acc);
+            if constexpr (C::kSums)
+                settle_shared<C>(a, u, u0, u1, acc, (float4 *) (smem + a.stages * C::kStage), late);
+            else
+                settle<C>(a, u, u0, u1, acc, sum, late);
         }
     }
     /* The other CTA may still free stages, and write activations, here. */
@@ -255,14 +304,25 @@ int run(const glm_linear_args_t *a, glm_stream_t *s)
 {
     Linear  l;
 
-    static_assert(ST * C::kStage <= kMaxRing && ST <= kMaxStages, "ring does not fit");
+    static_assert(ST * C::kStage + C::kSums <= kMaxRing && ST <= kMaxStages, "ring does not fit");
     const int  stages = a->ring ? a->ring : ST;
 
-    if (stages > kMaxStages || stages * C::kStage > kMaxRing) return GLM_EINVAL;
+    if (stages < 2 || stages > kMaxStages || stages * C::kStage + C::kSums > kMaxRing)
+        return GLM_EINVAL;
     linear_args<C>(&l, a, s);
     l.stages = stages;
     return launch("linear", linear90_kernel<C>, l.workers * C::CL,
-                  C::kThreads + (C::WG ? 128 : 32), (size_t) l.stages * C::kStage, C::CL, s, l);
+                  C::kThreads + (C::WG ? 128 : 32), (size_t) l.stages * C::kStage + C::kSums, C::CL,
+                  s, l);
+}
+
+/* A pass of prefill.  fp16 weights fill too many registers for blocks of 128. */
+template <int WT, int ST64, int ST128>
+int pass(const glm_linear_args_t *a, glm_stream_t *s)
+{
+    if constexpr (WT != GLM_W_F16)
+        if (a->block == 128 && a->rows > 64) return run<Cfg<WT, 16, 1, 1, true, 2, true>, ST128>(a, s);
+    return run<Cfg<WT, 8, 1, 2, true, 2, true>, ST64>(a, s);
 }
 
 }  // namespace
@@ -270,19 +330,22 @@ int run(const glm_linear_args_t *a, glm_stream_t *s)
 int GLM_OP(linear)(const glm_linear_args_t *a, glm_stream_t *s)
 {
     if (a == NULL || s == NULL || !linear_ok(a)) return GLM_EINVAL;
-    switch (a->w->type * 100 + a->bucket) {
-    case GLM_W_INT4 * 100 + 8:  return run<Cfg<GLM_W_INT4, 1, 1, 2, false>, 9>(a, s);
-    case GLM_W_INT4 * 100 + 16: return run<Cfg<GLM_W_INT4, 2, 1, 2, true, 2>, 8>(a, s);
-    case GLM_W_INT4 * 100 + 32: return run<Cfg<GLM_W_INT4, 4, 1, 2, true, 2>, 6>(a, s);
-    case GLM_W_INT4 * 100 + 64: return run<Cfg<GLM_W_INT4, 8, 1, 2, true, 2>, 4>(a, s);
-    case GLM_W_INT8 * 100 + 8:  return run<Cfg<GLM_W_INT8, 1, 1, 2, false>, 5>(a, s);
-    case GLM_W_INT8 * 100 + 16: return run<Cfg<GLM_W_INT8, 2, 1, 2, true, 2>, 5>(a, s);
-    case GLM_W_INT8 * 100 + 32: return run<Cfg<GLM_W_INT8, 4, 1, 2, true, 2>, 4>(a, s);
-    case GLM_W_INT8 * 100 + 64: return run<Cfg<GLM_W_INT8, 8, 1, 2, true, 2>, 3>(a, s);
-    case GLM_W_F16 * 100 + 8:   return run<Cfg<GLM_W_F16, 1, 1, 2, false>, 3>(a, s);
-    case GLM_W_F16 * 100 + 16:  return run<Cfg<GLM_W_F16, 2, 1, 2, true, 2>, 3>(a, s);
-    case GLM_W_F16 * 100 + 32:  return run<Cfg<GLM_W_F16, 4, 1, 2, true, 2>, 2>(a, s);
-    case GLM_W_F16 * 100 + 64:  return run<Cfg<GLM_W_F16, 8, 1, 2, true, 2>, 2>(a, s);
-    default:                    return GLM_EINVAL;
+    switch (a->w->type * 1000 + a->bucket) {
+    case GLM_W_INT4 * 1000 + 8:   return run<Cfg<GLM_W_INT4, 1, 1, 2, false>, 9>(a, s);
+    case GLM_W_INT4 * 1000 + 16:  return run<Cfg<GLM_W_INT4, 2, 1, 2, true, 2>, 8>(a, s);
+    case GLM_W_INT4 * 1000 + 32:  return run<Cfg<GLM_W_INT4, 4, 1, 2, true, 2>, 6>(a, s);
+    case GLM_W_INT4 * 1000 + 64:  return run<Cfg<GLM_W_INT4, 8, 1, 2, true, 2>, 4>(a, s);
+    case GLM_W_INT8 * 1000 + 8:   return run<Cfg<GLM_W_INT8, 1, 1, 2, false>, 5>(a, s);
+    case GLM_W_INT8 * 1000 + 16:  return run<Cfg<GLM_W_INT8, 2, 1, 2, true, 2>, 5>(a, s);
+    case GLM_W_INT8 * 1000 + 32:  return run<Cfg<GLM_W_INT8, 4, 1, 2, true, 2>, 4>(a, s);
+    case GLM_W_INT8 * 1000 + 64:  return run<Cfg<GLM_W_INT8, 8, 1, 2, true, 2>, 3>(a, s);
+    case GLM_W_F16 * 1000 + 8:    return run<Cfg<GLM_W_F16, 1, 1, 2, false>, 3>(a, s);
+    case GLM_W_F16 * 1000 + 16:   return run<Cfg<GLM_W_F16, 2, 1, 2, true, 2>, 3>(a, s);
+    case GLM_W_F16 * 1000 + 32:   return run<Cfg<GLM_W_F16, 4, 1, 2, true, 2>, 2>(a, s);
+    case GLM_W_F16 * 1000 + 64:   return run<Cfg<GLM_W_F16, 8, 1, 2, true, 2>, 2>(a, s);
+    case GLM_W_INT4 * 1000 + 256: return pass<GLM_W_INT4, 4, 4>(a, s);
+    case GLM_W_INT8 * 1000 + 256: return pass<GLM_W_INT8, 3, 3>(a, s);
+    case GLM_W_F16 * 1000 + 256:  return pass<GLM_W_F16, 2, 0>(a, s);
+    default:                      return GLM_EINVAL;
     }
 }

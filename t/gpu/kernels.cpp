@@ -97,7 +97,7 @@ static std::vector<uint32_t> linear(const glm_cuda_ops_t *ops, const Device &d, 
     const size_t   ldy = n + 8;
     Dev<uint16_t>  xd(packed(x, d.t.k, bucket, pick));
     Dev<uint32_t>  y((size_t) bucket * ldy);
-    const glm_linear_args_t  a = {&d.t, xd.p, y.p, ldy, out, rows, bucket, ws.p, 0, ctas};
+    const glm_linear_args_t  a = {&d.t, xd.p, y.p, ldy, out, rows, bucket, ws.p, 0, ctas, 0};
     std::vector<uint32_t>    got((size_t) rows * width);
 
     must(ops->linear(&a, stream), "linear");
@@ -539,7 +539,7 @@ static void test_refusals()
     for (const glm_cuda_ops_t *ops : tables) {
         Dev<uint16_t>      b(65536);
         glm_tiles_t        w = {b.p, NULL, 256, 64, GLM_W_INT4, 0};
-        glm_linear_args_t  a = {&w, b.p, b.p, 64, GLM_OUT_F16, 3, 8, b.p, 0, 0};
+        glm_linear_args_t  a = {&w, b.p, b.p, 64, GLM_OUT_F16, 3, 8, b.p, 0, 0, 0};
         int                bad = 0;
 
         w.k = 128, bad += ops->linear(&a, stream) != GLM_EINVAL, w.k = 256;

@@ -171,7 +171,7 @@ struct Model {
     {
         const int  b = bucket(n), i = b == 8 ? 0 : b == 16 ? 1 : b == 32 ? 2 : 3;
         const glm_linear_args_t  args = {&t, x, out, (size_t) t.n, kind, n, b, ws,
-                                         t.type == GLM_W_INT4 ? ring[i] : 0, 0};
+                                         t.type == GLM_W_INT4 ? ring[i] : 0, 0, 0};
 
         OP(ops->linear(&args, s));
     }
