@@ -24,8 +24,10 @@ double bench_median(bench_times_t *b);          /* sorts */
 double bench_least(bench_times_t *b);
 void bench_free(bench_times_t *b);
 
-/* glm-bench cpu ...; arguments after the word. */
+/* glm-bench cpu ...; arguments after the word; exit status. */
 int bench_cpu(int argc, char **argv);
+/* glm-bench steps ... */
+int bench_steps(int argc, char **argv);
 
 /*
  * floor: what reading the weights costs.  n values of fp16 are multiplied with

@@ -72,11 +72,16 @@ int
 main(int argc, char **argv)
 {
     if (argc >= 2 && strcmp(argv[1], "cpu") == 0) return bench_cpu(argc - 2, argv + 2);
+    if (argc >= 2 && strcmp(argv[1], "steps") == 0) return bench_steps(argc - 2, argv + 2);
     fprintf(stderr,
         "usage: glm-bench cpu --model DIR [--json] [--rounds N] [--threads N] [--tp N]\n"
         "                     [--isa plain|avx2|avx512] [--context N] [--dummy]\n"
         "                     [--cpu-time]\n"
         "--cpu-time: one thread, and the time that it has the core: for a machine that\n"
-        "others use too\n");
+        "others use too\n"
+        "       glm-bench steps --model DIR [--backend auto|cpu|cuda] [--load-format dummy]\n"
+        "                     [--rows 1,8,16,32,64] [--context N] [--steps N] [--top-k N]\n"
+        "                     [--prefill 512] [--json] and what else loads a model\n"
+        "medians of whole steps that end at the context (128), and of whole prefills\n");
     return argc >= 2 && strcmp(argv[1], "--help") == 0 ? 0 : 2;
 }
