@@ -2,7 +2,7 @@
  * fields: what a request's fields may be.  The wire's makers check too; the engine
  * relies on none of them.
  */
-#include "seq.h"
+#include "beam.h"
 
 static int
 refuse_field(glm_refusal_t *no, const char *field, const char *must)
@@ -65,6 +65,46 @@ check_ids(const glm_req_t *r, const glm_vocab_t *v, glm_refusal_t *no)
     return rc;
 }
 
+/* What a beam search leaves no choice about. */
+static int
+check_beam_fields(const glm_req_t *r, glm_refusal_t *no)
+{
+    const char  *field = NULL;
+
+    if (r->n > r->beams) return refuse_field(no, "n", "at most \"num_beams\"");
+    if (r->sample.temperature > 0)
+        return refuse_field(no, "temperature", "0 with a beam search, which draws nothing");
+    if (!(r->length_penalty >= -100 && r->length_penalty <= 100))
+        return refuse_field(no, "length_penalty", "-100 to 100");
+    if (r->no_repeat_ngram < 0) return refuse_field(no, "no_repeat_ngram_size", "0 or more");
+
+    if (r->best_of > r->n) field = "best_of";
+    else if (r->has_seed) field = "seed";
+    else if (r->nstop > 0) field = "stop";
+    else if (r->repeat.max_length > 0) field = "repetition_detection";
+    if (field == NULL) return 0;
+    return glm_refuse(no, 400, "", field, "\"%s\" cannot be used with a beam search.", field);
+}
+
+static int
+check_beams(const glm_req_t *r, const glm_config_t *cfg, glm_refusal_t *no)
+{
+    int32_t  end[GLM_MAX_RANK], nend, max;
+
+    if (r->beams < 0) return refuse_field(no, "num_beams", "0 or more");
+    if (r->beams <= 1) return 0;
+    nend = glm_beam_ends(end, r, cfg);
+    max = GLM_MAX_RANK / ((nend > 0 ? nend : 1) + 1);
+    if (max > GLM_MAX_BEAMS) max = GLM_MAX_BEAMS;
+    if (r->beams <= max) return check_beam_fields(r, no);
+
+    glm_refuse(no, 400, "", "num_beams", "\"num_beams\" is %d, and may be %d with %d tokens that "
+               "end a choice.", r->beams, max, nend);
+    no->limit = max;
+    no->value = r->beams;
+    return GLM_EINVAL;
+}
+
 static int
 check_fields(const glm_req_t *r, glm_refusal_t *no)
 {
@@ -73,8 +113,6 @@ check_fields(const glm_req_t *r, glm_refusal_t *no)
     if (r->n < 1 || r->n > GLM_MAX_CHOICES) return refuse_field(no, "n", "1 to 1024");
     if (r->best_of != 0 && (r->best_of < r->n || r->best_of > GLM_MAX_CHOICES))
         return refuse_field(no, "best_of", "n to 1024");
-    if (r->beams > 1) return glm_refuse(no, 501, "not_implemented", "num_beams", "Beam search is "
-                                        "not supported by this engine.");
     if (r->truncate < -1) return refuse_field(no, "truncate_prompt_tokens", "-1, or 1 or more");
     if (r->max_tokens < -1) return refuse_field(no, "max_tokens", "0 or more");
     if (!(s->temperature >= 0 && s->temperature <= 1e6f))
@@ -101,5 +139,6 @@ glm_fields_check(const glm_req_t *r, const glm_vocab_t *v, glm_refusal_t *no)
 {
     int  rc = check_fields(r, no);
 
+    if (rc == 0) rc = check_beams(r, v->cfg, no);
     return rc == 0 ? check_ids(r, v, no) : rc;
 }

@@ -5,7 +5,7 @@
 #include <string.h>
 #include <sys/random.h>
 
-#include "seq.h"
+#include "beam.h"
 
 static int
 check_min_tokens(const glm_job_t *j, glm_refusal_t *no)
@@ -18,6 +18,32 @@ check_min_tokens(const glm_job_t *j, glm_refusal_t *no)
     no->limit = max;
     no->value = j->r->min_tokens;
     return GLM_EINVAL;
+}
+
+static int
+refuse_beams(const glm_job_t *j, int64_t limit, int64_t value, const char *of, glm_refusal_t *no)
+{
+    glm_refuse(no, 400, "", "num_beams", "%d beams of this request need room for %lld %s, and the "
+               "server has %lld.", j->r->beams, (long long) value, of, (long long) limit);
+    no->limit = limit;
+    no->value = value;
+    return GLM_EINVAL;
+}
+
+/* Beams run all at once. */
+static int
+size_beams(glm_job_t *j, const glm_limits_t *lim, int32_t mine, int32_t extra, glm_refusal_t *no)
+{
+    int64_t  pages = mine + (int64_t) (j->r->beams - 1) * extra;
+
+    if (j->r->beams > lim->max_seqs)
+        return refuse_beams(j, lim->max_seqs, j->r->beams, "choices at a time", no);
+    if (pages > lim->kv_pages)
+        return refuse_beams(j, (int64_t) lim->kv_pages * GLM_KV_PAGE, pages * GLM_KV_PAGE,
+                            "tokens in the KV cache", no);
+    j->width = j->r->beams;
+    j->npages = (int32_t) pages;
+    return 0;
 }
 
 /*
@@ -47,6 +73,7 @@ size_job(glm_job_t *j, const glm_limits_t *lim, glm_refusal_t *no)
         return 0;
     }
     extra = mine - shared;                  /* never 0: the first token has a slot */
+    if (j->r->beams > 1) return size_beams(j, lim, mine, extra, no);
     j->width = 1 + (lim->kv_pages - mine) / extra;
     if (j->width > j->nchoices) j->width = j->nchoices;
     if (j->width > lim->max_seqs) j->width = lim->max_seqs;
@@ -90,7 +117,7 @@ make_lanes(glm_job_t *j, const glm_limits_t *lim)
     if (j->lane == NULL) return GLM_ENOMEM;
     for (int32_t i = 0; i < j->width; i++)
         if (make_lane(j, &j->lane[i], lim) != 0) return GLM_ENOMEM;
-    return 0;
+    return r->beams > 1 && j->prompt.max_tokens > 0 ? glm_beam_make(j) : 0;
 }
 
 /* Decodes the user's own ids as a stream, so that offsets and text fit. */
@@ -174,6 +201,7 @@ glm_job_free(glm_job_t *j)
     free(j->lane);
     glm_stops_free(j->stops);
     glm_best_free(j->best);
+    glm_beam_free(j->beams);
     glm_rules_free(j->rules);
     glm_text_free(&j->text);
     free(j->offset);

@@ -92,3 +92,25 @@ glm_table_clear(glm_kv_t *kv, glm_table_t *t)
         if (--kv->refs[page] == 0) kv->free[kv->nfree++] = page;
     }
 }
+
+void
+glm_table_recycle(glm_kv_t *kv, glm_table_t *t, glm_table_t *spare)
+{
+    while (t->n > 0) {
+        int32_t  page = t->page[--t->n];
+
+        if (kv->refs[page] > 1) {
+            kv->refs[page]--;
+            continue;
+        }
+        assert(spare->n < spare->cap);
+        spare->page[spare->n++] = page;
+    }
+}
+
+void
+glm_table_move(glm_table_t *t, glm_table_t *spare)
+{
+    assert(spare->n > 0 && t->n < t->cap);
+    t->page[t->n++] = spare->page[--spare->n];
+}

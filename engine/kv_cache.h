@@ -47,4 +47,10 @@ int glm_table_fork(glm_kv_t *kv, glm_table_t *dst, const glm_table_t *src, int32
 /* Gives every page back that nobody else holds; the table is empty then. */
 void glm_table_clear(glm_kv_t *kv, glm_table_t *t);
 
+/* The same, but what nobody else holds goes to spare, which has room. */
+void glm_table_recycle(glm_kv_t *kv, glm_table_t *t, glm_table_t *spare);
+
+/* Takes the last page of spare, which has one. */
+void glm_table_move(glm_table_t *t, glm_table_t *spare);
+
 #endif

@@ -272,6 +272,20 @@ glm_ruled_start(glm_ruled_t *c, glm_sample_t *s)
     set_bans(c, s);
 }
 
+void
+glm_ruled_copy(glm_ruled_t *dst, const glm_ruled_t *src)
+{
+    const glm_rules_t  *u = src->rules;
+
+    if (u == NULL) return;
+    dst->nsaid = src->nsaid;
+    dst->nadjust = src->nadjust;
+    memcpy(dst->said, src->said, (size_t) src->nsaid * sizeof(*src->said));
+    memcpy(dst->adjust, src->adjust, (size_t) src->nadjust * sizeof(*src->adjust));
+    memcpy(dst->slot, src->slot, ((size_t) src->mask + 1) * sizeof(*src->slot));
+    memcpy(dst->run, src->run, ((size_t) u->repeat.max_length + 1) * sizeof(*src->run));
+}
+
 /* A piece of n ids came k times in a row when the last n (k - 1) ids equal those
  * n before them. */
 static int

@@ -56,6 +56,9 @@ typedef struct {
 int glm_ruled_init(glm_ruled_t *c, const glm_rules_t *u);      /* or GLM_ENOMEM */
 void glm_ruled_destroy(glm_ruled_t *c);
 
+/* Makes dst, of the same rules, what src has come to. */
+void glm_ruled_copy(glm_ruled_t *dst, const glm_ruled_t *src);
+
 /* Points s at the state of a choice that begins. */
 void glm_ruled_start(glm_ruled_t *c, glm_sample_t *s);
 

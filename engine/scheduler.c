@@ -6,6 +6,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "beam.h"
 #include "scheduler.h"
 
 uint64_t
@@ -84,6 +85,7 @@ glm_sched_end(glm_sched_t *s, glm_job_t *j)
         q->running = 0;
         glm_table_clear(&s->kv, &q->table);
     }
+    if (j->beams != NULL) glm_table_clear(&s->kv, &j->beams->spare);
     if (s->prefilling == j) s->prefilling = NULL;
     if (j->admitted) {
         TAILQ_REMOVE(&s->run, j, link);
@@ -209,17 +211,25 @@ wanted(const glm_sched_t *s)
     int64_t           n = 0;
 
     TAILQ_FOREACH(j, &s->run, link) {
-        int32_t  left = j->nchoices - j->nfinished;
+        int32_t  left = j->beams != NULL ? j->width : j->nchoices - j->nfinished;
 
         if (!glm_job_paused(j)) n += left < j->width ? left : j->width;
     }
     return n;
 }
 
+/* Rows that must be free for it to begin: choices wait for each other, beams do not. */
+static int32_t
+least_rows(const glm_job_t *j)
+{
+    return j->beams != NULL ? j->width : 1;
+}
+
 static int
 fits(const glm_sched_t *s, const glm_job_t *j)
 {
-    return j->width == 0 || (j->npages <= s->kv.nfree && wanted(s) < s->max_seqs);
+    return j->width == 0
+           || (j->npages <= s->kv.nfree && wanted(s) + least_rows(j) <= s->max_seqs);
 }
 
 /* Enough pages are free. */
@@ -229,6 +239,11 @@ reserve(glm_sched_t *s, glm_job_t *j)
     int32_t  shared = j->nshared / GLM_KV_PAGE;
     int32_t  n = glm_kv_pages((int64_t) j->nshared + j->prompt.max_tokens);
 
+    if (j->beams != NULL) {
+        glm_table_grow(&s->kv, &j->lane[0].table, shared + 1);
+        glm_table_grow(&s->kv, &j->beams->spare, j->npages - shared - 1);
+        return;
+    }
     glm_table_grow(&s->kv, &j->lane[0].table, n);
     for (int32_t i = 1; i < j->width; i++)
         glm_table_fork(&s->kv, &j->lane[i].table, &j->lane[0].table, shared, n);
@@ -359,7 +374,7 @@ at_once(const glm_sched_t *s, const glm_job_t *j)
         if (held(j)) return 0;
         if (j->width == 0) continue;
         pages += j->npages;
-        if (pages > s->kv.nfree || rows >= s->max_seqs) return 0;
+        if (pages > s->kv.nfree || rows + least_rows(j) > s->max_seqs) return 0;
         rows += j->width;
     }
     return 1;

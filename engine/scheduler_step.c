@@ -5,6 +5,7 @@
  */
 #include <string.h>
 
+#include "beam.h"
 #include "scheduler.h"
 
 #define SLICE_NS        20e6       /* a context may hold the streams up this long */
@@ -121,6 +122,23 @@ start_choice(glm_sched_t *s, glm_job_t *j, glm_seq_t *q)
     return 0;
 }
 
+static void
+run_beam(glm_sched_t *s, glm_seq_t *q)
+{
+    q->running = 1;
+    TAILQ_INSERT_TAIL(&s->lanes, q, link);
+}
+
+/* Its first row, unless it has begun.  How many rows that takes now. */
+static int32_t
+start_search(glm_sched_t *s, glm_job_t *j)
+{
+    if (j->beams->nlive > 0) return 0;
+    glm_beam_start(j);
+    run_beam(s, &j->lane[0]);
+    return 1;
+}
+
 static int32_t
 active_lanes(const glm_sched_t *s)
 {
@@ -141,6 +159,10 @@ start_choices(glm_sched_t *s)
     for (j = TAILQ_FIRST(&s->run); j != NULL && active < s->max_seqs; j = next) {
         next = TAILQ_NEXT(j, link);
         if (!glm_job_ready(j) || glm_job_paused(j)) continue;
+        if (j->beams != NULL) {
+            active += start_search(s, j);
+            continue;
+        }
 
         for (int32_t i = 0; i < j->width && active < s->max_seqs; i++) {
             if (j->next_choice == j->nchoices) break;
@@ -257,6 +279,62 @@ fail_pick(glm_sched_t *s, glm_job_t *j, int32_t id)
     glm_sched_fail(s, j, &no);
 }
 
+/* The n best are told at once, when nothing can change them any more. */
+static void
+end_search(glm_sched_t *s, glm_job_t *j, uint64_t now)
+{
+    glm_refusal_t  no;
+
+    if (j->beams->ndone < j->nchoices) {
+        glm_refuse(&no, 400, "", "n", "\"n\" is %d, and what this request forbids left %d "
+                   "candidates to the beam search.", j->nchoices, j->beams->ndone);
+        no.limit = j->beams->ndone;
+        no.value = j->nchoices;
+        glm_sched_fail(s, j, &no);
+        return;
+    }
+    glm_sched_touch(s, j);
+    j->t_first = now;
+    while (j->next_choice < j->nchoices) {
+        glm_finish_t  reason = glm_beam_tell(j);
+
+        if (reason == GLM_FINISH_ERROR) {
+            fail_job(s, j, "The server has no memory for this request.");
+            return;
+        }
+        count_finish(s, reason);
+    }
+    s->st.generated_tokens += (uint64_t) j->completion_tokens;
+    glm_job_done(j, 0, now);
+    glm_sched_end(s, j);
+}
+
+static void
+go_on(glm_sched_t *s, glm_job_t *j)
+{
+    const glm_beams_t  *b = j->beams;
+
+    for (int32_t i = 0; i < b->ncopy; i++) {
+        if (glm_model_copy_page(s->model, b->copy[i].dst, b->copy[i].src) == 0) continue;
+        fail_job(s, j, "Copying a beam's KV cache failed.");
+        return;
+    }
+    for (int32_t i = 0; i < b->nlive; i++) run_beam(s, &j->lane[b->live[i]]);
+}
+
+/* A beam without ids to pick is none any more; its job goes on without it. */
+static void
+take_beam(glm_sched_t *s, glm_seq_t *q, const glm_sampled_t *o, uint64_t now)
+{
+    glm_beam_state_t  state;
+
+    TAILQ_REMOVE(&s->lanes, q, link);
+    q->running = 0;
+    state = glm_beam_take(&s->kv, q, o);
+    if (state == GLM_BEAM_GOES_ON) go_on(s, q->job);
+    if (state == GLM_BEAM_OVER) end_search(s, q->job, now);
+}
+
 static void
 take_result(glm_sched_t *s, glm_seq_t *q, const glm_sampled_t *o, uint64_t now)
 {
@@ -264,8 +342,12 @@ take_result(glm_sched_t *s, glm_seq_t *q, const glm_sampled_t *o, uint64_t now)
     glm_finish_t   reason;
 
     if (!q->running) return;              /* its request failed in this very step */
-    if (o->id < 0) {
+    if (o->id == -1 || (o->id < 0 && j->beams == NULL)) {
         fail_pick(s, j, o->id);
+        return;
+    }
+    if (j->beams != NULL) {
+        take_beam(s, q, o, now);
         return;
     }
     glm_sched_touch(s, j);

@@ -196,7 +196,9 @@ glm_seq_token(glm_seq_t *q, const glm_sampled_t *o)
     glm_job_t         *j = q->job;
     int                cut, repeated;
     uint32_t           offset = q->nchars;
-    glm_finish_out_t   f = { .choice = (int32_t) q->sample.choice, .stop_id = -1 };
+    glm_finish_out_t   f = {
+        .choice = (int32_t) q->sample.choice, .stop_id = -1, .score = q->score
+    };
 
     check_id(q, o->id, &f);
     cut = f.reason != GLM_FINISH_NONE && !(f.stop_id >= 0 && j->r->include_stop);
@@ -240,8 +242,8 @@ finish(glm_job_t *j, int32_t choice, int32_t ntokens, glm_finish_t reason)
 void
 glm_job_finish(glm_job_t *j, glm_finish_t reason)
 {
-    /* Of a best_of request nothing was told yet, and its choices have no ranks. */
-    if (j->best != NULL) {
+    /* Of these nothing was told yet, and their choices have no ranks. */
+    if (j->best != NULL || j->beams != NULL) {
         for (int32_t k = 0; k < j->r->n; k++) finish(j, k, 0, reason);
         return;
     }

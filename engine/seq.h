@@ -19,6 +19,7 @@
 
 typedef struct glm_job_s  glm_job_t;
 typedef struct glm_seq_s  glm_seq_t;
+typedef struct glm_beams_s  glm_beams_t;
 
 struct glm_seq_s {
     glm_job_t       *job;
@@ -34,6 +35,7 @@ struct glm_seq_s {
     glm_detok_t      detok;
     glm_stopper_t    stopper;
     glm_ruled_t      ruled;
+    float            score;         /* that its finish tells */
     uint64_t        *start;         /* (max_tokens) byte of the answer at which each
                                        token's text begins; NULL without stops */
 };
@@ -47,6 +49,7 @@ struct glm_job_s {
     glm_stops_t     *stops;         /* NULL: none */
     glm_rules_t     *rules;         /* NULL: none */
     glm_best_t      *best;          /* NULL: choices are told as they come */
+    glm_beams_t     *beams;         /* NULL: none; a lane each, told when all is over */
     glm_seq_t       *lane;          /* (width) */
     glm_text_t       text;          /* of the prompt, when somebody wants it */
     uint32_t        *offset;        /* (prompt.nown) characters of it before each id,

@@ -356,8 +356,8 @@ test_rank(void)
         int           v = 1 + (int) (rnd() % 3000);
         glm_adjust_t  adjust = { .id = (int32_t) (rnd() % (uint32_t) v), .bias = 3 };
         int32_t       ban[40];
-        glm_sample_t  a = { .rank = 1 + (int32_t) (rnd() % GLM_MAX_RANK), .nlogprobs = round % 3 - 1,
-                            .temperature = 2, .top_k = 3, .top_p = 0.1f, .min_p = 0.5f,
+        glm_sample_t  a = { .rank = 1 + (int32_t) (rnd() % GLM_MAX_RANK), .temperature = 2,
+                            .nlogprobs = round % 3 - 1, .top_k = 3, .top_p = 0.1f, .min_p = 0.5f,
                             .force = 1, .seed = (uint64_t) round };
 
         fill(v, round % 4);
@@ -375,14 +375,16 @@ test_rank(void)
         }
         if (round % 7 == 0 && v > 1) {
             a.ban = ban;
-            for (; a.nban < 40 && a.nban < v - 1; a.nban++) x[ban[a.nban] = v - 1 - a.nban] = -INFINITY;
+            for (; a.nban < 40 && a.nban < v - 1; a.nban++)
+                x[ban[a.nban] = v - 1 - a.nban] = -INFINITY;
         }
         glm_sample(raw, v, &a, scratch, &out);
         worst = fmax(worst, rank_row(v, &a, &out, raw, &wrong));
         few += out.nrank < a.rank;
         wrong += out.ntop != (a.nlogprobs < 0 ? 0 : a.nlogprobs < v ? a.nlogprobs : v);
     }
-    ok(wrong == 0 && few > 30, "ranks: ids, order, ties, %d rows with fewer ids: %d wrong", few, wrong);
+    ok(wrong == 0 && few > 30, "ranks: ids, order, ties, %d rows with fewer ids: %d wrong", few,
+       wrong);
     ok(worst < 3e-6, "ranks: log-probabilities within %.2g", worst);
 
     {
