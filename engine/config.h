@@ -24,7 +24,8 @@ typedef enum {
 /* A choice; as text "fp16", "int8", "int4-g128". */
 typedef struct {
     glm_ttype_t  type;
-    int32_t      group;       /* columns a scale covers; 0: the whole row */
+    int32_t      group;       /* columns a scale covers; 0: not said, the whole
+                                 row or as the tensor's scales have it */
 } glm_quant_t;
 
 typedef struct {

@@ -155,11 +155,11 @@ find_type(const glm_loader_t *l, const char *name, const spec_t *spec, glm_tenso
         spec->linear ? ", or I8 of that shape, or of half the columns (int4)" : "");
 }
 
-/* Groups are whole fragments of what kernels take at once, or the row. */
+/* A group is whole fragments of what kernels take at once. */
 static int
 groups_ok(int64_t cols, int64_t groups)
 {
-    return groups == 1 || (groups > 1 && cols % groups == 0 && cols / groups % 16 == 0);
+    return groups > 0 && cols % groups == 0 && cols / groups % 16 == 0;
 }
 
 static int
@@ -182,8 +182,8 @@ find_scale(const glm_loader_t *l, const char *name, glm_tensor_t *t, glm_err_t *
         || !groups_ok(t->cols, s->dim[1]))
     {
         shape_text(has, s->ndim, s->dim);
-        return glm_fail(err, GLM_EFORMAT, "%s: tensor %s is %s %s, wanted is F16 [%d, groups], "
-            "1 group or such that each has a multiple of 16 of the %d columns", s->file, full,
+        return glm_fail(err, GLM_EFORMAT, "%s: tensor %s is %s %s, wanted is F16 [%d, groups] "
+            "such that a group has a multiple of 16 of the %d columns", s->file, full,
             glm_dtype_name(s->dtype), has, t->rows, t->cols);
     }
     t->groups = (int32_t) s->dim[1];
@@ -249,11 +249,9 @@ dummy_quant(const glm_loader_t *l, const char *name, glm_tensor_t *t, glm_err_t 
     t->type = q.type;
     if (q.type == GLM_T_F16) return 0;
     t->groups = q.group == 0 ? 1 : t->cols / q.group;
-    if ((q.group != 0 && t->cols % q.group != 0) || !groups_ok(t->cols, t->groups)
-        || (q.type == GLM_T_INT4 && t->cols % 2 != 0))
-    {
-        return glm_fail(err, GLM_EFORMAT, "%s: \"quantization\" of %s is %s, but it has %d columns "
-            "(groups divide them and are a multiple of 16)", l->dir, name,
+    if ((q.group != 0 && t->cols % q.group != 0) || !groups_ok(t->cols, t->groups)) {
+        return glm_fail(err, GLM_EFORMAT, "%s: \"quantization\" of %s is %s, but it has %d columns: "
+            "a group divides them and is a multiple of 16", l->dir, name,
             glm_quant_text(q, is), t->cols);
     }
     t->lo = 0.75f * s;

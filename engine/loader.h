@@ -32,7 +32,8 @@ void glm_loader_close(glm_loader_t *l);         /* NULL is fine */
 typedef struct {
     glm_ttype_t      type;
     int32_t          rows, cols;  /* [out, in]; a vector has cols 1 */
-    int32_t          groups;      /* scales a row; 0 for F16 */
+    int32_t          groups;      /* scales a row, each of a multiple of 16
+                                     columns; 0 for F16 */
     const void      *data;        /* mapped; NULL with dummy */
     const uint16_t  *scale;       /* (rows, groups) fp16, mapped; NULL where there
                                      are none, and with dummy */

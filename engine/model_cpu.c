@@ -49,7 +49,7 @@ cpu_load(glm_model_t *model, const glm_model_opts_t *opts, const glm_loader_t *l
     }
     if ((rc = choose_ops(m, opts, err)) != 0
         || (rc = start_team(m, opts, err)) != 0
-        || (rc = glm_cpu_alloc(m, err)) != 0
+        || (rc = glm_cpu_alloc(m, l, err)) != 0
         || (rc = glm_cpu_fill(m, l, err)) != 0)
     {
         return rc;

@@ -84,8 +84,9 @@ typedef struct {
     size_t            ld_h, ld_qkv, ld_att, ld_i;   /* floats between rows */
 } glm_cpu_model_t;
 
-/* Memory of all ranks and threads; sizes are known from the shared part. */
-int glm_cpu_alloc(glm_cpu_model_t *m, glm_err_t *err);
+/* Memory of all ranks and threads; sizes are known from the shared part and from
+ * how l's weights are stored. */
+int glm_cpu_alloc(glm_cpu_model_t *m, const glm_loader_t *l, glm_err_t *err);
 void glm_cpu_release(glm_cpu_model_t *m);
 /* Fills the weights of every rank. */
 int glm_cpu_fill(glm_cpu_model_t *m, const glm_loader_t *l, glm_err_t *err);

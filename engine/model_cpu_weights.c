@@ -13,8 +13,13 @@
 #define HUGE_PAGE  ((size_t) 2 << 20)
 
 typedef struct {
-    char    *base;                /* NULL: counting */
-    size_t   used;
+    char                *base;    /* NULL: counting */
+    size_t               used;
+    const glm_loader_t  *loader;  /* knows how weights are stored */
+    int                  tp;
+    char                 prefix[32];      /* of tensors: the layer */
+    int                  rc;      /* the first failure, told in err */
+    glm_err_t           *err;
 } arena_t;
 
 static void *
@@ -62,12 +67,51 @@ unmap_arena(void *p, size_t size)
     if (p != NULL) munmap(p, (size + 4095) / 4096 * 4096);
 }
 
-static void
-lay_mat(arena_t *a, glm_mat_t *w, int n, int k, int bias)
+/* A rank's groups: the tensor's, or where a cut splits them, even parts. */
+static int
+fit_groups(const arena_t *a, const char *name, const glm_tensor_t *t, glm_mat_t *w)
 {
+    int32_t  width = t->cols / t->groups, part = width, rest = w->k, tmp;
+
+    while (rest != 0) {                         /* part = gcd(width, k) */
+        tmp = part % rest;
+        part = rest;
+        rest = tmp;
+    }
+    w->group = part;
+    if (part % 16 == 0) return 0;
+    return glm_fail(a->err, GLM_EINVAL, "tensor parallel degree %d: %s has %d columns a rank, "
+        "which cuts its groups of %d into parts of %d; a multiple of 16 is possible", a->tp, name,
+        w->k, width, part);
+}
+
+static int
+fit(const arena_t *a, const char *name, glm_mat_t *w)
+{
+    static const int  bits[] = { [GLM_T_F16] = 16, [GLM_T_INT8] = 8, [GLM_T_INT4] = 4 };
+    glm_tensor_t      t;
+    char              full[128];
+    int               rc;
+
+    snprintf(full, sizeof(full), "%s%s.weight", a->prefix, name);
+    if ((rc = glm_loader_tensor(a->loader, full, &t, a->err)) != 0) return rc;
+    w->bits = bits[t.type];
+    w->group = 0;
+    return t.type == GLM_T_F16 ? 0 : fit_groups(a, full, &t, w);
+}
+
+static void
+lay_mat(arena_t *a, const char *name, glm_mat_t *w, int n, int k, int bias)
+{
+    int  rc;
+
     w->n = n;
     w->k = k;
-    w->w = take(a, glm_pack_size(n, k), sizeof(uint16_t));
+    if ((rc = fit(a, name, w)) != 0) {
+        if (a->rc == 0) a->rc = rc;
+        return;
+    }
+    w->w = take(a, glm_mat_bytes(w), 1);
     w->bias = bias ? take_floats(a, (size_t) glm_panels(n) * GLM_PANEL) : NULL;
 }
 
@@ -88,13 +132,13 @@ lay_layer(arena_t *a, glm_layer_t *l, const glm_cpu_model_t *m)
     int                  hidden = cfg->hidden, t = m->base.tp;
 
     lay_norm(a, &l->ln1, cfg);
-    lay_mat(a, &l->qkv, 3 * hidden / t, hidden, 1);
-    lay_mat(a, &l->dense, hidden, hidden / t, 0);
+    lay_mat(a, "attention.query_key_value", &l->qkv, 3 * hidden / t, hidden, 1);
+    lay_mat(a, "attention.dense", &l->dense, hidden, hidden / t, 0);
     lay_norm(a, &l->ln2, cfg);
     l->ln2.ybias = take_floats(a, (size_t) hidden);
-    lay_mat(a, &l->u1, cfg->inner / t, hidden, 1);
-    lay_mat(a, &l->u2, cfg->inner / t, hidden, 1);
-    lay_mat(a, &l->down, hidden, cfg->inner / t, 0);
+    lay_mat(a, "mlp.dense_h_to_4h", &l->u1, cfg->inner / t, hidden, 1);
+    lay_mat(a, "mlp.dense_h_to_4h", &l->u2, cfg->inner / t, hidden, 1);
+    lay_mat(a, "mlp.dense_4h_to_h", &l->down, hidden, cfg->inner / t, 0);
     l->down_bias = take_floats(a, (size_t) hidden);
 }
 
@@ -123,11 +167,13 @@ lay_rank(arena_t *a, glm_rank_t *r, const glm_cpu_model_t *m)
     for (int i = 0; i < cfg->layers; i++) {
         glm_layer_t  count, *l = a->base == NULL ? &count : &r->layer[i];
 
+        snprintf(a->prefix, sizeof(a->prefix), "layers.%d.", i);
         lay_layer(a, l, m);
         lay_kv(a, &l->kv, m);
     }
+    a->prefix[0] = '\0';
     lay_norm(a, &r->final, cfg);
-    lay_mat(a, &r->embed, cfg->vocab / m->base.tp, cfg->hidden, 0);
+    lay_mat(a, "word_embeddings", &r->embed, cfg->vocab / m->base.tp, cfg->hidden, 0);
     r->a = take_floats(a, rows * m->ld_h);
     r->y = take_floats(a, rows * m->ld_h);
     r->pa = take_floats(a, (size_t) m->base.max_seq * m->ld_h);
@@ -170,9 +216,9 @@ row_floats(int width)
 }
 
 int
-glm_cpu_alloc(glm_cpu_model_t *m, glm_err_t *err)
+glm_cpu_alloc(glm_cpu_model_t *m, const glm_loader_t *l, glm_err_t *err)
 {
-    arena_t  a;
+    arena_t  count = { .loader = l, .tp = m->base.tp, .err = err }, a;
 
     m->ld_h = row_floats(m->base.cfg.hidden);
     m->ld_qkv = row_floats(3 * m->base.cfg.hidden / m->base.tp);
@@ -184,19 +230,22 @@ glm_cpu_alloc(glm_cpu_model_t *m, glm_err_t *err)
         return glm_fail(err, GLM_ENOMEM, "no memory for %d ranks", m->base.tp);
     }
 
-    a = (arena_t) { NULL, 0 };
+    a = count;
     lay_shared(&a, m);
     m->shared_size = a.used;
     if ((m->shared = map_arena(a.used, err)) == NULL) return GLM_ENOMEM;
-    a = (arena_t) { m->shared, 0 };
+    a = count;
+    a.base = m->shared;
     lay_shared(&a, m);
 
     for (int i = 0; i < m->base.tp; i++) {
-        a = (arena_t) { NULL, 0 };
+        a = count;
         lay_rank(&a, &m->rank[i], m);
+        if (a.rc != 0) return a.rc;
         m->rank[i].arena_size = a.used;
         if ((m->rank[i].arena = map_arena(a.used, err)) == NULL) return GLM_ENOMEM;
-        a = (arena_t) { m->rank[i].arena, 0 };
+        a = count;
+        a.base = m->rank[i].arena;
         lay_rank(&a, &m->rank[i], m);
     }
     return 0;
@@ -213,11 +262,12 @@ glm_cpu_release(glm_cpu_model_t *m)
     free(m->thread);
 }
 
-/* What filling needs: a staging buffer for slices, the rank, the layer. */
+/* What filling needs: a staging buffers for slices, the rank, the layer. */
 typedef struct {
     const glm_loader_t  *loader;
     const glm_cpu_model_t   *m;
     uint16_t            *stage;   /* (GLM_PANEL, widest k) fp16 */
+    uint16_t            *scale;   /* (2, GLM_PANEL, widest k / 16) fp16 */
     int                  rank;
     char                 prefix[32];
     glm_err_t           *err;
@@ -248,6 +298,27 @@ fill_vector(fill_t *f, const char *name, int first, int n, float *dst)
     return 0;
 }
 
+/* Scales of w's own groups, which may be parts of the tensor's. */
+static const uint16_t *
+get_scales(fill_t *f, const glm_tensor_t *t, const glm_slice_t *s, const glm_mat_t *w)
+{
+    int        groups, n, width;
+    uint16_t  *raw, *scale = f->scale;
+
+    if (t->groups == 0) return NULL;
+    groups = w->k / w->group;
+    width = t->cols / t->groups;
+    raw = scale + GLM_PANEL * groups;
+    n = glm_tensor_scales(t, s, raw);
+    for (int r = 0; r < s->nrows; r++) {
+        for (int g = 0; g < groups; g++) {
+            scale[r * groups + g] = raw[r * n + (s->col + g * w->group) / width
+                                        - s->col / width];
+        }
+    }
+    return scale;
+}
+
 /* Rows row .., columns col .. col + w->k - 1. */
 static int
 fill_mat(fill_t *f, const char *name, int row, int col, const glm_mat_t *w)
@@ -256,14 +327,12 @@ fill_mat(fill_t *f, const char *name, int row, int col, const glm_mat_t *w)
     int           rc, n;
 
     if ((rc = find(f, name, &t)) != 0) return rc;
-    if (t.type != GLM_T_F16) {
-        return glm_fail(f->err, GLM_EINVAL, "%s: %s%s is quantised, which the CPU backend does not "
-            "compute from yet", t.file != NULL ? t.file : "dummy", f->prefix, name);
-    }
     for (int i = 0; i < w->n; i += n) {
         n = w->n - i < GLM_PANEL ? w->n - i : GLM_PANEL;
-        glm_tensor_slice(&t, &(glm_slice_t) { row + i, n, col, w->k }, f->stage);
-        f->m->ops->pack(w->w, i, f->stage, n, w->k);
+        glm_slice_t  s = { row + i, n, col, w->k };
+
+        glm_tensor_slice(&t, &s, f->stage);
+        f->m->ops->pack(w, i, f->stage, get_scales(f, &t, &s, w), n);
     }
     return 0;
 }
@@ -338,14 +407,18 @@ glm_cpu_fill(glm_cpu_model_t *m, const glm_loader_t *l, glm_err_t *err)
 {
     const glm_config_t  *c = &m->base.cfg;
     fill_t               f = { .loader = l, .m = m, .err = err };
+    size_t               widest = (size_t) (c->hidden > c->inner ? c->hidden : c->inner);
     int                  rc = 0;
 
-    f.stage = malloc((size_t) (c->hidden > c->inner ? c->hidden : c->inner) * GLM_PANEL
-                     * sizeof(uint16_t));
-    if (f.stage == NULL) return glm_fail(err, GLM_ENOMEM, "no memory to load weights");
+    f.stage = malloc(widest * GLM_PANEL * sizeof(uint16_t));
+    f.scale = malloc(2 * (widest / 16 + 1) * GLM_PANEL * sizeof(uint16_t));
+    if (f.stage == NULL || f.scale == NULL) {
+        rc = glm_fail(err, GLM_ENOMEM, "no memory to load weights");
+    }
     for (f.rank = 0; f.rank < m->base.tp && rc == 0; f.rank++) {
         rc = fill_rank(&f, &m->rank[f.rank]);
     }
     free(f.stage);
+    free(f.scale);
     return rc;
 }

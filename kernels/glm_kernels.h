@@ -4,7 +4,7 @@
  * heads or output panels a call makes, so that any number of threads can share
  * an operation, and a CUDA twin can take the whole.  Nothing allocates.
  *
- * Values are fp32; weights are the stored fp16 values.  The bits of an output
+ * Values are fp32; weights are those stored, exactly.  The bits of an output
  * depend on its own inputs only: never on the number of rows of a call, on the
  * row's place, on the range asked for or on the instruction set.  Every sum has
  * one order, given at its prototype ("fma" is one rounding).
@@ -25,14 +25,26 @@
 #define GLM_KV_TOKENS 16          /* tokens of a KV page */
 
 /*
- * A linear weight in panels: panel p is [k][32] fp16, outputs 32p .. 32p+31,
- * outputs past n are zero.  Made by pack(); 64-byte aligned.
+ * A linear weight in panels of 32 outputs, one after another, made by pack();
+ * 64-byte aligned, outputs past n are zero.  A panel of 32p .. 32p+31:
+ *   16 bits  [k][32] fp16
+ *    8 bits  for each group [group][32] int8, then its 32 scales, fp16
+ *    4 bits  for each group [group / 8][32] words, then its 32 scales, fp16; a
+ *            word is one output's weights of 8 inputs, the first in its highest
+ *            nibble (so a file's four bytes, read big-endian)
+ * A load is then always 16 outputs at the same input, which is how an output's
+ * chain of additions does not depend on the vector's width; a word a lane makes
+ * the next nibbles of 16 outputs a rotation and a look-up.  All bytes lie in the
+ * order of use, scales included: one stream a panel.
  */
 typedef struct {
-    uint16_t  *w;
+    void      *w;
     float     *bias;              /* (n rounded up to 32) or NULL */
     int32_t    k;                 /* inputs */
     int32_t    n;                 /* outputs */
+    int32_t    bits;              /* of a weight: 16, 8 or 4 */
+    int32_t    group;             /* inputs that share a scale: a multiple of 16
+                                     that divides k; 16 bits: not used */
 } glm_mat_t;
 
 /*
@@ -86,15 +98,16 @@ typedef struct {
     const char  *isa;             /* "plain", "avx2", "avx512" */
 
     /*
-     * Packs rows of a row-major weight: dst panels hold outputs first ..
-     * first+nrows-1 of src (nrows, k) fp16, first a multiple of 32.
+     * Packs outputs first .. first+nrows-1, first a multiple of 32, of src
+     * (nrows, k) row-major as in model files: fp16, int8, or int4 two a byte,
+     * the even column high; scale (nrows, k / group), NULL with 16 bits.
      */
-    void (*pack)(uint16_t *dst, int32_t first, const uint16_t *src, int32_t nrows,
-        int32_t k);
+    void (*pack)(const glm_mat_t *w, int32_t first, const void *src, const uint16_t *scale,
+        int32_t nrows);
 
     /*
-     * y (rows, k) = row token - first of the embedding w (n, k), packed; zeros
-     * where that row is not here.
+     * y (rows, k) = row token - first of the embedding w (n, k) fp16, packed;
+     * zeros where that row is not here.
      */
     void (*embed)(float *y, size_t ldy, const int32_t *token, int32_t first, int rows,
         const glm_mat_t *w);
@@ -114,9 +127,13 @@ typedef struct {
         size_t ldy, int rows, const glm_norm_t *nm);
 
     /*
-     * y[:, 32 p0 .. 32 p1) = x w^T + bias; x (rows, k).  Each output is one fma
-     * chain over k ascending from 0, then + bias.  Nothing past column n is
-     * written.  fetch may be NULL; it moves on.
+     * y[:, 32 p0 .. 32 p1) = x w^T + bias; x (rows, k).  fp16: each output is one
+     * fma chain over k ascending from 0, then + bias.  Quantised: a group is one
+     * fma chain over its inputs ascending from 0, of x * q; the output is
+     * fma(scale, group, output) from 0 over groups ascending, then + bias.  A
+     * weight is therefore q * scale in real numbers, as in the CUDA kernels, and
+     * not rounded to fp16 (the original's is: at most 2^-11 of it away).
+     * Nothing past column n is written.  fetch may be NULL; it moves on.
      */
     void (*linear)(float *y, size_t ldy, const float *x, size_t ldx, int rows,
         const glm_mat_t *w, int p0, int p1, glm_fetch_t *fetch);
@@ -159,11 +176,25 @@ glm_panels(int n)
     return (n + GLM_PANEL - 1) / GLM_PANEL;
 }
 
-/* Values of a packed weight. */
+/* Bytes of one group of a panel, its scales included; 16 bits: of a panel. */
 static inline size_t
-glm_pack_size(int n, int k)
+glm_group_bytes(const glm_mat_t *w)
 {
-    return (size_t) glm_panels(n) * GLM_PANEL * (size_t) k;
+    if (w->bits == 16) return (size_t) w->k * GLM_PANEL * 2;
+    return (size_t) w->group * GLM_PANEL * (size_t) w->bits / 8 + GLM_PANEL * 2;
+}
+
+static inline size_t
+glm_panel_bytes(const glm_mat_t *w)
+{
+    return w->bits == 16 ? glm_group_bytes(w)
+                         : (size_t) (w->k / w->group) * glm_group_bytes(w);
+}
+
+static inline size_t
+glm_mat_bytes(const glm_mat_t *w)
+{
+    return (size_t) glm_panels(w->n) * glm_panel_bytes(w);
 }
 
 #define GLM_ATTN_ROWS  12         /* most rows attention takes at once */

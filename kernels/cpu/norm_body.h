@@ -14,7 +14,8 @@ op_embed(float *y, size_t ldy, const int32_t *token, int32_t first, int rows,
             memset(y, 0, (size_t) w->k * sizeof(float));
             continue;
         }
-        src = w->w + (size_t) (t / GLM_PANEL) * GLM_PANEL * (size_t) w->k + t % GLM_PANEL;
+        src = (const uint16_t *) w->w + (size_t) (t / GLM_PANEL) * GLM_PANEL * (size_t) w->k
+              + t % GLM_PANEL;
         for (int32_t i = 0; i < w->k; i += 16) {
             for (int l = 0; l < 16; l++) h[l] = src[(size_t) (i + l) * GLM_PANEL];
             v_store(y + i, v_loadh(h));

@@ -40,6 +40,35 @@ v_loadh(const uint16_t *p)
 }
 
 V_INLINE v16
+v_loadb(const int8_t *p)
+{
+    __m128i  b = _mm_loadu_si128((const __m128i *) p);
+
+    return (v16) { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(b)),
+                   _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(b, 8))) };
+}
+
+typedef struct { __m256i a, b; } w16;
+
+V_INLINE w16
+w_load(const uint32_t *p)
+{
+    return (w16) { _mm256_loadu_si256((const __m256i *) p),
+                   _mm256_loadu_si256((const __m256i *) (p + 8)) };
+}
+
+V_INLINE v16
+w_take(w16 *w)
+{
+    v16  r = { _mm256_cvtepi32_ps(_mm256_srai_epi32(w->a, 28)),
+               _mm256_cvtepi32_ps(_mm256_srai_epi32(w->b, 28)) };
+
+    w->a = _mm256_slli_epi32(w->a, 4);
+    w->b = _mm256_slli_epi32(w->b, 4);
+    return r;
+}
+
+V_INLINE v16
 v_fma(v16 x, v16 y, v16 z)
 {
     return (v16) { _mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b) };

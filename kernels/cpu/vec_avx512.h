@@ -29,6 +29,26 @@ v_loadh(const uint16_t *p)
 }
 
 V_INLINE v16
+v_loadb(const int8_t *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *) p)));
+}
+
+typedef __m512i  w16;
+
+V_INLINE w16 w_load(const uint32_t *p) { return _mm512_loadu_si512(p); }
+
+/* The look-up reads the lowest four bits of a lane only. */
+V_INLINE v16
+w_take(w16 *w)
+{
+    v16  q = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1);
+
+    *w = _mm512_rol_epi32(*w, 4);
+    return _mm512_permutexvar_ps(*w, q);
+}
+
+V_INLINE v16
 v_less(v16 a, v16 b, v16 x, v16 y)
 {
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), y, x);

@@ -22,12 +22,38 @@ static inline v16 v_zero(void) { return v_set1(0); }
 static inline v16 v_load(const float *p) { V_MAP(p[l_]); }
 static inline void v_store(float *p, v16 a) { V_EACH p[l_] = a.f[l_]; }
 static inline v16 v_loadh(const uint16_t *p) { V_MAP(glm_half_to_float(p[l_])); }
+static inline v16 v_loadb(const int8_t *p) { V_MAP((float) p[l_]); }
 static inline v16 v_add(v16 a, v16 b) { V_MAP(a.f[l_] + b.f[l_]); }
 static inline v16 v_sub(v16 a, v16 b) { V_MAP(a.f[l_] - b.f[l_]); }
 static inline v16 v_mul(v16 a, v16 b) { V_MAP(a.f[l_] * b.f[l_]); }
 static inline v16 v_div(v16 a, v16 b) { V_MAP(a.f[l_] / b.f[l_]); }
 static inline v16 v_max(v16 a, v16 b) { V_MAP(a.f[l_] > b.f[l_] ? a.f[l_] : b.f[l_]); }
 static inline v16 v_fma(v16 a, v16 b, v16 c) { V_MAP(fmaf(a.f[l_], b.f[l_], c.f[l_])); }
+
+/* sixteen words of eight nibbles, signed, the first one highest */
+typedef struct { uint32_t u[16]; } w16;
+
+static inline w16
+w_load(const uint32_t *p)
+{
+    w16  w;
+
+    memcpy(&w, p, sizeof(w));
+    return w;
+}
+
+/* the first nibble of each lane; the next one takes its place */
+static inline v16
+w_take(w16 *w)
+{
+    v16  r;
+
+    V_EACH {
+        r.f[l_] = (float) ((int) (w->u[l_] >> 28 ^ 8) - 8);
+        w->u[l_] <<= 4;
+    }
+    return r;
+}
 
 /* a < b ? x : y, lane by lane */
 static inline v16

@@ -46,63 +46,124 @@ near(double got, double want, double abs_tol, double rel_tol)
     return fabs(got - want) <= abs_tol + rel_tol * fabs(want);
 }
 
-static glm_mat_t
-packed(const glm_ops_t *ops, const uint16_t *w, int n, int k, float *bias)
-{
-    glm_mat_t  m = { NULL, bias, k, n };
-    size_t     size = glm_pack_size(n, k) * sizeof(uint16_t);
+/* A weight as in model files; group 0: fp16. */
+typedef struct {
+    int        bits, group, n, k;
+    uint8_t   *data;              /* (n, k) of bits each */
+    uint16_t  *scale;             /* (n, k / group) */
+} weight_t;
 
-    m.w = aligned_alloc(64, (size + 8192 + 63) / 64 * 64);
+static weight_t
+weight_new(int bits, int group, int n, int k)
+{
+    weight_t  w = { bits, group, n, k, NULL, NULL };
+    size_t    bytes = (size_t) n * (size_t) k * (size_t) bits / 8;
+
+    if (bits == 16) {
+        w.data = (uint8_t *) halves((size_t) n * (size_t) k, 1);
+        return w;
+    }
+    w.data = malloc(bytes);
+    for (size_t i = 0; i < bytes; i++) w.data[i] = (uint8_t) (rnd() * 256);
+    w.scale = halves((size_t) n * (size_t) (k / group), 0.1f);
+    return w;
+}
+
+static void
+weight_free(weight_t *w)
+{
+    free(w->data);
+    free(w->scale);
+}
+
+/* What weight (o, i) is, exactly. */
+static double
+weight_at(const weight_t *w, int o, int i)
+{
+    size_t  at = (size_t) o * (size_t) w->k + (size_t) i;
+    int     q;
+
+    if (w->bits == 16) return glm_half_to_float(((const uint16_t *) (void *) w->data)[at]);
+    if (w->bits == 8) q = (int8_t) w->data[at];
+    else q = (int8_t) (i % 2 ? w->data[at / 2] << 4 : w->data[at / 2] & 0xf0) / 16;
+    return q * (double) glm_half_to_float(w->scale[o * (w->k / w->group) + i / w->group]);
+}
+
+static glm_mat_t
+packed(const glm_ops_t *ops, const weight_t *w, float *bias)
+{
+    glm_mat_t  m = { NULL, bias, w->k, w->n, w->bits, w->group };
+    size_t     size = glm_mat_bytes(&m), row = (size_t) w->k * (size_t) w->bits / 8;
+
+    m.w = aligned_alloc(64, (size + 63) / 64 * 64);
     memset(m.w, 0, size);
-    for (int o = 0, c; o < n; o += c) {         /* in pieces, as a loader does */
-        c = n - o < 64 ? n - o : 64;
-        ops->pack(m.w, o, w + (size_t) o * (size_t) k, c, k);
+    for (int o = 0, c; o < w->n; o += c) {      /* in pieces, as a loader does */
+        c = w->n - o < 64 ? w->n - o : 64;
+        ops->pack(&m, o, w->data + (size_t) o * row,
+            w->scale != NULL ? w->scale + o * (w->k / w->group) : NULL, c);
     }
     return m;
 }
 
-/* (rows, k) x (n, k); ld > width, and nothing past n may be written. */
-static void
-check_linear(int rows, int k, int n, int with_bias)
+/* Of one row: whether y is x w^T + bias. */
+static int
+is_product(const float *y, const float *x, const weight_t *w, const float *bias)
 {
-    size_t     ldx = (size_t) k + 3, ldy = (size_t) n + 5;
+    int  good = 1;
+
+    for (int o = 0; o < w->n; o++) {
+        double  sum = 0, size = 0, t;
+
+        for (int i = 0; i < w->k; i++) {
+            t = (double) x[i] * weight_at(w, o, i);
+            sum += t;
+            size += fabs(t);
+        }
+        if (bias != NULL) sum += bias[o];
+        good &= near(y[o], sum, 1e-6 * (size + 1), 0);
+    }
+    return good;
+}
+
+static const char *
+kind(const weight_t *w)
+{
+    static char  text[32];
+
+    if (w->bits == 16) return "fp16";
+    snprintf(text, sizeof(text), "int%d g%d", w->bits, w->group);
+    return text;
+}
+
+/* (rows, k) x w; ld > width, and nothing past n may be written. */
+static void
+check_linear(int rows, int with_bias, weight_t w)
+{
+    size_t     n = (size_t) w.n, ldx = (size_t) w.k + 3, ldy = n + 5;
     float     *x = floats((size_t) rows * ldx, 2), *first = NULL;
-    float     *bias = with_bias ? floats((size_t) glm_panels(n) * 32, 1) : NULL;
-    uint16_t  *w = halves((size_t) n * (size_t) k, 1);
+    float     *bias = with_bias ? floats((size_t) glm_panels(w.n) * 32, 1) : NULL;
 
     for (int s = 0; s < nsets; s++) {
-        glm_mat_t  m = packed(sets[s], w, n, k, bias);
+        glm_mat_t  m = packed(sets[s], &w, bias);
         float     *y = floats((size_t) rows * ldy, 1), *keep = floats((size_t) rows * ldy, 1);
-        int        good = 1, clean = 1, np = glm_panels(n), cut = np / 3;
+        int        good = 1, clean = 1, np = glm_panels(w.n), cut = np / 3;
 
         memcpy(keep, y, (size_t) rows * ldy * sizeof(float));
         sets[s]->linear(y, ldy, x, ldx, rows, &m, cut, np, NULL);
         sets[s]->linear(y, ldy, x, ldx, rows, &m, 0, cut, NULL);
-        for (int r = 0; r < rows; r++) {
-            for (int o = 0; o < n; o++) {
-                double  sum = 0, size = 0, t;
-
-                for (int i = 0; i < k; i++) {
-                    t = (double) x[(size_t) r * ldx + (size_t) i]
-                        * glm_half_to_float(w[(size_t) o * (size_t) k + (size_t) i]);
-                    sum += t;
-                    size += fabs(t);
-                }
-                if (bias != NULL) sum += bias[o];
-                good &= near(y[(size_t) r * ldy + (size_t) o], sum, 1e-6 * (size + 1), 0);
-            }
-            clean &= memcmp(y + (size_t) r * ldy + n, keep + (size_t) r * ldy + n,
-                            5 * sizeof(float)) == 0;
+        for (size_t r = 0; r < (size_t) rows; r++) {
+            good &= is_product(y + r * ldy, x + r * ldx, &w, bias);
+            clean &= memcmp(y + r * ldy + n, keep + r * ldy + n, 5 * sizeof(float)) == 0;
         }
-        ok(good, "%s: linear %d x %d x %d%s", sets[s]->isa, rows, k, n, bias ? " + bias" : "");
+        ok(good, "%s: linear %d x %d x %d %s%s", sets[s]->isa, rows, w.k, w.n, kind(&w),
+            bias ? " + bias" : "");
         ok(clean, "%s: linear keeps to its columns", sets[s]->isa);
         if (s == 0) {
             first = y;
         } else {
             good = 1;
-            for (int r = 0; r < rows; r++) {
-                good &= memcmp(y + (size_t) r * ldy, first + (size_t) r * ldy,
-                               (size_t) n * sizeof(float)) == 0;
+            for (size_t r = 0; r < (size_t) rows; r++) {
+                good &= memcmp(y + r * ldy, first + r * ldy, n * sizeof(float)) == 0;
             }
             ok(good, "%s: linear, the bits of %s", sets[s]->isa, sets[0]->isa);
             free(y);
@@ -113,36 +174,72 @@ check_linear(int rows, int k, int n, int with_bias)
     free(first);
     free(x);
     free(bias);
-    free(w);
+    weight_free(&w);
 }
 
 /* Each row alone and in every size of block: the same bits. */
 static void
-check_linear_rows(void)
+check_linear_rows(weight_t w)
 {
-    const int  k = 80, n = 8 * 32, rows = 31;
+    const int  k = w.k, n = w.n, rows = 31, np = glm_panels(n);
     float     *x = floats((size_t) (rows * k), 2), *y = floats((size_t) (rows * n), 1);
     float     *z = floats((size_t) (rows * n), 1);
-    uint16_t  *w = halves((size_t) (n * k), 1);
 
     for (int s = 0; s < nsets; s++) {
-        glm_mat_t  m = packed(sets[s], w, n, k, NULL);
+        glm_mat_t  m = packed(sets[s], &w, NULL);
         int        equal = 1;
 
         for (int r = 0; r < rows; r++) {
-            sets[s]->linear(y + r * n, (size_t) n, x + r * k, (size_t) k, 1, &m, 0, 8, NULL);
+            sets[s]->linear(y + r * n, (size_t) n, x + r * k, (size_t) k, 1, &m, 0, np, NULL);
         }
         for (int b = 2; b <= rows; b++) {
-            sets[s]->linear(z, (size_t) n, x + (rows - b) * k, (size_t) k, b, &m, 0, 8, NULL);
+            sets[s]->linear(z, (size_t) n, x + (rows - b) * k, (size_t) k, b, &m, 0, np, NULL);
             equal &= memcmp(z, y + (rows - b) * n, (size_t) (b * n) * sizeof(float)) == 0;
         }
-        ok(equal, "%s: linear, 2 to %d rows: the bits of one", sets[s]->isa, rows);
+        for (int p = 0; p < np; p++) {          /* panel by panel */
+            sets[s]->linear(z, (size_t) n, x, (size_t) k, 1, &m, p, p + 1, NULL);
+        }
+        equal &= memcmp(z, y, (size_t) n * sizeof(float)) == 0;
+        ok(equal, "%s: linear %s, 2 to %d rows, any panels: the bits of one", sets[s]->isa,
+            kind(&w), rows);
         free(m.w);
     }
     free(x);
     free(y);
     free(z);
-    free(w);
+    weight_free(&w);
+}
+
+/* The order of sums that glm_kernels.h gives, step by step. */
+static void
+check_linear_order(weight_t w)
+{
+    float  *x = floats((size_t) w.k, 2), *y = floats((size_t) w.n, 1), acc, sum;
+    int     good = 1;
+
+    for (int s = 0; s < nsets; s++) {
+        glm_mat_t  m = packed(sets[s], &w, NULL);
+
+        sets[s]->linear(y, (size_t) w.n, x, (size_t) w.k, 1, &m, 0, glm_panels(w.n), NULL);
+        for (int o = 0; o < w.n; o++) {
+            sum = 0;
+            for (int g = 0; g < w.k; g += w.group) {
+                float  scale = glm_half_to_float(w.scale[(o * w.k + g) / w.group]);
+
+                acc = 0;
+                for (int i = g; i < g + w.group; i++) {
+                    acc = fmaf(x[i], (float) (weight_at(&w, o, i) / (double) scale), acc);
+                }
+                sum = fmaf(scale, acc, sum);
+            }
+            good &= y[o] == sum;
+        }
+        free(m.w);
+    }
+    ok(good, "linear %s: the documented order of sums", kind(&w));
+    free(x);
+    free(y);
+    weight_free(&w);
 }
 
 static void
@@ -150,10 +247,10 @@ check_embed(void)
 {
     enum { V = 70, K = 48 };
     const int32_t   id[4] = { 100, 169, 99, 170 };      /* two here, two not */
-    uint16_t       *w = halves(V * K, 1);
+    weight_t        w = weight_new(16, 0, V, K);
 
     for (int s = 0; s < nsets; s++) {
-        glm_mat_t  m = packed(sets[s], w, V, K, NULL);
+        glm_mat_t  m = packed(sets[s], &w, NULL);
         float      y[4 * K];
         int        good = 1;
 
@@ -162,7 +259,7 @@ check_embed(void)
         for (int r = 0; r < 4; r++) {
             for (int i = 0; i < K; i++) {
                 int    here = r < 2;
-                float  e = here ? glm_half_to_float(w[(id[r] - 100) * K + i]) : 0;
+                float  e = here ? (float) weight_at(&w, id[r] - 100, i) : 0;
 
                 good &= y[r * K + i] == e;
             }
@@ -170,7 +267,7 @@ check_embed(void)
         ok(good, "%s: embedding, zeros for ids of other ranks", sets[s]->isa);
         free(m.w);
     }
-    free(w);
+    weight_free(&w);
 }
 
 static void
@@ -273,14 +370,24 @@ main(void)
     ok(glm_cpu_ops("mmx") == NULL, "an unknown set is refused");
     ok(glm_cpu_ops(NULL) == sets[0] && glm_cpu_ops("") == sets[0], "the best is the default");
 
-    check_linear(1, 64, 32, 0);
-    check_linear(1, 33, 170, 1);                /* 4 panels, 1, and a part of one */
-    check_linear(2, 100, 97, 1);
-    check_linear(5, 7, 64, 0);
-    check_linear(12, 96, 70, 1);
-    check_linear(29, 48, 130, 1);
-    check_linear(14, 2100, 300, 0);             /* more than a group of panels */
-    check_linear_rows();
+    check_linear(1, 0, weight_new(16, 0, 32, 64));
+    check_linear(1, 1, weight_new(16, 0, 170, 33));     /* 4 panels, 1, and a part of one */
+    check_linear(2, 1, weight_new(16, 0, 97, 100));
+    check_linear(5, 0, weight_new(16, 0, 64, 7));
+    check_linear(12, 1, weight_new(16, 0, 70, 96));
+    check_linear(29, 1, weight_new(16, 0, 130, 48));
+    check_linear(14, 0, weight_new(16, 0, 300, 2100));  /* more than a group of panels */
+    check_linear_rows(weight_new(16, 0, 8 * 32, 80));
+    for (int bits = 4; bits <= 8; bits += 4) {
+        check_linear(1, 1, weight_new(bits, 128, 170, 384));
+        check_linear(1, 0, weight_new(bits, 16, 32, 16));
+        check_linear(5, 1, weight_new(bits, 32, 97, 96));
+        check_linear(12, 1, weight_new(bits, 48, 70, 96));
+        check_linear(29, 1, weight_new(bits, 336, 130, 336));   /* row-wise */
+        check_linear(14, 0, weight_new(bits, 1056, 300, 2112));
+        check_linear_rows(weight_new(bits, 32, 7 * 32 + 9, 96));
+        check_linear_order(weight_new(bits, 32, 97, 160));
+    }
     check_embed();
     check_norm(16, 1);
     check_norm(256, 0);

@@ -105,7 +105,7 @@ part(const glm_member_t *me, void *arg)
 {
     bench_floor_t  *f = arg;
     int             n = glm_panels(f->rows), p0, p1, r0;
-    glm_mat_t       m = { f->w, NULL, f->k, f->rows };
+    glm_mat_t       m = { .w = f->w, .k = f->k, .n = f->rows, .bits = 16 };
 
     p0 = (int) ((int64_t) n * me->id / me->n);
     p1 = (int) ((int64_t) n * (me->id + 1) / me->n);
