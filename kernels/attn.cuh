@@ -42,16 +42,19 @@ __device__ __forceinline__ __half *scales_at(const Kv &kv, int page, int head)
                        + (size_t) kv.heads * Head<D, INT8>::kBytes) + (size_t) head * 2 * kPage;
 }
 
+inline bool kv_ok(const glm_gkv_t *kv)
+{
+    return kv != NULL && (kv->d == 64 || kv->d == 128) && kv->heads >= 1 && kv->base != NULL
+           && aligned16(kv->base) && kv->page_bytes % 16 == 0
+           && kv->page_bytes >= (size_t) kv->heads * glm_cuda_kv_head_bytes(kv->d, kv->int8);
+}
+
 inline bool attn_ok(const glm_attn_args_t *a)
 {
-    if (a == NULL || a->kv == NULL || a->rows == NULL || a->qkv == NULL || a->rope == NULL) return false;
-    const glm_gkv_t    *kv = a->kv;
+    if (a == NULL || a->rows == NULL || a->qkv == NULL || a->rope == NULL) return false;
     const glm_grows_t  *r = a->rows;
 
-    return (kv->d == 64 || kv->d == 128) && kv->heads >= 1 && kv->base != NULL
-           && aligned16(kv->base) && kv->page_bytes % 16 == 0
-           && kv->page_bytes >= (size_t) kv->heads * glm_cuda_kv_head_bytes(kv->d, kv->int8)
-           && r->slot && r->position && r->pages && r->ldpages >= 1
+    return kv_ok(a->kv) && r->slot && r->position && r->pages && r->ldpages >= 1
            && bucket_ok(r->rows, a->bucket) && aligned16(a->qkv) && aligned16(a->rope);
 }
 

@@ -343,6 +343,7 @@ typedef struct {
     int (*norm)(const glm_gnorm_args_t *, glm_stream_t *);
     int (*kv_write)(const glm_attn_args_t *, glm_stream_t *);   /* rotates k */
     int (*attn_row)(const glm_attn_args_t *, glm_stream_t *);   /* rotates q */
+    int (*attn_context)(const glm_context_args_t *, glm_stream_t *);   /* rotates q */
     int (*sample)(const glm_sample_args_t *, glm_stream_t *);   /* NULL: none */
 } glm_cuda_ops_t;
 

@@ -11,6 +11,7 @@
  */
 #pragma once
 #include "cuda_common.cuh"
+#include "mma.cuh"
 #include "tiles.cuh"
 
 namespace {
@@ -320,24 +321,6 @@ __device__ __forceinline__ void settle_shared(const Linear &a, int unit, int u0,
     }
     if (seg + 1 == a.segs) store<C>(a, tile, acc);
     else if (unit + 1 == u1) finish<C>(a, unit, tile, acc, late);
-}
-
-__device__ __forceinline__ void mma(float c[4], const uint32_t a[4], uint32_t b0, uint32_t b1)
-{
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
-        "{%8,%9}, {%0,%1,%2,%3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-/*
- * Volatile, so that it stays between the waits around a stage; the mma and the
- * loads of weights are not, since pinning those costs 5 to 27%.
- */
-__device__ __forceinline__ void ldmatrix(uint32_t r[4], uint32_t addr)
-{
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(addr));
 }
 
 /* One stage by mma.sync: sw its weights [WM][KG] tiles, then x [KG][16][R][8]. */

@@ -14,7 +14,7 @@ ifeq ($(HAVE_CUDA),1)
 NVFLAGS   := -O3 -std=c++17 -lineinfo -Ikernels -Iengine -Xcompiler -Wall,-Wextra
 SM80      := -gencode arch=compute_80,code=[sm_80,compute_80]
 SM90      := -gencode arch=compute_90a,code=sm_90a
-CUDA_TWICE := attn_row kv_write norm pack
+CUDA_TWICE := attn_context attn_row kv_write norm pack
 CUDA_OBJ  := $(B)/obj/cuda/cuda_ops.o $(B)/obj/cuda/linear_sm80.o $(B)/obj/cuda/linear_sm90.o \
              $(foreach a,80 90,$(CUDA_TWICE:%=$(B)/obj/cuda/%_$(a).o)) $(call obj,kernels/cuda_size.c)
 

@@ -1,0 +1,372 @@
+/*
+ * attn_context: attention of a bidirectional context, every row over all its tokens,
+ * by mma.sync.  A CTA takes 64 rows of a head, a warp 16 of them, and walks the
+ * tokens in blocks of 64 with a running maximum and sum in fp32.  A row's order of
+ * arithmetic is that of the blocks, whatever rows are beside it.  Rotated q is in
+ * fragments from the start; K and V pass through shared memory, the next block
+ * under way while one is worked on; int8 becomes fp16 there.
+ * An ideal run does 4 * rows * tokens * heads * d operations and reads q once, and K
+ * and V of a head once a CTA, from L2 but for the first.
+ */
+#include "attn.cuh"
+#include "mma.cuh"
+#include "tiles.cuh"
+
+namespace {
+
+constexpr int    kWarps = 4, kThreads = kWarps * 32, kRows = kWarps * 16, kTokens = 64;
+constexpr int    kPages = kTokens / kPage;
+constexpr float  kLog2e = 1.4426950408889634f;
+
+struct Context {
+    Kv              kv;
+    const int32_t  *pages, *position;
+    const __half   *qkv;
+    const __half2  *rope;
+    __half         *out;
+    int             tokens, first, rows;
+    float           rsqrt_d;
+};
+
+/*
+ * Shared memory: fp16 K and V [64][D], two blocks in turn; or two blocks of int8 as
+ * the pages have them, scales behind, and one of fp16.
+ */
+template <int D, bool INT8>
+struct Room {
+    static constexpr int  kHalf = kTokens * D * 2;                   /* K or V in fp16 */
+    static constexpr int  kRaw = kTokens * D * 2 + kPages * 64;      /* K and V in int8 */
+    static constexpr int  kFp16 = INT8 ? 2 * kRaw : 0;
+    static constexpr int  kBytes = kFp16 + (INT8 ? 2 : 4) * kHalf;
+};
+
+/* Byte of 16-byte piece c of a token in K or V: eight tokens on eight banks. */
+template <int D>
+__device__ __forceinline__ int place(int token, int c)
+{
+    return token * (D * 2) + (c ^ (token & 7)) * 16;
+}
+
+/* bytes 16, or 0: zeros. */
+__device__ __forceinline__ void copy16_or_zero(uint32_t dst, const void *src, int bytes)
+{
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(dst), "l"(src), "r"(bytes)
+                 : "memory");
+}
+
+__device__ __forceinline__ float exp2_fast(float x)
+{
+    float  r;
+
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
+    return r;
+}
+
+/* Pages of a block; past the context's end its last one. */
+__device__ __forceinline__ void page_ids(const Context &c, int block, int (&id)[kPages])
+{
+#pragma unroll
+    for (int i = 0; i < kPages; i++)
+        id[i] = c.pages[min(block * kPages + i, (c.tokens - 1) / kPage)];
+}
+
+/* Starts the copies of a block to `to`; tokens past the end are zeros in fp16. */
+template <int D, bool INT8>
+__device__ __forceinline__ void issue(const Context &c, int head, int block, const int (&id)[kPages],
+                                      uint32_t to)
+{
+    using           H = Head<D, INT8>;
+    constexpr int   kPieces = H::kToken / 16;        /* of a token's K */
+
+#pragma unroll
+    for (int p = 0; p < kPages; p++) {
+        const uint8_t  *from = head_at<D, INT8>(c.kv, id[p], head);
+
+#pragma unroll
+        for (int i = threadIdx.x; i < 2 * kPage * kPieces; i += kThreads) {
+            if (INT8) {
+                copy16(to + p * H::kBytes + i * 16, from + i * 16);
+                continue;
+            }
+            const int  v = i / (kPage * kPieces), t = p * kPage + i / kPieces % kPage;
+
+            copy16_or_zero(to + v * Room<D, INT8>::kHalf + place<D>(t, i % kPieces), from + i * 16,
+                           block * kTokens + t < c.tokens ? 16 : 0);
+        }
+        if (INT8 && threadIdx.x < 4)
+            copy16(to + kPages * H::kBytes + p * 64 + threadIdx.x * 16,
+                   scales_at<D, INT8>(c.kv, id[p], head) + threadIdx.x * 8);
+    }
+}
+
+/* Scale of a token of a block, twice; 0 past the context's end. */
+__device__ __forceinline__ __half2 scale_at(const uint8_t *scales, int v, int token, int left)
+{
+    const __half  *s = (const __half *) (scales + token / kPage * 64) + v * kPage + token % kPage;
+
+    return __half2half2(token < left ? *s : __float2half(0.f));
+}
+
+/* Two int8 (low halfword of w) times their scale, rounded; finite however large. */
+__device__ __forceinline__ uint32_t scaled(uint32_t w, __half2 scale)
+{
+    const uint32_t  q = byte_pair(w ^ 0x8080, 0x4140);
+    const __half2   top = __float2half2_rn(65504.f), v = __hmul2(*(const __half2 *) &q, scale);
+    const __half2   r = __hmax2(__hmin2(v, top), __hneg2(top));
+
+    return *(const uint32_t *) &r;
+}
+
+/* A block of int8 pages to fp16 K and V; `left` tokens of it are of the context. */
+template <int D>
+__device__ __forceinline__ void convert(const uint8_t *raw, uint8_t *to, int left)
+{
+    using           H = Head<D, true>;
+    const uint8_t  *scales = raw + kPages * H::kBytes;
+
+#pragma unroll
+    for (int i = threadIdx.x; i < kTokens * D / 16; i += kThreads) {
+        const int       t = i / (D / 16), c = i % (D / 16);
+        const uint4     q = *(const uint4 *) (raw + t / kPage * H::kBytes + t % kPage * D + c * 16);
+        const __half2   s = scale_at(scales, 0, t, left);
+        const uint32_t  w[4] = {q.x, q.y, q.z, q.w};
+        uint32_t        h[8];
+
+#pragma unroll
+        for (int e = 0; e < 4; e++) h[2 * e] = scaled(w[e], s), h[2 * e + 1] = scaled(w[e] >> 16, s);
+        *(uint4 *) (to + place<D>(t, 2 * c)) = make_uint4(h[0], h[1], h[2], h[3]);
+        *(uint4 *) (to + place<D>(t, 2 * c + 1)) = make_uint4(h[4], h[5], h[6], h[7]);
+    }
+    /* V: words of four tokens of a dimension; eight of them are a piece of each token. */
+#pragma unroll
+    for (int i = threadIdx.x; i < kTokens / 4 * (D / 8); i += kThreads) {
+        const int       quad = i / (D / 8), c = i % (D / 8);
+        const uint8_t  *v = raw + quad / 4 * H::kBytes + kPage * D + (quad % 4 * D + c * 8) * 4;
+        const uint4     a = *(const uint4 *) v, b = *(const uint4 *) (v + 16);
+        const uint32_t  w[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+
+#pragma unroll
+        for (int t = 0; t < 4; t++) {
+            const __half2  s = scale_at(scales, 1, quad * 4 + t, left);
+            uint32_t       h[4];
+
+#pragma unroll
+            for (int e = 0; e < 4; e++)
+                h[e] = scaled(__byte_perm(w[2 * e], w[2 * e + 1], t | (4 + t) << 4), s);
+            *(uint4 *) (to + Room<D, true>::kHalf + place<D>(quad * 4 + t, c)) =
+                make_uint4(h[0], h[1], h[2], h[3]);
+        }
+    }
+}
+
+/* A fragments of this warp's rows: rotated, / sqrt(d), rounded.  Dimensions i and
+ * i + d / 2 are in the same lane. */
+template <int D>
+__device__ __forceinline__ void fetch_q(const Context &c, int head, int row0, uint32_t (&q)[D / 16][4])
+{
+    const int  g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        const int       row = min(row0 + g + h * 8, c.first + c.rows - 1);       /* past the end: any */
+        const __half   *p = c.qkv + ((size_t) row * c.kv.heads + head) * 3 * D;
+        const __half2  *rope = c.rope + (size_t) c.position[row] * (D / 2);
+
+#pragma unroll
+        for (int kk = 0; kk < D / 32; kk++) {
+#pragma unroll
+            for (int k8 = 0; k8 < 2; k8++) {
+                const int     i = kk * 16 + k8 * 8 + t * 2;
+                const float2  x = __half22float2(*(const __half2 *) (p + i));
+                const float2  y = __half22float2(*(const __half2 *) (p + i + D / 2));
+                const float2  c0 = __half22float2(rope[i]), c1 = __half22float2(rope[i + 1]);
+
+                q[kk][k8 * 2 + h] = float2_half2(fmaf(x.x, c0.x, -(y.x * c0.y)) * c.rsqrt_d,
+                                                 fmaf(x.y, c1.x, -(y.y * c1.y)) * c.rsqrt_d);
+                q[kk + D / 32][k8 * 2 + h] = float2_half2(fmaf(y.x, c0.x, x.x * c0.y) * c.rsqrt_d,
+                                                          fmaf(y.y, c1.x, x.y * c1.y) * c.rsqrt_d);
+            }
+        }
+    }
+}
+
+/* What a warp has of its rows: lane 4 g + t has rows g and g + 8. */
+template <int D>
+struct State {
+    float  m[2], l[2], o[D / 8][4];
+};
+
+/* Scores of a block; k: where its K is in shared memory. */
+template <int D>
+__device__ __forceinline__ void scores(uint32_t k, const uint32_t (&q)[D / 16][4],
+                                       float (&s)[kTokens / 8][4])
+{
+    const int  lane = threadIdx.x % 32, token = lane / 16 * 8 + lane % 8, c = lane / 8 % 2;
+
+#pragma unroll
+    for (int i = 0; i < kTokens / 8; i++) s[i][0] = s[i][1] = s[i][2] = s[i][3] = 0.f;
+#pragma unroll
+    for (int kk = 0; kk < D / 16; kk++) {
+#pragma unroll
+        for (int j = 0; j < kTokens / 16; j++) {
+            uint32_t  b[4];
+
+            ldmatrix(b, k + place<D>(j * 16 + token, kk * 2 + c));
+            mma(s[2 * j], q[kk], b[0], b[1]);
+            mma(s[2 * j + 1], q[kk], b[2], b[3]);
+        }
+    }
+}
+
+/* Scores to weights, and the new maximum; what was summed fades. */
+template <int D>
+__device__ __forceinline__ void weigh(State<D> &w, float (&s)[kTokens / 8][4], int left)
+{
+    const int  t = threadIdx.x % 4;
+
+    if (left < kTokens) {
+#pragma unroll
+        for (int i = 0; i < kTokens / 8; i++) {
+#pragma unroll
+            for (int e = 0; e < 4; e++) s[i][e] = i * 8 + t * 2 + e % 2 < left ? s[i][e] : -INFINITY;
+        }
+    }
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        float  top = w.m[h];
+
+#pragma unroll
+        for (int i = 0; i < kTokens / 8; i++) top = fmaxf(top, fmaxf(s[i][2 * h], s[i][2 * h + 1]));
+        top = fmaxf(top, __shfl_xor_sync(~0u, top, 1));
+        top = fmaxf(top, __shfl_xor_sync(~0u, top, 2));
+        const float  fade = exp2_fast((w.m[h] - top) * kLog2e), base = top * kLog2e;
+
+        w.m[h] = top;
+        w.l[h] *= fade;
+#pragma unroll
+        for (int i = 0; i < D / 8; i++) w.o[i][2 * h] *= fade, w.o[i][2 * h + 1] *= fade;
+#pragma unroll
+        for (int i = 0; i < kTokens / 8; i++) {
+#pragma unroll
+            for (int e = 2 * h; e < 2 * h + 2; e++) {
+                s[i][e] = exp2_fast(fmaf(s[i][e], kLog2e, -base));
+                w.l[h] += s[i][e];
+            }
+        }
+    }
+}
+
+/* o += weights V; v: where V is in shared memory. */
+template <int D>
+__device__ __forceinline__ void add_values(State<D> &w, uint32_t v, const float (&s)[kTokens / 8][4])
+{
+    const int  lane = threadIdx.x % 32, token = lane / 8 % 2 * 8 + lane % 8, c = lane / 16;
+
+#pragma unroll
+    for (int j = 0; j < kTokens / 16; j++) {
+        const float     *x = s[2 * j], *y = s[2 * j + 1];
+        const uint32_t   p[4] = {float2_half2(x[0], x[1]), float2_half2(x[2], x[3]),
+                                 float2_half2(y[0], y[1]), float2_half2(y[2], y[3])};
+
+#pragma unroll
+        for (int i = 0; i < D / 16; i++) {
+            uint32_t  b[4];
+
+            ldmatrix_t(b, v + place<D>(j * 16 + token, i * 2 + c));
+            mma(w.o[2 * i], p, b[0], b[1]);
+            mma(w.o[2 * i + 1], p, b[2], b[3]);
+        }
+    }
+}
+
+template <int D>
+__device__ __forceinline__ void put_out(const Context &c, int head, int row0, State<D> &w)
+{
+    const int  g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        const int  row = row0 + g + h * 8;
+        float      l = w.l[h];
+
+        l += __shfl_xor_sync(~0u, l, 1);
+        l += __shfl_xor_sync(~0u, l, 2);
+        if (row >= c.first + c.rows) continue;
+        const size_t  pass = (size_t) (row / GLM_CUDA_PREFILL_ROWS) * (c.kv.heads * D / 8);
+        __half       *out = c.out + row % GLM_CUDA_PREFILL_ROWS * 8 + t * 2;
+
+#pragma unroll
+        for (int i = 0; i < D / 8; i++)
+            *(uint32_t *) (out + (pass + head * (D / 8) + i) * (GLM_CUDA_PREFILL_ROWS * 8)) =
+                float2_half2(w.o[i][2 * h] / l, w.o[i][2 * h + 1] / l);
+    }
+}
+
+template <int D, bool INT8>
+__global__ void __launch_bounds__(kThreads, 3) attn_context_kernel(const Context c)
+{
+    using           R = Room<D, INT8>;
+    extern __shared__ __align__(128) uint8_t smem[];
+    const int       head = blockIdx.y, blocks = (c.tokens + kTokens - 1) / kTokens;
+    const int       row0 = c.first + blockIdx.x * kRows + threadIdx.x / 32 * 16;
+    const uint32_t  ring = smem_addr(smem);
+    constexpr int   kStage = INT8 ? R::kRaw : 2 * R::kHalf;
+    int             id[kPages];
+    uint32_t        q[D / 16][4];
+    State<D>        w = {{-INFINITY, -INFINITY}, {0.f, 0.f}, {}};
+
+    grid_go();
+    page_ids(c, 0, id);               /* tables do not change within a context */
+    grid_wait();
+    issue<D, INT8>(c, head, 0, id, ring);
+    asm volatile("cp.async.commit_group;" ::: "memory");
+    page_ids(c, 1, id);
+    fetch_q<D>(c, head, row0, q);
+    for (int b = 0; b < blocks; b++) {
+        const int  left = c.tokens - b * kTokens;
+        uint32_t   k = ring + b % 2 * kStage;
+        float      s[kTokens / 8][4];
+
+        asm volatile("cp.async.wait_group 0;" ::: "memory");
+        __syncthreads();              /* and all are done with the block before */
+        if (b + 1 < blocks) issue<D, INT8>(c, head, b + 1, id, ring + (b + 1) % 2 * kStage);
+        asm volatile("cp.async.commit_group;" ::: "memory");
+        page_ids(c, b + 2, id);
+        if constexpr (INT8) {
+            convert<D>(smem + b % 2 * kStage, smem + R::kFp16, left);
+            __syncthreads();
+            k = ring + R::kFp16;
+        }
+        scores<D>(k, q, s);
+        weigh<D>(w, s, left);
+        add_values<D>(w, k + R::kHalf, s);
+    }
+    put_out<D>(c, head, row0, w);
+}
+
+template <int D, bool INT8>
+int run(const glm_context_args_t *a, glm_stream_t *s)
+{
+    const Context  c = {{(uint8_t *) a->kv->base, a->kv->page_bytes, a->kv->heads},
+                        a->pages, a->position, (const __half *) a->qkv, (const __half2 *) a->rope,
+                        (__half *) a->out, a->tokens, a->first, a->rows, 1.f / sqrtf((float) D)};
+
+    return launch("attn_context", attn_context_kernel<D, INT8>,
+                  dim3((a->rows + kRows - 1) / kRows, a->kv->heads), kThreads, Room<D, INT8>::kBytes, 1,
+                  s, c);
+}
+
+}  // namespace
+
+int GLM_OP(attn_context)(const glm_context_args_t *a, glm_stream_t *s)
+{
+    if (a == NULL || s == NULL || !kv_ok(a->kv) || a->pages == NULL || a->position == NULL
+        || a->qkv == NULL || a->rope == NULL || a->out == NULL || !aligned16(a->qkv)
+        || !aligned16(a->rope) || !aligned16(a->out) || a->first < 0 || a->rows < 1
+        || a->tokens < a->first + a->rows)
+    {
+        return GLM_EINVAL;
+    }
+    if (a->kv->int8) return a->kv->d == 128 ? run<128, true>(a, s) : run<64, true>(a, s);
+    return a->kv->d == 128 ? run<128, false>(a, s) : run<64, false>(a, s);
+}
