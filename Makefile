@@ -45,7 +45,7 @@ $(B)/obj/%.o: %.c
 $(B)/obj/kernels/cpu/%_avx2.o:   ISA := -mavx2 -mfma -mf16c
 $(B)/obj/kernels/cpu/%_avx512.o: ISA := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c
 $(B)/obj/kernels/cpu/%.o:        OPT := -O3
-$(B)/obj/tools/convert/quant.o:   OPT := -O3
+$(B)/obj/engine/quant.o:   OPT := -O3
 
 $(B)/libglm_engine.a: $(call obj,$(ENGINE_SRC))
 	rm -f $@

@@ -9,7 +9,7 @@
 
 #include "../../tools/convert/convert.h"
 #include "../../tools/convert/half.h"
-#include "../../tools/convert/quant.h"
+#include "quant.h"
 #include "golden.h"
 #include "loader.h"
 #include "safetensors.h"
@@ -52,9 +52,9 @@ plain_q(uint16_t w, uint16_t scale, int m)
 
 
 static int
-same_as_plain(const cv_quant_t *z, const uint16_t *w, const uint8_t *q, const uint16_t *scale)
+same_as_plain(const glm_quantize_t *z, const uint16_t *w, const uint8_t *q, const uint16_t *scale)
 {
-    int64_t   r, c, g, bytes = cv_quant_row_bytes(z->type, z->cols);
+    int64_t   r, c, g, bytes = glm_quant_row_bytes(z->type, z->cols);
     int       m = z->type == GLM_T_INT4 ? 7 : 127;
     float     most;
     uint16_t  s;
@@ -103,22 +103,22 @@ test_arithmetic(void)
     memset(w + 3 * COLS, 0, COLS * 2);
     for (int t = 0; t < 2; t++) {
         for (int g = 0; g < 4; g++) {
-            cv_quant_t  z = { types[t], ROWS, COLS, groups[g] };
-            size_t      bytes = (size_t) (ROWS * cv_quant_row_bytes(types[t], COLS));
+            glm_quantize_t  z = { types[t], ROWS, COLS, groups[g] };
+            size_t      bytes = (size_t) (ROWS * glm_quant_row_bytes(types[t], COLS));
 
-            ok(cv_quant(&z, w, q, scale, &row, &col) == 0 && same_as_plain(&z, w, q, scale),
+            ok(glm_quantize(&z, w, q, scale, &row, &col) == 0 && same_as_plain(&z, w, q, scale),
                "int%d, groups of %d, as one operation at a time", t ? 4 : 8, (int) groups[g]);
             memcpy(in_place, w, sizeof(w));
-            cv_quant(&z, in_place, (uint8_t *) in_place, scale, &row, &col);
+            glm_quantize(&z, in_place, (uint8_t *) in_place, scale, &row, &col);
             ok(memcmp(in_place, q, bytes) == 0, "and in place");
         }
     }
     ok(scale[3 * COLS / 32] == 0 && q[3 * COLS / 2] == 0, "a row of zeros has no scale and no values");
     for (int bad = 0; bad < 2; bad++) {
-        cv_quant_t  z = { GLM_T_INT8, ROWS, COLS, 128 };
+        glm_quantize_t  z = { GLM_T_INT8, ROWS, COLS, 128 };
 
         w[5 * COLS + 700] = bad ? 0xfc00 : 0x7e00;
-        ok(cv_quant(&z, w, q, scale, &row, &col) == -1 && row == 5 && col == 700, "%s is found",
+        ok(glm_quantize(&z, w, q, scale, &row, &col) == -1 && row == 5 && col == 700, "%s is found",
            bad ? "infinity" : "nan");
     }
 }
@@ -133,16 +133,16 @@ test_ties(void)
     uint16_t            w[8], scale;
     uint8_t             q[8];
     int64_t             row, col;
-    cv_quant_t          z = { GLM_T_INT8, 1, 8, 8 };
+    glm_quantize_t          z = { GLM_T_INT8, 1, 8, 8 };
     int                 same = 1;
 
     for (int i = 0; i < 8; i++) w[i] = half(x[i]);
-    cv_quant(&z, w, q, &scale, &row, &col);
+    glm_quantize(&z, w, q, &scale, &row, &col);
     for (int i = 0; i < 8; i++) same &= (int8_t) q[i] == want[i];
     ok(scale == half(1) && same, "halves to even");
     z.type = GLM_T_INT4;
     for (int i = 0; i < 8; i++) w[i] = half((float) (i ? -i : 7));
-    cv_quant(&z, w, q, &scale, &row, &col);
+    glm_quantize(&z, w, q, &scale, &row, &col);
     ok(q[0] == 0x7f && q[1] == 0xed && q[2] == 0xcb && q[3] == 0xa9, "the even column is the high nibble");
 }
 
@@ -172,7 +172,7 @@ typedef struct {
 static int
 q_at(const weight_t *w, int64_t r, int64_t c, uint16_t *scale)
 {
-    int64_t         bytes = cv_quant_row_bytes(w->type, w->item.dim[1]), groups = w->scale->dim[1];
+    int64_t         bytes = glm_quant_row_bytes(w->type, w->item.dim[1]), groups = w->scale->dim[1];
     const uint16_t  *s = w->scale->data;
 
     place(&w->item, w->ranks, w->rank, &r, &c);

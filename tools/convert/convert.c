@@ -27,7 +27,7 @@ typedef struct {
     cv_forms_t           forms;
     cv_out_t            *out;
     stw_t               *stw;
-    cv_progress_t        progress;
+    glm_progress_t        progress;
     glm_err_t           *err;
 } cv_job_t;
 
@@ -169,7 +169,7 @@ cv_merge_said(cv_job_t *j, const cv_item_t *item, void *whole)
     int  differ, rc = cv_merge(&j->source, item, whole, &differ, j->opt->stop, j->err);
 
     if (rc != 0 || !differ) return rc;
-    cv_progress_clear(&j->progress);
+    glm_progress_clear(&j->progress);
     fprintf(stderr, "%s: ranks 0 and %d have different values; those of rank 0 are taken\n",
             item->name, differ);
     return 0;
@@ -179,10 +179,10 @@ cv_merge_said(cv_job_t *j, const cv_item_t *item, void *whole)
 static int
 cv_quantise(cv_job_t *j, const cv_form_t *form, const cv_item_t *item, const cv_room_t *room)
 {
-    cv_quant_t  z = { form->choice.type, item->dim[0], item->dim[1], item->dim[1] / form->groups };
+    glm_quantize_t  z = { form->choice.type, item->dim[0], item->dim[1], item->dim[1] / form->groups };
     int64_t     row, col;
 
-    if (cv_quant(&z, room->whole, room->whole, room->scale, &row, &col) == 0) return 0;
+    if (glm_quantize(&z, room->whole, room->whole, room->scale, &row, &col) == 0) return 0;
     return glm_fail(j->err, GLM_EFORMAT, "%s: row %lld, column %lld is not a finite number, which "
                     "cannot be quantised", item->name, (long long) row, (long long) col);
 }
@@ -225,7 +225,7 @@ cv_put_tensor(cv_job_t *j, size_t i, const cv_room_t *room)
         rc = cv_merge_said(j, &item, room->whole);
         if (rc == 0) rc = stw_write(j->stw, room->whole, cv_values(&item) * 2, j->err);
     }
-    if (rc == 0) cv_progress_add(&j->progress, cv_values(&item) * 2, item.name);
+    if (rc == 0) glm_progress_add(&j->progress, cv_values(&item) * 2, item.name);
     return rc;
 }
 
@@ -328,9 +328,9 @@ cv_write(cv_job_t *j)
     if ((rc = cv_declare(j)) != 0) return rc;
     if ((rc = cv_out_room(j->out, cv_forms_bytes(&j->forms, &j->cfg), j->err)) != 0) return rc;
     if ((rc = cv_copy_tokenizer(j)) != 0) return rc;
-    cv_progress_begin(&j->progress, cv_plan_bytes(&j->cfg), opt->quiet);
+    glm_progress_begin(&j->progress, cv_plan_bytes(&j->cfg), opt->quiet);
     rc = cv_put_tensors(j);
-    cv_progress_clear(&j->progress);
+    glm_progress_clear(&j->progress);
     if (rc == 0) rc = cv_put_file(j, "config.json", j->config, strlen(j->config));
     return rc ? rc : cv_out_commit(j->out, j->err);
 }

@@ -125,7 +125,7 @@ cv_form_bytes(const cv_form_t *f, const cv_item_t *item)
 {
     if (f->choice.type == GLM_T_F16) return (uint64_t) (item->dim[0] * item->dim[1] * 2);
     return (uint64_t) (item->dim[0]
-                       * (cv_quant_row_bytes(f->choice.type, item->dim[1]) + 2 * f->groups));
+                       * (glm_quant_row_bytes(f->choice.type, item->dim[1]) + 2 * f->groups));
 }
 
 

@@ -101,7 +101,7 @@ cv_plan_quantised(const cv_item_t *item, glm_ttype_t type, int ranks, cv_item_t 
     cv_item_t *scale)
 {
     *bytes = *item;
-    bytes->dim[1] = cv_quant_row_bytes(type, item->dim[1]);
+    bytes->dim[1] = glm_quant_row_bytes(type, item->dim[1]);
     *scale = *item;
     snprintf(scale->name, sizeof(scale->name), "%.72s_scale", item->name);
     scale->linear = 0;

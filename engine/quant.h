@@ -7,8 +7,8 @@
  *
  * where scale is 0 every q is 0.
  */
-#ifndef GLM_CV_QUANT_H
-#define GLM_CV_QUANT_H
+#ifndef GLM_QUANT_H
+#define GLM_QUANT_H
 
 #include <stdint.h>
 
@@ -16,13 +16,13 @@
 
 /* Bytes of a row of cols values; int4 puts two in a byte. */
 static inline int64_t
-cv_quant_row_bytes(glm_ttype_t type, int64_t cols)
+glm_quant_row_bytes(glm_ttype_t type, int64_t cols)
 {
     return type == GLM_T_INT4 ? cols / 2 : cols;
 }
 
 static inline int
-cv_quant_max(glm_ttype_t type)
+glm_quant_max(glm_ttype_t type)
 {
     return type == GLM_T_INT4 ? 7 : 127;
 }
@@ -31,17 +31,17 @@ typedef struct {
     glm_ttype_t  type;        /* int8 or int4 */
     int64_t      rows, cols;
     int64_t      group;       /* divides cols; even for int4 */
-} cv_quant_t;
+} glm_quantize_t;
 
 /*
- * w: (rows, cols) fp16; q: rows of cv_quant_row_bytes(), which may begin where
+ * w: (rows, cols) fp16; q: rows of glm_quant_row_bytes(), which may begin where
  * w begins; scale: (rows, cols / group).  A weight that is not finite ends it:
  * -1, and *row, *col tell where.
  */
-int cv_quant(const cv_quant_t *z, const uint16_t *w, uint8_t *q, uint16_t *scale, int64_t *row,
+int glm_quantize(const glm_quantize_t *z, const uint16_t *w, uint8_t *q, uint16_t *scale, int64_t *row,
     int64_t *col);
 
 /* The scale of a group of weights up to max (fp16 bits, finite, no sign). */
-uint16_t cv_quant_scale(glm_ttype_t type, uint16_t max);
+uint16_t glm_quant_scale(glm_ttype_t type, uint16_t max);
 
 #endif

@@ -7,11 +7,10 @@
 
 #include "progress.h"
 
-#define CV_BAR_WIDTH  30
-
+#define BAR_WIDTH  30
 
 static double
-cv_since(const struct timespec *t)
+since(const struct timespec *t)
 {
     struct timespec  now;
 
@@ -19,9 +18,8 @@ cv_since(const struct timespec *t)
     return (double) (now.tv_sec - t->tv_sec) + (double) (now.tv_nsec - t->tv_nsec) * 1e-9;
 }
 
-
 void
-cv_progress_begin(cv_progress_t *p, uint64_t total, int quiet)
+glm_progress_begin(glm_progress_t *p, uint64_t total, int quiet)
 {
     memset(p, 0, sizeof(*p));
     p->total = total ? total : 1;
@@ -30,33 +28,31 @@ cv_progress_begin(cv_progress_t *p, uint64_t total, int quiet)
     clock_gettime(CLOCK_MONOTONIC, &p->began);
 }
 
-
 static void
-cv_draw(cv_progress_t *p, const char *what)
+draw(glm_progress_t *p, const char *what)
 {
-    double  part = (double) p->done / (double) p->total, s = cv_since(&p->began);
-    int     i, filled = (int) (part * CV_BAR_WIDTH);
-    char    bar[CV_BAR_WIDTH + 1];
+    double  part = (double) p->done / (double) p->total, s = since(&p->began);
+    int     i, filled = (int) (part * BAR_WIDTH);
+    char    bar[BAR_WIDTH + 1];
 
-    for (i = 0; i < CV_BAR_WIDTH; i++) bar[i] = i < filled ? '#' : '.';
-    bar[CV_BAR_WIDTH] = '\0';
+    for (i = 0; i < BAR_WIDTH; i++) bar[i] = i < filled ? '#' : '.';
+    bar[BAR_WIDTH] = '\0';
     fprintf(stderr, "\r\033[K[%s] %3d%% %.0f MB/s %.32s", bar, (int) (part * 100),
             s > 0 ? (double) p->done / s / 1e6 : 0, what);
     p->drawn = 1;
 }
 
-
 void
-cv_progress_add(cv_progress_t *p, uint64_t bytes, const char *what)
+glm_progress_add(glm_progress_t *p, uint64_t bytes, const char *what)
 {
     int  tenths;
 
     p->done += bytes;
     if (p->quiet) return;
     if (p->bar) {
-        if (p->drawn && p->done < p->total && cv_since(&p->last) < 0.1) return;
+        if (p->drawn && p->done < p->total && since(&p->last) < 0.1) return;
         clock_gettime(CLOCK_MONOTONIC, &p->last);
-        cv_draw(p, what);
+        draw(p, what);
         return;
     }
     tenths = (int) ((double) p->done / (double) p->total * 10);
@@ -66,9 +62,8 @@ cv_progress_add(cv_progress_t *p, uint64_t bytes, const char *what)
             (double) p->total / 1e6, what);
 }
 
-
 void
-cv_progress_clear(cv_progress_t *p)
+glm_progress_clear(glm_progress_t *p)
 {
     if (p->drawn) fprintf(stderr, "\r\033[K");
     p->drawn = 0;
