@@ -185,7 +185,7 @@ set_up(glm_engine_t *e, const glm_engine_opts_t *o, int32_t pages)
     e->stats.started = e->stats.heartbeat = s->st.started;
     e->lim = (glm_limits_t) {
         .vocab = { &e->cfg, e->tok }, .allow = e->allow, .max_seqs = s->max_seqs,
-        .kv_pages = pages
+        .max_rows = s->max_rows, .kv_pages = pages
     };
 }
 

@@ -150,7 +150,8 @@ typedef struct {
  * one; choices may interleave.  prompt_tokens of accepted are the first round's, those
  * of done the sum over all rounds, as every round computes a context of its own.
  * SCORE: of each choice its ids with their log-probabilities (sampled is never NULL,
- * text is that of the id) and finish (LENGTH); choices in any order.
+ * text is that of the id) and finish (LENGTH); choices in any order.  completion_tokens
+ * of done are the ids of all choices.
  * Beams: nothing until the search ends; then the n best choices, best first, each as
  * tokens and finish; several blanks: as the original, each round goes on from the best
  * candidate (choice 0 tells its fill) and the last blank has n.

@@ -120,6 +120,10 @@ check_fields(const glm_req_t *r, glm_refusal_t *no)
     if (!(s->top_p >= 0 && s->top_p <= 1)) return refuse_field(no, "top_p", "0 to 1");
     if (!(s->min_p >= 0 && s->min_p <= 1)) return refuse_field(no, "min_p", "0 to 1");
     if (s->top_k < 0) return refuse_field(no, "top_k", "0 or more");
+    if (r->op == GLM_OP_SCORE && r->want_prompt_logprobs)
+        return refuse_field(no, "prompt_logprobs", "left out: choices are scored");
+    if (r->op == GLM_OP_SCORE && r->beams > 1)
+        return refuse_field(no, "num_beams", "left out: choices are scored");
     if (r->want_prompt_logprobs && r->mode == GLM_BIDIRECTIONAL)
         return glm_refuse(no, 400, "", "mode", "Log-probabilities of a prompt exist only in the "
                           "unidirectional mode: in the bidirectional one every token of the "

@@ -46,6 +46,14 @@ size_beams(glm_job_t *j, const glm_limits_t *lim, int32_t mine, int32_t extra, g
     return 0;
 }
 
+/* As many as could be of use. */
+static int32_t
+most_lanes(const glm_job_t *j, const glm_limits_t *lim)
+{
+    if (j->score != NULL) return glm_score_lanes(j->score, lim->max_rows);
+    return j->nchoices < lim->max_seqs ? j->nchoices : lim->max_seqs;
+}
+
 /*
  * How many lanes, and how many pages for them.  As few lanes as it takes to fit
  * the cache: the other choices wait for one.
@@ -53,14 +61,14 @@ size_beams(glm_job_t *j, const glm_limits_t *lim, int32_t mine, int32_t extra, g
 static int
 size_job(glm_job_t *j, const glm_limits_t *lim, glm_refusal_t *no)
 {
-    int32_t  mine, shared = j->nshared / GLM_KV_PAGE, extra;
+    int32_t  mine, shared = j->nshared / GLM_KV_PAGE, extra, most = most_lanes(j, lim);
     int64_t  slots = (int64_t) j->nshared + j->prompt.max_tokens;
 
     if (j->prompt.max_tokens == 0 && glm_job_scored(j) >= j->nshared) return 0;
 
     mine = glm_kv_pages(slots);
     if (mine > lim->kv_pages) {
-        glm_refuse(no, 400, "", "max_tokens", "This request needs room for %lld tokens in the KV "
+        glm_refuse(no, 400, "", j->score != NULL ? "choices" : "max_tokens", "This request needs room for %lld tokens in the KV "
                    "cache, which holds %lld.", (long long) slots,
                    (long long) lim->kv_pages * GLM_KV_PAGE);
         no->limit = (int64_t) lim->kv_pages * GLM_KV_PAGE;
@@ -75,8 +83,7 @@ size_job(glm_job_t *j, const glm_limits_t *lim, glm_refusal_t *no)
     extra = mine - shared;                  /* never 0: the first token has a slot */
     if (j->r->beams > 1) return size_beams(j, lim, mine, extra, no);
     j->width = 1 + (lim->kv_pages - mine) / extra;
-    if (j->width > j->nchoices) j->width = j->nchoices;
-    if (j->width > lim->max_seqs) j->width = lim->max_seqs;
+    if (j->width > most) j->width = most;
     j->npages = mine + (j->width - 1) * extra;
     return 0;
 }
@@ -85,15 +92,17 @@ static int
 make_lane(glm_job_t *j, glm_seq_t *q, const glm_limits_t *lim)
 {
     q->job = j;
+    if (glm_table_init(&q->table, glm_kv_pages((int64_t) j->nshared + j->prompt.max_tokens)) != 0)
+        return GLM_ENOMEM;
+    if (j->score != NULL) return 0;
+
     q->sample = j->r->sample;
     q->sample.blank = 0;
     q->sample.score = j->r->score_id;
     q->sample.nscore = (int32_t) j->r->nscore_id;
     if (j->best != NULL && q->sample.nlogprobs < 0) q->sample.nlogprobs = 0;
     q->sample.allow = lim->allow;
-    if (glm_ruled_init(&q->ruled, j->rules) != 0) return GLM_ENOMEM;
-    if (glm_table_init(&q->table, glm_kv_pages((int64_t) j->nshared + j->prompt.max_tokens)) != 0
-        || glm_stopper_init(&q->stopper, j->stops) != 0)
+    if (glm_ruled_init(&q->ruled, j->rules) != 0 || glm_stopper_init(&q->stopper, j->stops) != 0)
         return GLM_ENOMEM;
 
     if (j->stops == NULL || j->prompt.max_tokens == 0) return 0;
@@ -107,11 +116,12 @@ make_lanes(glm_job_t *j, const glm_limits_t *lim)
     const glm_req_t  *r = j->r;
 
     /* Without a tokenizer there is no text that a stop could be found in. */
-    if (lim->vocab.tok != NULL
+    if (lim->vocab.tok != NULL && j->score == NULL
         && glm_stops_make(&j->stops, r->stop, r->nstop, r->include_stop) != 0)
         return GLM_ENOMEM;
 
-    if (j->nchoices > r->n && glm_best_make(&j->best, j->nchoices, r->n) != 0) return GLM_ENOMEM;
+    if (j->score != NULL && glm_score_set_lanes(j->score, j->width) != 0) return GLM_ENOMEM;
+    if (r->best_of > r->n && glm_best_make(&j->best, j->nchoices, r->n) != 0) return GLM_ENOMEM;
 
     j->lane = calloc((size_t) (j->width > 0 ? j->width : 1), sizeof(glm_seq_t));
     if (j->lane == NULL) return GLM_ENOMEM;
@@ -156,6 +166,28 @@ draw_seed(glm_req_t *r)
     return 0;
 }
 
+static int
+make_prompt(glm_job_t *j, const glm_limits_t *lim, glm_refusal_t *no)
+{
+    const glm_req_t  *r = j->r;
+
+    j->nchoices = r->best_of > 0 ? r->best_of : r->n;
+    if (glm_prompt_make(&j->prompt, &lim->vocab, r, 0, no) != 0) return GLM_EINVAL;
+    return check_min_tokens(j, no);
+}
+
+static int
+make_score(glm_job_t *j, const glm_limits_t *lim, glm_refusal_t *no)
+{
+    const glm_req_t  *r = j->r;
+
+    j->nchoices = (int32_t) r->nchoice;
+    if (glm_score_make(&j->score, &lim->vocab, lim->allow, r, no) != 0) return GLM_EINVAL;
+    if (glm_prompt_make(&j->prompt, &lim->vocab, r, j->score->longest, no) != 0)
+        return GLM_EINVAL;
+    return glm_score_fit(j->score, &j->prompt, no);
+}
+
 int
 glm_job_make(glm_job_t **out, glm_req_t *r, const glm_limits_t *lim, glm_refusal_t *no)
 {
@@ -169,12 +201,11 @@ glm_job_make(glm_job_t **out, glm_req_t *r, const glm_limits_t *lim, glm_refusal
 
     j->r = r;
     j->vocab = lim->vocab;
-    j->nchoices = r->best_of > 0 ? r->best_of : r->n;
-    if (glm_prompt_make(&j->prompt, &lim->vocab, r, 0, no) != 0) goto fail;
+    if ((r->op == GLM_OP_SCORE ? make_score(j, lim, no) : make_prompt(j, lim, no)) != 0) goto fail;
     j->nshared = j->prompt.n - 1;
     if (size_job(j, lim, no) != 0) goto fail;
-    if (check_min_tokens(j, no) != 0) goto fail;
-    if (glm_rules_make(&j->rules, &lim->vocab, r, &j->prompt, no) != 0) goto fail;
+    if (j->score == NULL && glm_rules_make(&j->rules, &lim->vocab, r, &j->prompt, no) != 0)
+        goto fail;
     if (decode_prompt(j) != 0 || make_lanes(j, lim) != 0 || draw_seed(r) != 0) goto memory;
 
     for (int32_t i = 0; i < j->width; i++) j->lane[i].sample.seed = r->sample.seed;
@@ -202,6 +233,7 @@ glm_job_free(glm_job_t *j)
     glm_stops_free(j->stops);
     glm_best_free(j->best);
     glm_beam_free(j->beams);
+    glm_score_free(j->score);
     glm_rules_free(j->rules);
     glm_text_free(&j->text);
     free(j->offset);

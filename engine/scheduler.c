@@ -203,7 +203,8 @@ held(const glm_job_t *j)
     return j->r->hold && !atomic_load(&j->r->go);
 }
 
-/* Rows that admitted requests will want, paused ones left out. */
+/* Rows that admitted requests will want, paused ones left out.  Scores take what
+ * others leave. */
 static int64_t
 wanted(const glm_sched_t *s)
 {
@@ -213,7 +214,7 @@ wanted(const glm_sched_t *s)
     TAILQ_FOREACH(j, &s->run, link) {
         int32_t  left = j->beams != NULL ? j->width : j->nchoices - j->nfinished;
 
-        if (!glm_job_paused(j)) n += left < j->width ? left : j->width;
+        if (!glm_job_paused(j) && j->score == NULL) n += left < j->width ? left : j->width;
     }
     return n;
 }
@@ -228,8 +229,9 @@ least_rows(const glm_job_t *j)
 static int
 fits(const glm_sched_t *s, const glm_job_t *j)
 {
-    return j->width == 0
-           || (j->npages <= s->kv.nfree && wanted(s) + least_rows(j) <= s->max_seqs);
+    if (j->width == 0) return 1;
+    if (j->npages > s->kv.nfree) return 0;
+    return j->score != NULL || wanted(s) + least_rows(j) <= s->max_seqs;
 }
 
 /* Enough pages are free. */
@@ -374,7 +376,9 @@ at_once(const glm_sched_t *s, const glm_job_t *j)
         if (held(j)) return 0;
         if (j->width == 0) continue;
         pages += j->npages;
-        if (pages > s->kv.nfree || rows + least_rows(j) > s->max_seqs) return 0;
+        if (pages > s->kv.nfree) return 0;
+        if (j->score != NULL) continue;
+        if (rows + least_rows(j) > s->max_seqs) return 0;
         rows += j->width;
     }
     return 1;

@@ -158,7 +158,7 @@ start_choices(glm_sched_t *s)
 
     for (j = TAILQ_FIRST(&s->run); j != NULL && active < s->max_seqs; j = next) {
         next = TAILQ_NEXT(j, link);
-        if (!glm_job_ready(j) || glm_job_paused(j)) continue;
+        if (!glm_job_ready(j) || glm_job_paused(j) || j->score != NULL) continue;
         if (j->beams != NULL) {
             active += start_search(s, j);
             continue;
@@ -177,9 +177,10 @@ start_choices(glm_sched_t *s)
 static void
 release_idle(glm_sched_t *s, glm_job_t *j)
 {
-    if (j->next_choice < j->nchoices) return;
+    if (j->score != NULL ? j->score->next < j->score->nruns : j->next_choice < j->nchoices) return;
     for (int32_t i = 0; i < j->width; i++)
-        if (!j->lane[i].running) glm_table_clear(&s->kv, &j->lane[i].table);
+        if (j->score != NULL ? j->score->lane[i].run < 0 : !j->lane[i].running)
+            glm_table_clear(&s->kv, &j->lane[i].table);
 }
 
 /* ---- rows ---- */
@@ -233,23 +234,72 @@ take_lanes(glm_sched_t *s)
     return n;
 }
 
-/* Rows of causal prompts, oldest first: what comes before their last id. */
+/* Rows of a prompt before its last id. */
+static int32_t
+take_prompt_rows(glm_sched_t *s, int32_t n, int32_t end, glm_job_t *j)
+{
+    for (int32_t slot = j->nready; slot < j->nshared && n < end; slot++)
+        set_prompt_row(s, n++, j, slot);
+    return n;
+}
+
+/* Rows of a lane of SCORE, the next choice begun when it is idle; -1 when its request
+ * failed. */
+static int32_t
+take_scored_rows(glm_sched_t *s, int32_t n, int32_t end, glm_job_t *j, int32_t lane)
+{
+    glm_seq_t         *q = &j->lane[lane];
+    glm_scored_row_t   row;
+
+    if (j->score->lane[lane].run < 0) {
+        if (n == end || !glm_score_start(j->score, lane)) return n;
+        if (fork_page(s, j, q) != 0) {
+            fail_job(s, j, "Copying the prompt's KV cache failed.");
+            return -1;
+        }
+    }
+    while (n < end && glm_score_row(j->score, lane, j->r, &row)) {
+        set_row(s, n, j, q, row.token >= 0 ? row.token : j->prompt.ids[j->nshared],
+                j->nshared + row.slot);
+        s->score[n] = row.sample;
+        s->rows[n].sample = &s->score[n];
+        n++;
+    }
+    return n;
+}
+
+static int32_t
+take_scored(glm_sched_t *s, int32_t n, int32_t end, glm_job_t *j)
+{
+    for (int32_t i = 0; i < j->width && n < end; i++) {
+        int32_t  got = take_scored_rows(s, n, end, j, i);
+
+        if (got < 0) return n;
+        n = got;
+    }
+    return n;
+}
+
+/* Rows that nobody's next token waits for, oldest request first: of causal prompts,
+ * and of scores. */
 static int32_t
 take_causal(glm_sched_t *s, int32_t n)
 {
     int64_t     left = budget(s) / s->cfg->layers;
-    glm_job_t  *j;
+    int32_t     end;
+    glm_job_t  *j, *next;
 
     if (left < MIN_CAUSAL_ROWS) left = MIN_CAUSAL_ROWS;
     if (left > s->max_rows - n) left = s->max_rows - n;
+    end = n + (int32_t) left;
 
-    TAILQ_FOREACH(j, &s->run, link) {
-        if (glm_job_ready(j) || has_context_left(s, j)) continue;
+    for (j = TAILQ_FIRST(&s->run); j != NULL && n < end; j = next) {
+        next = TAILQ_NEXT(j, link);
+        if (has_context_left(s, j)) continue;
         /* what it says piles up as tokens do */
-        if (j->r->want_prompt_logprobs && glm_job_paused(j)) continue;
-        for (int32_t slot = j->nready; slot < j->nshared && left > 0; slot++, left--)
-            set_prompt_row(s, n++, j, slot);
-        if (left <= 0) break;
+        if ((j->r->want_prompt_logprobs || j->score != NULL) && glm_job_paused(j)) continue;
+        if (!glm_job_ready(j)) n = take_prompt_rows(s, n, end, j);
+        else if (j->score != NULL) n = take_scored(s, n, end, j);
     }
     return n;
 }
@@ -369,6 +419,37 @@ take_result(glm_sched_t *s, glm_seq_t *q, const glm_sampled_t *o, uint64_t now)
 }
 
 static void
+take_score(glm_sched_t *s, glm_seq_t *q, const glm_row_t *row, const glm_sampled_t *o,
+    uint64_t now)
+{
+    glm_job_t  *j = q->job;
+    int32_t     lane = (int32_t) (q - j->lane);
+    int         n;
+
+    if (j->r == NULL) return;             /* failed in this very step */
+    if (o->id < 0) {
+        fail_pick(s, j, o->id);
+        return;
+    }
+    glm_sched_touch(s, j);
+    if (j->t_first == 0) j->t_first = now;
+
+    n = glm_score_take(j->score, lane, row->slot - j->nshared, o, j->r);
+    if (n < 0) {
+        fail_job(s, j, "The server has no memory for this request.");
+        return;
+    }
+    if (n == 0) return;
+    j->completion_tokens = j->score->ntold;
+    s->st.finished_length += (uint64_t) n;
+    j->nfinished += n;
+    release_idle(s, j);
+    if (j->nfinished < j->nchoices) return;
+    glm_job_done(j, 0, now);
+    glm_sched_end(s, j);
+}
+
+static void
 take_prompt(glm_sched_t *s, glm_job_t *j, const glm_row_t *row, const glm_sampled_t *o,
     uint64_t now)
 {
@@ -398,7 +479,10 @@ take_results(glm_sched_t *s, int32_t n)
     uint64_t  now = glm_now();
 
     for (int32_t i = 0; i < n; i++) {
-        if (s->row_seq[i] != NULL) take_result(s, s->row_seq[i], &s->out[i], now);
+        glm_seq_t  *q = s->row_seq[i];
+
+        if (q != NULL && s->row_job[i]->score != NULL) take_score(s, q, &s->rows[i], &s->out[i], now);
+        else if (q != NULL) take_result(s, q, &s->out[i], now);
         else take_prompt(s, s->row_job[i], &s->rows[i], &s->out[i], now);
     }
 }

@@ -242,6 +242,10 @@ finish(glm_job_t *j, int32_t choice, int32_t ntokens, glm_finish_t reason)
 void
 glm_job_finish(glm_job_t *j, glm_finish_t reason)
 {
+    if (j->score != NULL) {
+        glm_score_finish(j->score, j->r, reason);
+        return;
+    }
     /* Of these nothing was told yet, and their choices have no ranks. */
     if (j->best != NULL || j->beams != NULL) {
         for (int32_t k = 0; k < j->r->n; k++) finish(j, k, 0, reason);

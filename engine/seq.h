@@ -15,6 +15,7 @@
 #include "kv_cache.h"
 #include "prompt.h"
 #include "rules.h"
+#include "score.h"
 #include "stop.h"
 
 typedef struct glm_job_s  glm_job_t;
@@ -50,13 +51,15 @@ struct glm_job_s {
     glm_rules_t     *rules;         /* NULL: none */
     glm_best_t      *best;          /* NULL: choices are told as they come */
     glm_beams_t     *beams;         /* NULL: none; a lane each, told when all is over */
+    glm_score_t     *score;         /* SCORE: its lanes are tables only, and are at no
+                                       time among the running ones */
     glm_seq_t       *lane;          /* (width) */
     glm_text_t       text;          /* of the prompt, when somebody wants it */
     uint32_t        *offset;        /* (prompt.nown) characters of it before each id,
                                        for their log-probabilities; or NULL */
     glm_detok_t      behind;        /* echo: how the text goes on */
     uint32_t         nchars;        /* of the echoed prompt */
-    int32_t          nchoices;      /* that are made: n or best_of */
+    int32_t          nchoices;      /* that are made: n or best_of; SCORE: its choices */
     int32_t          width;         /* choices that run at once; 0: none ever does */
     int32_t          npages;        /* KV pages reserved at admission */
 
@@ -79,13 +82,14 @@ typedef struct {
     glm_vocab_t      vocab;
     const uint64_t  *allow;         /* ids that may be picked, or NULL */
     int32_t          max_seqs;      /* lanes */
+    int32_t          max_rows;      /* of a step */
     int32_t          kv_pages;      /* of the whole cache */
 } glm_limits_t;
 
 /* What a request's fields may be, whatever its prompt is (fields.c).  0 or GLM_EINVAL. */
 int glm_fields_check(const glm_req_t *r, const glm_vocab_t *v, glm_refusal_t *no);
 
-/* Checks and encodes a request to generate (job.c).  0 with *out, or negative with no. */
+/* Checks and encodes a request of GENERATE or SCORE (job.c).  0 with *out, or negative with no. */
 int glm_job_make(glm_job_t **out, glm_req_t *r, const glm_limits_t *lim, glm_refusal_t *no);
 void glm_job_free(glm_job_t *j);    /* its tables must be cleared by then */
 

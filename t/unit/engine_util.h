@@ -12,7 +12,9 @@
 
 #include "engine.h"
 
+#ifndef T_CHOICES
 #define T_CHOICES  8
+#endif
 
 typedef struct {
     int32_t           *id;        /* (n) */
