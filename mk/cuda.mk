@@ -43,9 +43,11 @@ $(B)/libglm_cuda.a: $(CUDA_OBJ)
 	rm -f $@
 	$(AR) rcs $@ $^
 
-$(B)/gpu/glm-gputest: t/gpu/kernels.cpp t/gpu/host.h $(B)/libglm_cuda.a
+$(B)/gpu/glm-gputest: t/gpu/kernels.cpp
+$(B)/gpu/glm-prefilltest: t/gpu/prefill.cpp
+$(B)/gpu/glm-gputest $(B)/gpu/glm-prefilltest: t/gpu/data.h t/gpu/host.h $(B)/libglm_cuda.a
 	@mkdir -p $(@D)
-	$(NVCC) $(NVFLAGS) -Xcompiler -fopenmp -o $@ $< $(B)/libglm_cuda.a -lgomp
+	$(NVCC) $(NVFLAGS) -Xcompiler -fopenmp -o $@ $(filter %.cpp,$^) $(B)/libglm_cuda.a -lgomp
 
 $(B)/gpu/gpubench: tools/gpubench/gpubench.cu tools/gpubench/model.h $(B)/libglm_cuda.a
 	@mkdir -p $(@D)
@@ -55,7 +57,7 @@ $(B)/gpu/run.sh: t/gpu/run.sh
 	@mkdir -p $(@D)
 	cp $< $@
 
-gpu-bundle: $(B)/gpu/glm-gputest $(B)/gpu/gpubench $(B)/gpu/run.sh
+gpu-bundle: $(B)/gpu/glm-gputest $(B)/gpu/glm-prefilltest $(B)/gpu/gpubench $(B)/gpu/run.sh
 	@test $$(du -sk $(B)/gpu | cut -f1) -le 40960 || { echo "build/gpu is over 40 MiB"; exit 1; }
 
 -include $(wildcard $(B)/obj/cuda/*.d)

@@ -16,13 +16,19 @@ bad=0
 parts=${*:-tests sanitize bench}
 
 sanitize() {    # tool, arch
-    log=$out/$1-$2.log
+    for program in glm-gputest glm-prefilltest; do
+        sanitize_one "$1" "$2" $program
+    done
+}
+
+sanitize_one() {    # tool, arch, program
+    log=$out/$1-$2-$3.log
     if compute-sanitizer --tool "$1" --error-exitcode 9 \
-        "$bin/glm-gputest" --small --arch "$2" >"$log" 2>&1
+        "$bin/$3" --small --arch "$2" >"$log" 2>&1
     then
-        echo "ok - compute-sanitizer $1 sm_$2"
+        echo "ok - compute-sanitizer $1 sm_$2 $3"
     else
-        echo "not ok - compute-sanitizer $1 sm_$2"
+        echo "not ok - compute-sanitizer $1 sm_$2 $3"
         grep -m8 -E '=====|^not ok|Bail' "$log"
         bad=1
     fi
@@ -31,9 +37,11 @@ sanitize() {    # tool, arch
 for part in $parts; do
     case $part in
     tests)
-        "$bin/glm-gputest" >"$out/tests.log" 2>&1 || bad=1
-        grep -E '^(#|not ok|Bail|1\.\.)' "$out/tests.log"
-        grep -E 'error|worst' "$out/tests.log"
+        for program in glm-gputest glm-prefilltest; do
+            "$bin/$program" >"$out/$program.log" 2>&1 || bad=1
+            grep -E '^(#|not ok|Bail|1\.\.)' "$out/$program.log"
+            grep -E 'error|worst' "$out/$program.log"
+        done
         ;;
     sanitize)
         if command -v compute-sanitizer >/dev/null; then

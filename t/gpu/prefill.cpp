@@ -1,0 +1,359 @@
+/*
+ * Passes of 256 rows and the attention of whole contexts.  A row of a pass must have
+ * the bits of the same row in a step of decode, by both architectures' tables and
+ * with blocks of 64 and of 128 rows; attn_context is compared with float64, and a
+ * context's bits may not change with what runs in between.  Prints TAP.
+ *
+ *     glm-prefilltest [--small] [--arch 80|90]     both tables without --arch
+ */
+#include <algorithm>
+
+#include "data.h"
+
+/* q, weights and int8 keys and values are rounded to fp16 for the matrix units, so
+ * there are three roundings where attn_row has the last alone. */
+static const double  kTolContext = 1e-3;
+static const int     kPass = GLM_CUDA_PREFILL_ROWS;
+
+static std::vector<int> range(int from, int rows)
+{
+    std::vector<int>  v(rows);
+
+    for (int i = 0; i < rows; i++) v[i] = from + i;
+    return v;
+}
+
+/* ---- linear ---- */
+
+/* Relative error of some rows and outputs against float64. */
+static double linear_error(const Weight &w, int out, const std::vector<uint16_t> &x,
+                           const std::vector<uint32_t> &got)
+{
+    const int  width = w.glu ? w.n / 2 : w.n, stride = width <= 640 ? 1 : width / 97;
+    Error      e;
+
+    for (int o = 0; o < width; o += stride)
+        for (int r = 3; r < kPass; r += 31) {
+            double  s = to_f(w.bias[o]), g = w.glu ? to_f(w.bias[width + o]) : 0;
+
+            for (int i = 0; i < w.k; i++) {
+                s += (double) to_f(x[(size_t) r * w.k + i]) * weight_at(w, o, i);
+                if (w.glu) g += (double) to_f(x[(size_t) r * w.k + i]) * weight_at(w, width + o, i);
+            }
+            e.add(out_value(out, got[(size_t) r * width + o]), w.glu ? s * gelu_ref(g) : s);
+        }
+    return e.rel();
+}
+
+static void test_pass(int type, int k, int n, int groups, int out)
+{
+    static const char *const  names[] = {"int4", "int8", "fp16"}, *const outs[] = {"fp32", "fp16", "glu"};
+    const int       glu = out == GLM_OUT_GLU, width = glu ? n / 2 : n;
+    const Weight    w = make_weight(type, k, n, groups, glu, (uint32_t) (k + n + type));
+    std::vector<uint16_t>  x = random_halves((size_t) kPass * k, 78, 1.f);
+    std::vector<uint32_t>  first;
+
+    for (int r = 0; r < kPass; r += 9) x[(size_t) r * k + 17] = to_h(60.f);
+    for (const glm_cuda_ops_t *ops : tables) {
+        Dev<uint8_t>           ws(glm_cuda_linear_ws(stream, kPass));
+        Device                 d(ops, w);
+        std::vector<uint32_t>  decode;
+
+        ws.clear();
+        for (int r = 0; r < kPass; r += 64) {
+            const std::vector<uint32_t>  some = linear(ops, d, out, x, 64, range(r, 64), 0, ws);
+
+            decode.insert(decode.end(), some.begin(), some.end());
+        }
+        const double  err = linear_error(w, out, x, decode);
+
+        ok(err <= (out == GLM_OUT_F32 ? kTolF32 : kTolF16), "sm_%d %s %dx%d -> %s: decode's error %.2e",
+           ops->arch, names[type], n, k, outs[out], err);
+        for (int block : {64, 128}) {
+            struct { int from, rows, ctas; }  cases[] = {
+                {0, 256, 0}, {0, 256, 37}, {56, 200, 0}, {0, 129, 23}, {100, 65, 0}, {7, 64, 0}, {255, 1, 2},
+                {0, 256, 0}
+            };
+            int  differ = 0, tried = 0;
+
+            for (auto &c : cases) {
+                const std::vector<uint32_t>  some =
+                    linear(ops, d, out, x, kPass, range(c.from, c.rows), c.ctas, ws, block);
+
+                for (int i = 0; i < c.rows; i++, tried++)
+                    differ += memcmp(&some[(size_t) i * width], &decode[(size_t) (c.from + i) * width],
+                                     (size_t) width * 4) != 0;
+            }
+            ok(differ == 0, "sm_%d %s %dx%d -> %s, blocks of %d: %d of %d rows differ from decode's",
+               ops->arch, names[type], n, k, outs[out], block, differ, tried);
+        }
+        const std::vector<uint8_t>  counters = ws.get();
+        int                         left = 0;
+
+        for (size_t i = 0; i < 16384; i++) left += counters[i] != 0;
+        ok(left == 0, "sm_%d %s %dx%d: %d bytes of counters left", ops->arch, names[type], n, k, left);
+        if (first.empty()) first = decode;
+        else ok(first == decode, "%s %dx%d -> %s: sm_80 and sm_90 give the same bits", names[type], n, k,
+                outs[out]);
+    }
+}
+
+static void test_passes()
+{
+    for (int type : {GLM_W_INT4, GLM_W_INT8, GLM_W_F16}) {
+        test_pass(type, 256, 768, type == GLM_W_INT4 ? 2 : 1, GLM_OUT_F16);
+        test_pass(type, 512, 1000, 1, GLM_OUT_F32);
+        test_pass(type, 1536, 512, type == GLM_W_INT4 ? 12 : 1, GLM_OUT_F32);
+        test_pass(type, 512, 3072, type == GLM_W_INT4 ? 4 : 1, GLM_OUT_GLU);
+    }
+    test_pass(GLM_W_INT4, 2816, 1552, 22, GLM_OUT_GLU);       /* an uneven last segment */
+    if (small_only) return;
+    test_pass(GLM_W_INT4, 12288, 12288, 96, GLM_OUT_F16);
+    test_pass(GLM_W_INT4, 32768, 12288, 256, GLM_OUT_F32);
+    test_pass(GLM_W_INT8, 12288, 9216, 1, GLM_OUT_F32);
+}
+
+/* ---- norm ---- */
+
+static void test_norm(int dim)
+{
+    std::vector<uint16_t>  a = random_halves((size_t) kPass * dim, 5, 1.f),
+                           w = random_halves(dim, 6, 0.3f, 1.f), b = random_halves(dim, 7, 0.5f);
+    std::vector<float>     y((size_t) kPass * dim);
+    Random                 r(8);
+
+    for (auto &v : y) v = 4.f * r.normal();
+    for (int i = 0; i < kPass; i++) y[(size_t) i * dim + i % dim] = 20000.f;
+    for (const glm_cuda_ops_t *ops : tables) {
+        Dev<uint16_t>  wd(w), bd(b);
+        Dev<float>     yd(y);
+        int            differ = 0;
+
+        auto norm = [&](int from, int rows, int bucket) {
+            Dev<uint16_t>           ad(packed(a, dim, bucket, range(from, rows)));
+            const glm_gnorm_args_t  n = {yd.p + (size_t) from * dim, (size_t) dim, ad.p, wd.p, bd.p, ad.p,
+                                         11.832159566f, 1e-5f, dim, rows, bucket};
+
+            must(ops->norm(&n, stream), "norm");
+            sync();
+            return ad.get();
+        };
+        const std::vector<uint16_t>  whole = norm(0, kPass, kPass), some = norm(40, 150, kPass);
+
+        for (int r = 0; r < kPass; r += 64) {
+            const std::vector<uint16_t>  step = norm(r, 64, 64);
+
+            for (int i = 0; i < 64; i++)
+                for (int c = 0; c < dim; c++)
+                    differ += packed_at(whole, kPass, r + i, c) != packed_at(step, 64, i, c);
+        }
+        for (int i = 0; i < 150; i++)
+            for (int c = 0; c < dim; c++)
+                differ += packed_at(some, kPass, i, c) != packed_at(whole, kPass, 40 + i, c);
+        ok(differ == 0, "sm_%d norm %d of 256 rows: %d elements differ from decode's", ops->arch, dim, differ);
+    }
+}
+
+/* ---- attention ---- */
+
+struct Context {                  /* one context on the card, keys and values written */
+    const glm_cuda_ops_t  *ops;
+    int                    heads, d, n, width;
+    Pages                  pages;
+    glm_gkv_t              kv;
+    std::vector<int32_t>   table, position;
+    Dev<uint16_t>          rope, qkv, out;
+    Dev<int32_t>           table_d, position_d;
+
+    Context(const glm_cuda_ops_t *o, int h, int dd, int int8, int tokens, bool fixed,
+            const std::vector<uint16_t> &x, const std::vector<uint16_t> &ropes, int pass)
+        : ops(o), heads(h), d(dd), n(tokens), width(h * 3 * dd),
+          pages(h, dd, int8, {tokens}, (tokens + 15) / 16),
+          kv{pages.kv.p, pages.page_bytes, h, dd, int8}, rope(ropes), qkv(x),
+          out((size_t) (tokens + kPass - 1) / kPass * kPass * h * dd), table_d((size_t) pages.ld),
+          position_d((size_t) tokens)
+    {
+        for (int i = 0; i < pages.ld; i++) table.push_back(pages.page(0, i));
+        for (int i = 0; i < n; i++) position.push_back(fixed ? 7 : (int) (i * 577ll % 2048));
+        table_d.put(table), position_d.put(position);
+        for (int r = 0; r < n; r += pass) rows(r, std::min(pass, n - r), true, NULL, kPass);
+    }
+
+    /* kv_write or attn_row of rows from..; a causal row sees its own token last. */
+    void rows(int from, int count, bool write, uint16_t *to, int bucket)
+    {
+        std::vector<int32_t>  slot(count), pg;
+
+        for (int i = 0; i < count; i++) {
+            slot[i] = from + i;
+            pg.insert(pg.end(), table.begin(), table.end());
+        }
+        Dev<int32_t>           slots(slot), tables_d(pg);
+        Dev<uint8_t>           ws(glm_cuda_attn_ws(count, heads, d, pages.ld * 16));
+        const glm_grows_t      gr = {slots.p, position_d.p + from, tables_d.p, pages.ld, count};
+        const glm_attn_args_t  a = {&kv, &gr, qkv.p + (size_t) from * width, rope.p, to, bucket, ws.p, ws.n};
+
+        ws.clear();
+        must((write ? ops->kv_write : ops->attn_row)(&a, stream), write ? "kv_write" : "attn_row");
+        sync();
+    }
+
+    std::vector<uint16_t> attend(int first, int count)
+    {
+        const glm_context_args_t  a = {&kv, table_d.p, position_d.p, qkv.p, rope.p, out.p, n, first, count};
+
+        out.poison();
+        must(ops->attn_context(&a, stream), "attn_context");
+        sync();
+        return out.get();
+    }
+
+    uint16_t at(const std::vector<uint16_t> &o, int row, int i) const
+    {
+        return o[(size_t) (row / kPass) * kPass * heads * d
+                 + ((size_t) (i / 8) * kPass + row % kPass) * 8 + i % 8];
+    }
+};
+
+/* Rows to compare: all of a short context, else some around every edge. */
+static std::vector<int> sample(int n)
+{
+    std::vector<int>  v;
+
+    for (int r = 0; r < n; r++)
+        if (n <= 40 || r < 2 || r >= n - 2 || r % 64 == 63 || r % 256 == 0 || r % 191 == 5) v.push_back(r);
+    if (n > 40 && v.size() > 24) {
+        std::vector<int>  some;
+
+        for (size_t i = 0; i < v.size(); i += v.size() / 12) some.push_back(v[i]);
+        some.push_back(n - 1);
+        return some;
+    }
+    return v;
+}
+
+static Error context_error(const Context &c, const std::vector<uint16_t> &qkv,
+                           const std::vector<uint16_t> &rope, const std::vector<uint16_t> &got)
+{
+    const std::vector<uint8_t>  host = c.pages.kv.get();
+    const std::vector<int>      some = sample(c.n);
+    std::vector<Error>          each(c.heads);
+    Error                       e;
+
+#pragma omp parallel for schedule(dynamic, 1)
+    for (int h = 0; h < c.heads; h++) {
+        std::vector<double>  k((size_t) c.n * c.d), v((size_t) c.n * c.d), q(c.d), s(c.n);
+
+        for (int t = 0; t < c.n; t++)
+            for (int i = 0; i < c.d; i++) {
+                k[(size_t) t * c.d + i] = kv_at(c.pages, host, c.table.data(), t, h, 0, i);
+                v[(size_t) t * c.d + i] = kv_at(c.pages, host, c.table.data(), t, h, 1, i);
+            }
+        for (int r : some) {
+            std::vector<double>  o(c.d);
+            double               top = -1e30, sum = 0;
+
+            rotated(&qkv[(size_t) r * c.width + (size_t) h * 3 * c.d], rope.data(), c.position[r], c.d,
+                    q.data());
+            for (int t = 0; t < c.n; t++) {
+                s[t] = 0;
+                for (int i = 0; i < c.d; i++) s[t] += q[i] * k[(size_t) t * c.d + i];
+                s[t] /= sqrt((double) c.d);
+                top = fmax(top, s[t]);
+            }
+            for (auto &w : s) sum += w = exp(w - top);
+            for (int t = 0; t < c.n; t++)
+                for (int i = 0; i < c.d; i++) o[i] += s[t] / sum * v[(size_t) t * c.d + i];
+            for (int i = 0; i < c.d; i++) each[h].add(to_f(c.at(got, r, h * c.d + i)), o[i]);
+        }
+    }
+    for (const Error &x : each) e.d += x.d, e.r += x.r;
+    return e;
+}
+
+/* loud: outliers as real activations have them, the same in every token. */
+static void test_context(int heads, int d, int int8, int n, bool loud)
+{
+    const std::vector<uint16_t>  rope = rope_table(d, 2048);
+    std::vector<uint16_t>        qkv = random_halves((size_t) n * heads * 3 * d, 31, 1.f), first;
+
+    for (int t = 0; loud && t < n; t++)
+        for (int h = 0; h < heads; h++) {
+            uint16_t  *x = &qkv[((size_t) t * heads + h) * 3 * d];
+
+            x[5] = to_h(60.f), x[d + 5] = to_h(60.f), x[2 * d + 9] = to_h(60000.f);
+        }
+    for (const glm_cuda_ops_t *ops : tables) {
+        Context                      c(ops, heads, d, int8, n, loud, qkv, rope, kPass);
+        const std::vector<uint16_t>  whole = c.attend(0, n);
+        const Error                  e = context_error(c, qkv, rope, whole);
+        int                          differ = 0;
+
+        ok(e.below(kTolContext), "sm_%d attn_context %s heads %d d %d, %d tokens%s: error %.2e", ops->arch,
+           int8 ? "int8" : "fp16", heads, d, n, loud ? ", loud" : "", e.rel());
+        for (int from : {0, n / 3, n - 1}) {
+            const int                    count = std::min(n - from, 77);
+            const std::vector<uint16_t>  part = c.attend(from, count);
+
+            for (int r = 0; r < n; r++)
+                for (int i = 0; i < heads * d; i++) {
+                    const bool  in = r >= from && r < from + count;
+
+                    differ += c.at(part, r, i) != (in ? c.at(whole, r, i) : 0xffff);
+                }
+        }
+        ok(differ == 0, "sm_%d attn_context, some rows: %d elements differ", ops->arch, differ);
+        if (first.empty()) first = whole;
+        else ok(first == whole, "attn_context %s d %d, %d tokens: sm_80 and sm_90 give the same bits",
+                int8 ? "int8" : "fp16", d, n);
+    }
+}
+
+/* Causal rows of a pass: pages and attn_row have the bits of steps of 64 rows. */
+static void test_causal(int d, int int8, int n)
+{
+    const int                    heads = 3;
+    const std::vector<uint16_t>  rope = rope_table(d, 2048);
+    std::vector<uint16_t>        qkv = random_halves((size_t) n * heads * 3 * d, 41, 1.f);
+
+    for (const glm_cuda_ops_t *ops : tables) {
+        Context        c(ops, heads, d, int8, n, false, qkv, rope, kPass);
+        Context        steps(ops, heads, d, int8, n, false, qkv, rope, 64);
+        Dev<uint16_t>  out((size_t) heads * d * kPass), step((size_t) heads * d * 64);
+        int            differ = 0;
+
+        ok(c.pages.kv.get() == steps.pages.kv.get(), "sm_%d kv_write %s d %d: pages of passes are those of steps",
+           ops->arch, int8 ? "int8" : "fp16", d);
+        for (int r = 0; r < std::min(n, kPass); r += 64) {
+            const int  count = std::min(64, n - r);
+
+            c.rows(r, count, false, out.p + r * 8, kPass);
+            steps.rows(r, count, false, step.p, 64);
+            const std::vector<uint16_t>  o = out.get(), s = step.get();
+
+            for (int i = 0; i < count; i++)
+                for (int k = 0; k < heads * d; k++)
+                    differ += packed_at(o, kPass, r + i, k) != packed_at(s, 64, i, k);
+        }
+        ok(differ == 0, "sm_%d attn_row %s d %d in a pass: %d elements differ", ops->arch,
+           int8 ? "int8" : "fp16", d, differ);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    if (!begin("glm-prefilltest", argc, argv)) return 0;
+    for (int dim : {256, 1536}) test_norm(dim);
+    if (!small_only) test_norm(12288);
+    for (int int8 : {0, 1})
+        for (int d : {64, 128}) {
+            for (int n : {1, 15, 16, 17, 64, 65, 255, 300}) test_context(2, d, int8, n, false);
+            test_context(2, d, int8, 130, true);
+            test_causal(d, int8, small_only ? 130 : 300);
+            if (small_only) continue;
+            for (int n : {512, 1000, 2048}) test_context(3, d, int8, n, false);
+        }
+    if (!small_only) test_context(96, 128, 0, 2048, false), test_context(96, 128, 1, 512, false);
+    test_passes();
+    return finish();
+}
