@@ -100,7 +100,8 @@ glm_beam_start(glm_job_t *j)
 
     q->token = j->prompt.ids[j->nshared];
     q->slot = j->nshared;
-    glm_ruled_start(&q->ruled, &q->sample);
+    for (int32_t i = 0; i < b->width; i++)
+        glm_ruled_start(&j->lane[i].ruled, &j->lane[i].sample);
     b->live[0] = 0;
     b->nlive = b->waiting = 1;
 }

@@ -56,6 +56,36 @@ test_basics(void)
     glm_kv_destroy(&kv);
 }
 
+/* Pages that a job keeps for itself while its tables change. */
+static void
+test_spare(void)
+{
+    glm_kv_t     kv;
+    glm_table_t  a, b, spare;
+
+    glm_kv_init(&kv, 10);
+    glm_table_init(&a, 10);
+    glm_table_init(&b, 10);
+    glm_table_init(&spare, 10);
+    glm_table_grow(&kv, &a, 3);
+    glm_table_grow(&kv, &spare, 2);
+    glm_table_fork(&kv, &b, &a, 2, 2);
+    glm_table_move(&b, &spare);
+    ok(b.n == 3 && b.page[2] == 4 && spare.n == 1 && kv.nfree == 5, "a page of the spare ones");
+    glm_table_recycle(&kv, &a, &spare);
+    ok(a.n == 0 && spare.n == 2 && spare.page[1] == 2 && kv.nfree == 5,
+       "what another one shares stays his, the rest is spare again");
+    glm_table_recycle(&kv, &b, &spare);
+    ok(b.n == 0 && spare.n == 5 && kv.nfree == 5, "then that, too");
+    glm_table_clear(&kv, &spare);
+    ok(kv.nfree == 10, "and in the end it is everybody's");
+
+    glm_table_destroy(&a);
+    glm_table_destroy(&b);
+    glm_table_destroy(&spare);
+    glm_kv_destroy(&kv);
+}
+
 static void
 test_random(void)
 {
@@ -93,6 +123,7 @@ int
 main(void)
 {
     test_basics();
+    test_spare();
     test_random();
     return tap_done();
 }
