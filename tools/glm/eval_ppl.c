@@ -14,7 +14,8 @@ window(glm_eval_t *e, const int32_t *ids, const struct glm_eval_window_s *w, glm
     glm_wbuf_t                list = {0};
     glm_client_submit_t       s = {
         .m = { .op = GLM_SUBMIT_SCORE,
-               .flags = GLM_F_COUNT_POSITIONS | (e->o->gmask ? GLM_F_GMASK : 0) },
+               .flags = GLM_F_ADD_SPECIAL | GLM_F_COUNT_POSITIONS
+                        | (e->o->gmask ? GLM_F_GMASK : 0) },
     };
 
     glm_wire_section(&s.sections, GLM_SEC_SAMPLING, &sampling, sizeof(sampling));

@@ -47,13 +47,16 @@ add_choices(glm_eval_t *e, const json_t *choices, glm_wbuf_t *list, int64_t *tot
     return rc;
 }
 
+/* A text without the mask gets it; no eos follows one inside of it: the original adds
+ * none here. */
 static int
 score(glm_eval_t *e, glm_wbuf_t *text, const glm_wbuf_t *choices, glm_answer_t *a)
 {
     const glm_sec_sampling_t  sampling = { .size = sizeof(sampling), .prompt_logprobs = -1 };
     glm_client_submit_t       s = {
         .m = { .op = GLM_SUBMIT_SCORE, .mode = (uint8_t) e->o->unidirectional,
-               .flags = e->o->gmask ? GLM_F_GMASK : 0 },
+               .flags = (e->o->gmask ? GLM_F_GMASK : 0)
+                        | (glm_eval_has(text, e->mask) ? 0 : GLM_F_ADD_SPECIAL) },
     };
 
     glm_wire_section(&s.sections, GLM_SEC_SAMPLING, &sampling, sizeof(sampling));
@@ -108,7 +111,7 @@ glm_eval_mul(glm_eval_t *e, const json_t *item, glm_eval_result_t *r)
 
 /* ---- generation ---- */
 
-/* No eos follows a mask inside of the text: the original adds none here. */
+/* As above, no eos. */
 static int
 generate(glm_eval_t *e, glm_wbuf_t *text, glm_answer_t *a)
 {
