@@ -4,7 +4,6 @@
  */
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "pt_impl.h"
 
@@ -127,14 +126,17 @@ pt_list(pt_file_t *f, glm_err_t *err)
 
 
 int
-pt_open(pt_file_t **out, const char *path, glm_err_t *err)
+pt_open_at(pt_file_t **out, const vol_t *v, uint64_t at, uint64_t size, const char *path,
+    glm_err_t *err)
 {
     pt_file_t  *f = calloc(1, sizeof(*f));
     int         rc;
 
     *out = NULL;
     if (f == NULL) return glm_fail(err, GLM_ENOMEM, "%s: no memory", path);
-    f->fd = -1;
+    f->vol = v;
+    f->at = at;
+    f->size = size;
     f->path = strdup(path);
     f->arena = pk_arena_new();
     if (f->path == NULL || f->arena == NULL) {
@@ -152,6 +154,24 @@ pt_open(pt_file_t **out, const char *path, glm_err_t *err)
 }
 
 
+int
+pt_open(pt_file_t **out, const char *path, glm_err_t *err)
+{
+    char   *name = (char *) path;
+    vol_t  *v;
+    int     rc;
+
+    *out = NULL;
+    if ((rc = vol_open(&v, &name, 1, err)) != 0) return rc;
+    if ((rc = pt_open_at(out, v, 0, vol_size(v), path, err)) != 0) {
+        vol_close(v);
+        return rc;
+    }
+    (*out)->own = v;
+    return 0;
+}
+
+
 void
 pt_close(pt_file_t *f)
 {
@@ -164,9 +184,16 @@ pt_close(pt_file_t *f)
     free(f->pickle);
     pk_arena_free(f->arena);
     if (f->zip != NULL) zip_discard(f->zip);
-    if (f->fd >= 0) close(f->fd);
+    vol_close(f->own);
     free(f->path);
     free(f);
+}
+
+
+const vol_file_t *
+pt_vol_file(const pt_file_t *f)
+{
+    return f->own ? vol_file(f->own, 0) : NULL;
 }
 
 

@@ -7,6 +7,7 @@
 #define GLM_PT_H
 
 #include "pickle.h"
+#include "vol.h"
 
 typedef struct pt_store_s  pt_store_t;
 
@@ -23,8 +24,14 @@ typedef struct pt_file_s  pt_file_t;
 typedef int (*pt_sink_pt)(void *arg, const void *elems, size_t n);
 
 int pt_open(pt_file_t **out, const char *path, glm_err_t *err);
+/* The same of size bytes of a larger volume, which stays the caller's; path is
+   for messages. */
+int pt_open_at(pt_file_t **out, const vol_t *v, uint64_t at, uint64_t size, const char *path,
+    glm_err_t *err);
 void pt_close(pt_file_t *f);                    /* NULL is fine */
 
+/* The file itself; NULL for a part of a larger volume. */
+const vol_file_t *pt_vol_file(const pt_file_t *f);
 const char *pt_path(const pt_file_t *f);
 size_t pt_count(const pt_file_t *f);
 pt_tensor_t *pt_at(pt_file_t *f, size_t i);     /* in the order of names */

@@ -1,6 +1,6 @@
 /*
- * pt_impl: shared by pt.c (what is in a file) and pt_store.c (where its bytes
- * are).
+ * pt_impl: shared by pt.c (what is in a file), pt_store.c (where its bytes are)
+ * and pt_stream.c (how they are read).
  */
 #ifndef GLM_PT_IMPL_H
 #define GLM_PT_IMPL_H
@@ -22,9 +22,14 @@ struct pt_store_s {
 
 struct pt_file_s {
     char              *path;
+    const vol_t       *vol;             /* bytes at .. at + size of it are the file */
+    vol_t             *own;             /* the same when it is ours to close, or NULL */
+    uint64_t           at, size;
     zip_t             *zip;             /* NULL: legacy form */
-    int                fd;              /* legacy form, else -1 */
-    uint64_t           size;            /* of the file */
+    zip_error_t        zip_error;       /* of our source of bytes */
+    glm_err_t          read_error;      /* what it could not read */
+    uint64_t           zip_pos;         /* its next byte */
+    uint64_t           zip_from;        /* first byte read since a stream was opened */
     char               root[256];       /* zip: "archive/" */
     uint8_t           *pickle;          /* strings of values point into it */
     size_t             pickle_len;
@@ -39,8 +44,16 @@ struct pt_file_s {
     char               others[256];
 };
 
-/* Opens the file of either form and reads its pickle: path is set before. */
+/* Reads the pickle of a file of either form: path and vol are set before. */
 int pt_load(pt_file_t *f, glm_err_t *err);
+/* n bytes of the file, from its byte at on. */
+int pt_pread(const pt_file_t *f, void *buf, size_t n, uint64_t at, glm_err_t *err);
+/* Opens f->zip, which reads through the volume. */
+int pt_zip_open(pt_file_t *f, glm_err_t *err);
+/* An error with what is wrong in the bytes that libzip has read last. */
+int pt_damaged(const pt_file_t *f, const char *what, glm_err_t *err);
+/* "FILE, byte N" of a byte of this file. */
+const char *pt_place(const pt_file_t *f, uint64_t at, char *out, size_t size);
 /* Fills f->stores: which storages there are, and where. */
 int pt_index_stores(pt_file_t *f, glm_err_t *err);
 const pt_store_t *pt_find_store(const pt_file_t *f, pk_str_t key);

@@ -1,37 +1,15 @@
 /*
- * pt_store: the two forms of a .pt file.  Zip: a member a storage, found by
- * name, read through libzip.  Legacy: storages follow the pickles, each after
- * its count of elements.
+ * pt_store: where the storages of a .pt file of either form are.  Zip: a member
+ * each, found by name.  Legacy: they follow the pickles, each after its count of
+ * elements.
  */
-#include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "pt_impl.h"
 
 /* 0x1950a86a20f9469cfc6c, low byte first */
 static const uint8_t  pt_magic[] = { 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19 };
-
-
-static int
-pt_zip_open(pt_file_t *f, glm_err_t *err)
-{
-    zip_error_t  zerr;
-    int          code = 0;
-
-    f->zip = zip_open(f->path, ZIP_RDONLY, &code);
-    if (f->zip == NULL) {
-        zip_error_init_with_code(&zerr, code);
-        glm_fail(err, GLM_EFORMAT, "%s: cannot be read as zip (%s): is the file cut short?",
-                 f->path, zip_error_strerror(&zerr));
-        zip_error_fini(&zerr);
-        return GLM_EFORMAT;
-    }
-    return 0;
-}
 
 
 /* The folder that all members are in: the one with data.pkl. */
@@ -63,7 +41,7 @@ pt_zip_slurp(pt_file_t *f, zip_uint64_t member, const char *what, size_t max, ui
     zip_file_t   *z;
     zip_stat_t    st;
     zip_int64_t   got;
-    char          more;
+    char          more, text[128];
 
     zip_stat_init(&st);
     if (zip_stat_index(f->zip, member, 0, &st) != 0 || !(st.valid & ZIP_STAT_SIZE)) {
@@ -75,13 +53,14 @@ pt_zip_slurp(pt_file_t *f, zip_uint64_t member, const char *what, size_t max, ui
     }
     *out = malloc(st.size + 1);
     if (*out == NULL) return glm_fail(err, GLM_ENOMEM, "%s: no memory", f->path);
+    f->zip_from = UINT64_MAX;
     z = zip_fopen_index(f->zip, member, 0);
     got = z ? zip_fread(z, *out, st.size) : -1;
     if (got >= 0 && zip_fread(z, &more, 1) != 0) got = -1;       /* libzip checks the CRC here */
     if (z != NULL) zip_fclose(z);
     if (got < 0 || (zip_uint64_t) got != st.size) {
-        return glm_fail(err, GLM_EFORMAT, "%s: %s cannot be read: the file is damaged or cut short",
-                        f->path, what);
+        snprintf(text, sizeof(text), "%.32s cannot be read: the file is damaged or cut short", what);
+        return pt_damaged(f, text, err);
     }
     *len = st.size;
     return 0;
@@ -125,24 +104,13 @@ pt_zip_load(pt_file_t *f, glm_err_t *err)
 }
 
 
-static int
+int
 pt_pread(const pt_file_t *f, void *buf, size_t n, uint64_t at, glm_err_t *err)
 {
-    char     *p = buf;
-    ssize_t   got;
+    char  place[300];
 
-    while (n > 0) {
-        got = pread(f->fd, p, n, (off_t) at);
-        if (got < 0 && errno == EINTR) continue;
-        if (got < 0) {
-            return glm_fail(err, GLM_EIO, "%s: read() failed: %s", f->path, strerror(errno));
-        }
-        if (got == 0) return glm_fail(err, GLM_EFORMAT, "%s: cut short", f->path);
-        p += got;
-        at += (uint64_t) got;
-        n -= (size_t) got;
-    }
-    return 0;
+    if (at <= f->size && n <= f->size - at) return vol_read(f->vol, buf, n, f->at + at, err);
+    return glm_fail(err, GLM_EFORMAT, "%s: cut short", pt_place(f, f->size, place, sizeof(place)));
 }
 
 
@@ -197,19 +165,9 @@ pt_legacy_load(pt_file_t *f, glm_err_t *err)
 int
 pt_load(pt_file_t *f, glm_err_t *err)
 {
-    struct stat  sb;
-    uint8_t      head[4];
-    int          rc;
+    uint8_t  head[4];
+    int      rc;
 
-    f->fd = open(f->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);    /* a fifo must not hang us */
-    if (f->fd < 0) {
-        return glm_fail(err, errno == ENOENT ? GLM_ENOENT : GLM_EIO, "%s: %s", f->path,
-                        strerror(errno));
-    }
-    if (fstat(f->fd, &sb) != 0 || !S_ISREG(sb.st_mode)) {
-        return glm_fail(err, GLM_EFORMAT, "%s: not a plain file", f->path);
-    }
-    f->size = (uint64_t) sb.st_size;
     if (f->size < sizeof(head)) {
         return glm_fail(err, GLM_EFORMAT, "%s: %llu bytes are no checkpoint file", f->path,
                         (unsigned long long) f->size);
@@ -350,84 +308,4 @@ pt_index_stores(pt_file_t *f, glm_err_t *err)
     if (f->zip == NULL) return pt_legacy_locate(f, err);
     for (i = 0; i < f->nstores; i++) pt_zip_locate(f, &f->stores[i]);
     return 0;
-}
-
-
-int
-pt_stream_read(pt_stream_t *s, void *buf, size_t n, glm_err_t *err)
-{
-    char         *p = buf;
-    zip_int64_t   got;
-    int           rc;
-
-    if (s->z == NULL) {
-        if ((rc = pt_pread(s->f, buf, n, s->at, err)) == 0) s->at += n;
-        return rc;
-    }
-    while (n > 0) {
-        got = zip_fread(s->z, p, n);
-        if (got <= 0) {
-            return glm_fail(err, GLM_EFORMAT, "%s: %s", s->f->path,
-                            got < 0 ? zip_file_strerror(s->z) : "a member ends too early");
-        }
-        p += got;
-        n -= (size_t) got;
-    }
-    return 0;
-}
-
-
-/* A compressed member cannot seek: what comes before is read and dropped. */
-static int
-pt_stream_skip(pt_stream_t *s, uint64_t n, glm_err_t *err)
-{
-    char    waste[4096];
-    size_t  some;
-    int     rc = 0;
-
-    while (n > 0 && rc == 0) {
-        some = n < sizeof(waste) ? (size_t) n : sizeof(waste);
-        rc = pt_stream_read(s, waste, some, err);
-        n -= some;
-    }
-    return rc;
-}
-
-
-int
-pt_stream_open(pt_stream_t *s, pt_file_t *f, const pt_store_t *store, uint64_t from,
-    glm_err_t *err)
-{
-    *s = (pt_stream_t) { .f = f, .at = store->offset + from };
-    if (f->zip == NULL) return 0;
-    s->z = zip_fopen_index(f->zip, store->member, 0);
-    if (s->z == NULL) {
-        return glm_fail(err, GLM_EFORMAT, "%s: %s", f->path, zip_strerror(f->zip));
-    }
-    s->whole = from == 0 || store->packed;
-    if (from == 0) return 0;
-    if (store->packed) return pt_stream_skip(s, from, err);
-    if (zip_fseek(s->z, (zip_int64_t) from, SEEK_SET) != 0) {
-        return glm_fail(err, GLM_EFORMAT, "%s: %s", f->path, zip_file_strerror(s->z));
-    }
-    return 0;
-}
-
-
-int
-pt_stream_verify(pt_stream_t *s, glm_err_t *err)
-{
-    char  c;
-
-    if (s->z == NULL || !s->whole || zip_fread(s->z, &c, 1) >= 0) return 0;
-    return glm_fail(err, GLM_EFORMAT, "%s: %s: the file is damaged", s->f->path,
-                    zip_file_strerror(s->z));
-}
-
-
-void
-pt_stream_close(pt_stream_t *s)
-{
-    if (s->z != NULL) zip_fclose(s->z);
-    s->z = NULL;
 }
