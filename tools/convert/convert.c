@@ -20,6 +20,7 @@
 typedef struct {
     const cv_options_t  *opt;
     glm_config_t         cfg;
+    char                 home[PATH_MAX - 64];   /* the source's directory, or an archive's */
     char                *text;          /* the source's config.json */
     size_t               text_len;
     char                *config;        /* text of the new one */
@@ -61,6 +62,22 @@ cv_slurp(char **text, size_t *len, const char *path, size_t max, glm_err_t *err)
 }
 
 
+static void
+cv_find_home(cv_job_t *j)
+{
+    const char   *src = j->opt->src, *slash = strrchr(src, '/');
+    struct stat   sb;
+
+    if (stat(src, &sb) == 0 && !S_ISDIR(sb.st_mode)) {
+        snprintf(j->home, sizeof(j->home), "%.*s", slash ? (int) (slash - src + 1) : 1,
+                 slash ? src : ".");
+
+    } else {
+        snprintf(j->home, sizeof(j->home), "%s", src);
+    }
+}
+
+
 static int
 cv_read_config(cv_job_t *j)
 {
@@ -70,7 +87,7 @@ cv_read_config(cv_job_t *j)
     int                  rc;
 
     snprintf(path, sizeof(path), opt->config ? "%s" : "%s/config.json",
-             opt->config ? opt->config : opt->src);
+             opt->config ? opt->config : j->home);
     if (preset != NULL) {
         j->text = strdup(preset);
         j->text_len = strlen(preset);
@@ -129,7 +146,7 @@ cv_copy_file(cv_job_t *j, const char *dir, const char *name, int *there)
 static int
 cv_copy_tokenizer(cv_job_t *j)
 {
-    const char  *dir = j->opt->tokenizer ? j->opt->tokenizer : j->opt->src;
+    const char  *dir = j->opt->tokenizer ? j->opt->tokenizer : j->home;
     int          config, model, ice, rc;
 
     if ((rc = cv_copy_file(j, dir, "tokenizer_config.json", &config)) != 0) return rc;
@@ -352,6 +369,7 @@ cv_convert(const cv_options_t *opt, glm_err_t *err)
     cv_job_t  j = { .opt = opt, .err = err };
     int       rc;
 
+    cv_find_home(&j);
     rc = cv_read_config(&j);
     if (rc == 0) rc = cv_source_open(&j.source, opt->src, &j.cfg, err);
     if (rc == 0) rc = cv_choose(&j);

@@ -13,11 +13,21 @@
 #define CV_RANK_FILE  "mp_rank_%02d_model_states.pt"
 
 
-/* dir/latest holds the name of the iteration's folder. */
+/* The name of the iteration's folder, which `latest` holds; n bytes of room for one more. */
 static int
-cv_read_latest(char *name, size_t size, const char *dir, glm_err_t *err)
+cv_iteration(char *text, size_t n, const char *where, glm_err_t *err)
 {
-    char    path[PATH_MAX], text[256];
+    while (n > 0 && strchr(" \t\r\n", text[n - 1]) != NULL) n--;
+    text[n] = '\0';
+    if (n > 0 && n < 64 && text[0] != '.' && strpbrk(text, "/\r\n\t ") == NULL) return 0;
+    return glm_fail(err, GLM_EFORMAT, "%s: not the name of a folder", where);
+}
+
+
+static int
+cv_read_latest(char *text, size_t size, const char *dir, glm_err_t *err)
+{
+    char    path[PATH_MAX];
     FILE   *f;
     size_t  n;
 
@@ -27,49 +37,48 @@ cv_read_latest(char *name, size_t size, const char *dir, glm_err_t *err)
         return glm_fail(err, errno == ENOENT ? GLM_ENOENT : GLM_EIO, "%s: %s (a checkpoint has "
                         "this file, with the iteration)", path, strerror(errno));
     }
-    n = fread(text, 1, sizeof(text) - 1, f);
+    n = fread(text, 1, size - 1, f);
     fclose(f);
-    while (n > 0 && strchr(" \t\r\n", text[n - 1]) != NULL) n--;
-    text[n] = '\0';
-    if (n == 0 || n >= size || text[0] == '.' || strpbrk(text, "/\r\n\t ") != NULL) {
-        return glm_fail(err, GLM_EFORMAT, "%s: not the name of a folder", path);
-    }
-    memcpy(name, text, n + 1);
-    return 0;
+    return cv_iteration(text, n, path, err);
+}
+
+
+/* Which rank files have been seen. */
+typedef struct {
+    char  seen[CV_MAX_RANKS];
+    int   last;               /* -1 at first */
+} cv_seen_t;
+
+
+static void
+cv_see(cv_seen_t *s, const char *base)
+{
+    char  name[64];
+    int   n;
+
+    if (sscanf(base, "mp_rank_%2d_", &n) != 1 || n < 0) return;
+    snprintf(name, sizeof(name), CV_RANK_FILE, n);
+    if (strcmp(name, base) != 0) return;
+    s->seen[n] = 1;
+    if (n > s->last) s->last = n;
 }
 
 
 /* How many rank files there are; a gap in their numbers is a missing file. */
 static int
-cv_count_ranks(const char *dir, int *ranks, glm_err_t *err)
+cv_count_ranks(const cv_seen_t *s, const char *dir, int *ranks, glm_err_t *err)
 {
-    char            name[64], seen[CV_MAX_RANKS] = { 0 };
-    DIR            *d = opendir(dir);
-    struct dirent  *e;
-    int             i, n, last = -1;
+    int  i;
 
-    if (d == NULL) {
-        return glm_fail(err, errno == ENOENT ? GLM_ENOENT : GLM_EIO, "%s: %s", dir,
-                        strerror(errno));
-    }
-    while ((e = readdir(d)) != NULL) {
-        if (sscanf(e->d_name, "mp_rank_%2d_", &n) != 1 || n < 0) continue;
-        snprintf(name, sizeof(name), CV_RANK_FILE, n);
-        if (strcmp(name, e->d_name) != 0) continue;
-        seen[n] = 1;
-        if (n > last) last = n;
-    }
-    closedir(d);
-    if (last < 0) {
+    if (s->last < 0) {
         return glm_fail(err, GLM_ENOENT, "%s: no " CV_RANK_FILE " in it", dir, 0);
     }
-    for (i = 0; i < last; i++) {
-        if (!seen[i]) {
-            return glm_fail(err, GLM_ENOENT, "%s/" CV_RANK_FILE ": missing, but rank %d is there",
-                            dir, i, last);
-        }
+    for (i = 0; i < s->last; i++) {
+        if (s->seen[i]) continue;
+        return glm_fail(err, GLM_ENOENT, "%s/" CV_RANK_FILE ": missing, but rank %d is there", dir,
+                        i, s->last);
     }
-    *ranks = last + 1;
+    *ranks = s->last + 1;
     return 0;
 }
 
@@ -102,6 +111,7 @@ cv_check_degree(const cv_source_t *s, const char *dir, const glm_config_t *cfg, 
     if (e == NULL || q == NULL || e->t->ndim != 2 || q->t->ndim != 2 || e->t->dim[0] <= 0) return 0;
     parts = cfg->vocab / e->t->dim[0];
     if (parts == s->ranks || parts < 1 || cfg->vocab % e->t->dim[0] != 0
+        || e->t->dim[1] != cfg->hidden || q->t->dim[1] != cfg->hidden
         || q->t->dim[0] * parts != 3 * (int64_t) cfg->hidden)
     {
         return 0;
@@ -194,22 +204,78 @@ cv_check_tensor(const cv_source_t *s, int rank, const cv_item_t *item, glm_err_t
 }
 
 
+/* The files of a checkpoint that is a directory; dir gets the iteration's. */
 static int
-cv_open_ranks(cv_source_t *s, const char *dir, int ranks, glm_err_t *err)
+cv_open_dir(cv_source_t *s, const char *path, char dir[PATH_MAX], glm_err_t *err)
 {
-    char  path[PATH_MAX];
-    int   rc;
+    char            text[256], name[PATH_MAX];
+    cv_seen_t       seen = { .last = -1 };
+    DIR            *d;
+    struct dirent  *e;
+    int             rc, ranks;
 
-    while (s->ranks < ranks) {
-        if ((size_t) snprintf(path, sizeof(path), "%s/" CV_RANK_FILE, dir, s->ranks)
-            >= sizeof(path))
-        {
-            return glm_fail(err, GLM_EINVAL, "%.64s...: path is too long", dir);
-        }
-        if ((rc = pt_open(&s->rank[s->ranks], path, err)) != 0) return rc;
-        s->ranks++;
+    if ((rc = cv_read_latest(text, sizeof(text), path, err)) != 0) return rc;
+    snprintf(dir, PATH_MAX, "%.3900s/%.64s", path, text);
+    if ((d = opendir(dir)) == NULL) {
+        return glm_fail(err, errno == ENOENT ? GLM_ENOENT : GLM_EIO, "%s: %s", dir, strerror(errno));
     }
-    return 0;
+    while ((e = readdir(d)) != NULL) cv_see(&seen, e->d_name);
+    closedir(d);
+    rc = cv_count_ranks(&seen, dir, &ranks, err);
+    for ( ; rc == 0 && s->ranks < ranks; s->ranks += rc == 0) {
+        snprintf(name, sizeof(name), "%.3990s/" CV_RANK_FILE, dir, s->ranks);
+        rc = pt_open(&s->rank[s->ranks], name, err);
+    }
+    return rc;
+}
+
+
+static int
+cv_open_member(cv_source_t *s, const char *name, glm_err_t *err)
+{
+    const cv_archive_t  *a = &s->archive;
+    const tar_file_t    *f = cv_archive_find(a, name);
+    char                 where[PATH_MAX];
+    int                  rc;
+
+    snprintf(where, sizeof(where), "%.3000s: %.900s", a->name, name);
+    if (f == NULL) return glm_fail(err, GLM_ENOENT, "%s: missing", where);
+    rc = pt_open_at(&s->rank[s->ranks], a->vol, f->at, f->size, where, err);
+    s->ranks += rc == 0;
+    return rc;
+}
+
+
+/* The files of one in an archive: FOLDER/latest, FOLDER/ITERATION/mp_rank_... */
+static int
+cv_open_archive(cv_source_t *s, char dir[PATH_MAX], glm_err_t *err)
+{
+    const cv_archive_t  *a = &s->archive;
+    const tar_file_t    *latest = cv_archive_base(a, "latest");
+    char                 text[256] = "", folder[1024], name[1200];
+    cv_seen_t            seen = { .last = -1 };
+    size_t               i, n;
+    int                  rc, ranks = 0;
+
+    if (latest == NULL || latest->size >= sizeof(text) || strlen(latest->name) >= sizeof(folder) - 70) {
+        return glm_fail(err, GLM_ENOENT, "%s: no file `latest` in it (a checkpoint has it, with the "
+                        "iteration)", a->name);
+    }
+    if ((rc = vol_read(a->vol, text, (size_t) latest->size, latest->at, err)) != 0) return rc;
+    snprintf(dir, PATH_MAX, "%.3000s: %.1000s", a->name, latest->name);
+    if ((rc = cv_iteration(text, (size_t) latest->size, dir, err)) != 0) return rc;
+    n = (size_t) snprintf(folder, sizeof(folder), "%.*s%.64s/", (int) (strlen(latest->name) - 6),
+                          latest->name, text);
+    for (i = 0; i < a->tar.n; i++) {
+        if (strncmp(a->tar.file[i].name, folder, n) == 0) cv_see(&seen, a->tar.file[i].name + n);
+    }
+    snprintf(dir, PATH_MAX, "%.3000s: %.*s", a->name, (int) n - 1, folder);
+    rc = cv_count_ranks(&seen, dir, &ranks, err);
+    while (rc == 0 && s->ranks < ranks) {
+        snprintf(name, sizeof(name), "%s" CV_RANK_FILE, folder, s->ranks);
+        rc = cv_open_member(s, name, err);
+    }
+    return rc;
 }
 
 
@@ -231,21 +297,25 @@ cv_check_all(const cv_source_t *s, const glm_config_t *cfg, glm_err_t *err)
 
 
 int
-cv_source_open(cv_source_t *s, const char *dir, const glm_config_t *cfg, glm_err_t *err)
+cv_source_open(cv_source_t *s, const char *path, const glm_config_t *cfg, glm_err_t *err)
 {
-    char  iteration[64], path[PATH_MAX];
-    int   rc, ranks = 0;
+    char  dir[PATH_MAX] = "";
+    int   rc;
 
     memset(s, 0, sizeof(*s));
-    if (strlen(dir) + 64 >= sizeof(path) - 64) {
-        return glm_fail(err, GLM_EINVAL, "%.64s...: path is too long", dir);
+    if (strlen(path) + 128 >= sizeof(dir)) {
+        return glm_fail(err, GLM_EINVAL, "%.64s...: path is too long", path);
     }
-    if ((rc = cv_read_latest(iteration, sizeof(iteration), dir, err)) != 0) return rc;
-    snprintf(path, sizeof(path), "%s/%s", dir, iteration);
-    rc = cv_count_ranks(path, &ranks, err);
-    if (rc == 0) rc = cv_open_ranks(s, path, ranks, err);
-    if (rc == 0) rc = cv_check_degree(s, path, cfg, err);
-    if (rc == 0) rc = cv_plan_divides(cfg, ranks, err);
+    snprintf(dir, sizeof(dir), "%s/latest", path);
+    rc = access(dir, F_OK) == 0 ? GLM_ENOENT : cv_archive_open(&s->archive, path, err);
+    if (rc == 0) {
+        rc = cv_open_archive(s, dir, err);
+
+    } else if (rc == GLM_ENOENT && err->text[0] == '\0') {
+        rc = cv_open_dir(s, path, dir, err);
+    }
+    if (rc == 0) rc = cv_check_degree(s, dir, cfg, err);
+    if (rc == 0) rc = cv_plan_divides(cfg, s->ranks, err);
     if (rc == 0) rc = cv_check_all(s, cfg, err);
     if (rc != 0) cv_source_close(s);
     return rc;
@@ -256,6 +326,15 @@ void
 cv_source_close(cv_source_t *s)
 {
     while (s->ranks > 0) pt_close(s->rank[--s->ranks]);
+    cv_archive_close(&s->archive);
+}
+
+
+const vol_file_t *
+cv_source_file(const cv_source_t *s, size_t i)
+{
+    if (s->archive.vol != NULL) return vol_file(s->archive.vol, i);
+    return i < (size_t) s->ranks ? pt_vol_file(s->rank[i]) : NULL;
 }
 
 
