@@ -13,7 +13,7 @@ WARN     := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototy
 CFLAGS   = -std=gnu11 $(OPT) $(ISA) -g -fno-omit-frame-pointer -ffp-contract=off $(WARN) $(SAN)
 CPPFLAGS := -D_GNU_SOURCE -Iengine -Ikernels -Ingx_http_glm_module
 LDFLAGS  := -pthread $(SAN)
-LIBS     := -ljansson -lm -ldl
+LIBS     := -ljansson -lz -lm -ldl
 
 ENGINE_SRC  := $(filter-out engine/main.c,$(wildcard engine/*.c)) $(wildcard kernels/*.c kernels/cpu/*.c)
 CONVERT_SRC := $(filter-out tools/convert/main.c,$(wildcard tools/convert/*.c))

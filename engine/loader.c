@@ -140,6 +140,7 @@ find_type(const glm_loader_t *l, const char *name, const spec_t *spec, glm_tenso
     t->fd = s->fd;
     t->offset = s->offset;
     t->size = s->size;
+    t->crc = s->crc;
     if (has_shape(s, GLM_F16, ndim, t->rows, t->cols)) return 0;
     if (spec->linear && has_shape(s, GLM_I8, 2, t->rows, t->cols)) {
         t->type = GLM_T_INT8;
@@ -191,6 +192,7 @@ find_scale(const glm_loader_t *l, const char *name, glm_tensor_t *t, glm_err_t *
     t->scale_fd = s->fd;
     t->scale_offset = s->offset;
     t->scale_size = s->size;
+    t->scale_crc = s->crc;
     return 0;
 }
 
@@ -206,11 +208,13 @@ check_record(const glm_loader_t *l, const char *name, const glm_tensor_t *t, glm
     glm_quant_t  want = glm_config_quant(l->cfg, name), has = quant_of(t);
     char         wants[32], is[32];
 
-    if (want.group == t->cols) want.group = 0;
+    (void) glm_quant_text(want, wants);
     /* 0: a row, or each rank's part of it in files that the original quantised */
-    if (want.type == has.type && (want.group == 0 || want.group == has.group)) return 0;
+    if (want.group == 0) want.group = has.group;
+    else if (want.group == t->cols) want.group = 0;
+    if (want.type == has.type && want.group == has.group) return 0;
     return glm_fail(err, GLM_EFORMAT, "%s: tensor %s is %s, config.json records %s", t->file,
-        name, glm_quant_text(has, is), glm_quant_text(want, wants));
+        name, glm_quant_text(has, is), wants);
 }
 
 static uint32_t
@@ -296,7 +300,8 @@ glm_loader_tensor(const glm_loader_t *l, const char *name, glm_tensor_t *out, gl
     }
     *out = (glm_tensor_t) { .rows = (int32_t) dim_of(l->cfg, spec->rows),
                             .cols = (int32_t) dim_of(l->cfg, spec->cols),
-                            .fd = -1, .scale_fd = -1 };
+                            .fd = -1, .scale_fd = -1, .crc = -1,
+                            .scale_crc = -1 };
     if (l->st == NULL) return dummy_tensor(l, name, spec, out, err);
     if ((rc = find_type(l, name, spec, out, err)) != 0
         || (rc = find_scale(l, name, out, err)) != 0) return rc;
@@ -417,76 +422,51 @@ glm_tensor_scales(const glm_tensor_t *t, const glm_slice_t *s, uint16_t *dst)
     return n;
 }
 
-static uint64_t
-fnv1a64(const char *s)
+const glm_config_t *
+glm_loader_config(const glm_loader_t *l)
 {
-    uint64_t  h = 0xcbf29ce484222325u;
-
-    for ( ; *s; s++) h = (h ^ (uint8_t) *s) * 0x100000001b3u;
-    return h;
+    return l->cfg;
 }
 
-static uint64_t
-splitmix64(uint64_t x)
+int
+glm_loader_name(const glm_loader_t *l, int i, char name[128])
 {
-    x += 0x9e3779b97f4a7c15u;
-    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
-    x = (x ^ x >> 27) * 0x94d049bb133111ebu;
-    return x ^ x >> 31;
+    const spec_t  *spec;
+
+    return spec_at(l->cfg, i, name, &spec);
 }
 
-/* Four lanes of xor and multiply, folded: as fast as memory gives it. */
-static uint64_t
-hash_bytes(uint64_t h, const void *data, size_t n)
+void
+glm_loader_describe(const glm_loader_t *l, char text[128], uint64_t *bytes)
 {
-    const uint8_t  *p = data;
-    uint64_t        lane[4] = { h, h + 1, h + 2, h + 3 }, w[4];
+    struct { glm_quant_t as; int n; }  kind[6];
+    const spec_t  *spec;
+    glm_tensor_t   t;
+    glm_quant_t    q;
+    char           name[128], as[32];
+    int            nkinds = 0, k, len = 0;
 
-    for (size_t left = n; left > 0; p += sizeof(w)) {
-        size_t  k = left < sizeof(w) ? left : sizeof(w);
-
-        memset(w, 0, sizeof(w));
-        memcpy(w, p, k);
-        for (int i = 0; i < 4; i++) {
-            lane[i] = (lane[i] ^ w[i]) * 0x9e3779b97f4a7c15u;
-            lane[i] ^= lane[i] >> 29;
+    *bytes = 0;
+    for (int i = 0; spec_at(l->cfg, i, name, &spec) == 0; i++) {
+        if (glm_loader_tensor(l, name, &t, NULL) != 0) continue;
+        *bytes += t.size + t.scale_size;
+        if (!spec->linear) continue;
+        q = quant_of(&t);
+        for (k = 0; k < nkinds; k++) {
+            if (kind[k].as.type == q.type && kind[k].as.group == q.group) break;
         }
-        left -= k;
-        if (left == 0) break;
+        if (k == COUNT(kind)) continue;
+        if (k == nkinds) {
+            kind[nkinds].as = q;
+            kind[nkinds++].n = 0;
+        }
+        kind[k].n++;
     }
-    h = splitmix64(n);
-    for (int i = 0; i < 4; i++) h = splitmix64(h ^ lane[i]);
-    return h;
-}
-
-static uint64_t
-tensor_hash(const glm_loader_t *l, const char *name)
-{
-    glm_tensor_t  t;
-    uint64_t      h = fnv1a64(name);
-
-    if (glm_loader_tensor(l, name, &t, NULL) != 0) return h;
-    h = hash_bytes(h, (int32_t [2]) { (int32_t) t.type, t.groups }, 2 * sizeof(int32_t));
-    if (t.data != NULL) h = hash_bytes(h, t.data, t.size);
-    return t.scale != NULL ? hash_bytes(h, t.scale, t.scale_size) : h;
-}
-
-uint64_t
-glm_loader_hash(const glm_loader_t *l)
-{
-    const glm_config_t  *c = l->cfg;
-    const spec_t        *spec;
-    int32_t              size[6] = { c->layers, c->hidden, c->inner, c->heads, c->vocab,
-                                     c->max_seq };
-    uint64_t             h = hash_bytes(fnv1a64("glm"), size, sizeof(size));
-    char                 name[128];
-
-    h = hash_bytes(h, &c->ln_eps, sizeof(c->ln_eps));
-    if (l->st == NULL) h ^= fnv1a64("dummy");
-    for (int i = 0; spec_at(c, i, name, &spec) == 0; i++) {
-        h = splitmix64(h ^ tensor_hash(l, name));
+    for (k = 0; k < nkinds; k++) {
+        len += snprintf(text + len, 128 - (size_t) len, "%s%s", k > 0 ? ", " : "",
+            glm_quant_text(kind[k].as, as));
+        if (nkinds > 1) len += snprintf(text + len, 128 - (size_t) len, " (%d)", kind[k].n);
     }
-    return h;
 }
 
 int

@@ -41,6 +41,8 @@ typedef struct {
     int              fd, scale_fd;            /* of the files; -1: none */
     uint64_t         offset, size;            /* bytes in fd; size with dummy too */
     uint64_t         scale_offset, scale_size;
+    int64_t          crc, scale_crc;          /* CRC-32 that they should have; -1:
+                                                 not given */
     uint32_t         seed;        /* dummy: of the data, and ^ GLM_SCALE_SEED of
                                      the scales */
     float            lo, hi;      /* dummy: of fp16 values, or of the scales */
@@ -55,6 +57,11 @@ typedef struct {
  */
 int glm_loader_tensor(const glm_loader_t *l, const char *name, glm_tensor_t *out,
     glm_err_t *err);
+
+const glm_config_t *glm_loader_config(const glm_loader_t *l);
+
+/* Name of tensor number i of the architecture; -1 past the last. */
+int glm_loader_name(const glm_loader_t *l, int i, char name[128]);
 
 /*
  * All of them, and the values of the scales: finite, not negative, and 0 only
@@ -75,9 +82,15 @@ void glm_tensor_slice(const glm_tensor_t *t, const glm_slice_t *s, void *dst);
 int32_t glm_tensor_scales(const glm_tensor_t *t, const glm_slice_t *s, uint16_t *dst);
 
 /*
- * Hash of the sizes in config.json, of all weights and of how they are stored
- * (dummy: of that word in place of the values).
+ * In out, a hash of the sizes in config.json, of all weights and of how they are
+ * stored (dummy: of that word in place of the values).  Reads every value, once,
+ * on all cores, and compares checksums where the files have them: the error
+ * names file and tensor.
  */
-uint64_t glm_loader_hash(const glm_loader_t *l);
+int glm_loader_hash(const glm_loader_t *l, uint64_t *out, glm_err_t *err);
+
+/* How the linears' weights are stored ("int4-g128", or several with their
+ * numbers of tensors), and the bytes of all tensors. */
+void glm_loader_describe(const glm_loader_t *l, char text[128], uint64_t *bytes);
 
 #endif

@@ -55,15 +55,19 @@ glm_model_backend(int want, glm_err_t *err)
 
 /* Ranks sum in another order at another degree, so it is part of the hash; the
  * instruction set and the number of threads change no bit, so they are not. */
-static uint64_t
-fingerprint(const glm_model_t *m, const glm_loader_t *l)
+static int
+fingerprint(glm_model_t *m, const glm_loader_t *l, glm_err_t *err)
 {
-    uint64_t  h = glm_loader_hash(l);
+    uint64_t  h;
+    int       rc;
 
+    if ((rc = glm_loader_hash(l, &h, err)) != 0) return rc;
     h = (h ^ (uint64_t) m->tp) * 0x9e3779b97f4a7c15u;
     h ^= h >> 32;
     h = (h ^ m->backend->generation) * 0x9e3779b97f4a7c15u;
-    return h ^ h >> 32;
+    m->fingerprint = h ^ h >> 32;
+    glm_loader_describe(l, m->weights, &m->weight_bytes);
+    return 0;
 }
 
 /* The model of a backend, its shared part filled. */
@@ -101,13 +105,14 @@ glm_model_load(glm_model_t **out, const glm_model_opts_t *opts, glm_err_t *err)
     if (m == NULL) return glm_fail(err, GLM_ENOMEM, "no memory for the model");
     if ((rc = glm_loader_open(&l, opts->dir, &m->cfg, opts->dummy, err)) != 0
         || (rc = glm_loader_check(l, err)) != 0
-        || (rc = m->backend->load(m, opts, l, err)) != 0)
+        || (rc = m->backend->load(m, opts, l, err)) != 0
+        || (rc = fingerprint(m, l, err)) != 0)
     {
         goto fail;
     }
-    m->fingerprint = fingerprint(m, l);
     glm_loader_close(l);
-    glm_log(GLM_LOG_NOTICE, "backend %s, %s", m->backend->name, glm_model_isa(m));
+    glm_log(GLM_LOG_NOTICE, "backend %s, %s; weights %s, %.2f GB", m->backend->name,
+        glm_model_isa(m), m->weights, (double) m->weight_bytes * 1e-9);
     *out = m;
     return 0;
 
@@ -147,6 +152,13 @@ const char *
 glm_model_isa(const glm_model_t *m)
 {
     return m->backend->isa(m);
+}
+
+const char *
+glm_model_weights(const glm_model_t *m, uint64_t *bytes)
+{
+    *bytes = m->weight_bytes;
+    return m->weights;
 }
 
 void

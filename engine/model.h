@@ -47,6 +47,8 @@ const glm_config_t *glm_model_config(const glm_model_t *m);
 uint64_t glm_model_fingerprint(const glm_model_t *m);
 size_t glm_model_kv_page_bytes(const glm_model_t *m);
 const char *glm_model_isa(const glm_model_t *m);     /* "avx512" */
+/* How linears are stored, "int4-g128"; in bytes what all weights take in files. */
+const char *glm_model_weights(const glm_model_t *m, uint64_t *bytes);
 
 /* One row of a step: one token of one sequence. */
 typedef struct {

@@ -38,6 +38,8 @@ struct glm_model_s {
     int                   tp;
     int32_t               kv_pages, max_rows, max_seq;
     uint64_t              fingerprint;
+    char                  weights[128];   /* how they are stored, in words */
+    uint64_t              weight_bytes;
     int                   prefill_n;      /* tokens of the prefill under way */
     int                   prefill_next;   /* its next layer; 0: none */
     glm_trace_pt          trace;

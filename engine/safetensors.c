@@ -27,6 +27,7 @@ typedef struct {
     int       fd;
     uint8_t  *map;            /* NULL while not mapped */
     size_t    len;
+    json_t   *meta;           /* only while opening */
 } st_file_t;
 
 struct glm_st_reader_s {
@@ -246,6 +247,7 @@ st_add(glm_st_reader_t *r, const st_file_t *f, size_t base, const char *name, js
     memset(t, 0, sizeof(*t));
     t->file = f->path;
     t->fd = f->fd;
+    t->crc = -1;
     t->name = strdup(name);
     if (t->name == NULL) return glm_fail(err, GLM_ENOMEM, "%s: no memory", f->path);
     r->ntensors++;
@@ -329,7 +331,7 @@ st_align(glm_st_reader_t *r, glm_stored_t *t, glm_err_t *err)
 
 
 static int
-st_read_header(glm_st_reader_t *r, const st_file_t *f, glm_err_t *err)
+st_read_header(glm_st_reader_t *r, st_file_t *f, glm_err_t *err)
 {
     json_t      *header = NULL, *v;
     uint64_t     hlen = 0;
@@ -353,7 +355,10 @@ st_read_header(glm_st_reader_t *r, const st_file_t *f, glm_err_t *err)
     if (rc != 0) return rc;
 
     json_object_foreach(header, name, v) {
-        if (strcmp(name, "__metadata__") == 0) continue;
+        if (strcmp(name, "__metadata__") == 0) {
+            f->meta = json_incref(v);
+            continue;
+        }
         if ((rc = st_add(r, f, base, name, v, err)) != 0) goto done;
     }
     if ((rc = st_check_layout(r, f, first, base, err)) != 0) goto done;
@@ -553,6 +558,36 @@ st_check_index(const glm_st_reader_t *r, const char *dir, glm_err_t *err)
 }
 
 
+/* The checksums among the metadata of a file, or of the index (file NULL). */
+static int
+st_checksums(glm_st_reader_t *r, json_t *meta, const char *file, const char *dir, glm_err_t *err)
+{
+    glm_stored_t  *t;
+    const char    *key, *hex, *where = file ? file : dir;
+    json_t        *v;
+
+    json_object_foreach(meta, key, v) {
+        if (strncmp(key, "crc32.", 6) != 0) continue;
+        t = (glm_stored_t *) glm_st_find(r, key + 6);
+        if (t == NULL || (file != NULL && strcmp(t->file, file) != 0)) {
+            return glm_fail(err, GLM_EFORMAT, "%s: a checksum of %s, which is not here", where,
+                            st_name_ok(key + 6) ? key + 6 : "a tensor");
+        }
+        hex = json_string_value(v);
+        if (hex == NULL || strlen(hex) != 8 || strspn(hex, "0123456789abcdefABCDEF") != 8) {
+            return glm_fail(err, GLM_EFORMAT, "%s: the checksum of %s is not 8 hexadecimal digits",
+                            where, t->name);
+        }
+        if (t->crc >= 0 && t->crc != (int64_t) strtoul(hex, NULL, 16)) {
+            return glm_fail(err, GLM_EFORMAT, "%s: %s has another checksum in %s", t->file, t->name,
+                            GLM_ST_INDEX);
+        }
+        t->crc = (int64_t) strtoul(hex, NULL, 16);
+    }
+    return 0;
+}
+
+
 static int
 st_load(glm_st_reader_t *r, const char *dir, char **names, size_t n, glm_err_t *err)
 {
@@ -572,7 +607,13 @@ st_load(glm_st_reader_t *r, const char *dir, char **names, size_t n, glm_err_t *
             return glm_fail(err, GLM_EFORMAT, "%s: %s is in %s too", t->file, t->name, t[-1].file);
         }
     }
-    return r->index ? st_check_index(r, dir, err) : 0;
+    for (i = 0; i < r->nfiles; i++) {
+        rc = st_checksums(r, r->files[i].meta, r->files[i].path, dir, err);
+        if (rc != 0) return rc;
+    }
+    if (r->index == NULL) return 0;
+    if ((rc = st_check_index(r, dir, err)) != 0) return rc;
+    return st_checksums(r, json_object_get(r->index, "metadata"), NULL, dir, err);
 }
 
 
@@ -591,6 +632,10 @@ glm_st_open(glm_st_reader_t **out, const char *dir, glm_err_t *err)
 
     for (i = 0; i < n; i++) free(names[i]);
     free(names);
+    for (i = 0; i < r->nfiles; i++) {
+        json_decref(r->files[i].meta);
+        r->files[i].meta = NULL;
+    }
     json_decref(r->index);
     r->index = NULL;
     if (rc != 0) {

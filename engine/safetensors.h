@@ -2,7 +2,8 @@
  * safetensors: reader of *.safetensors, with or without
  * model.safetensors.index.json (glm-convert has the writer).  Format: u64 LE header length, JSON header
  * {name: {dtype, shape, data_offsets: [begin, end]}, "__metadata__": {..}},
- * then the values, little-endian, row-major.
+ * then the values, little-endian, row-major.  "__metadata__", and "metadata" of
+ * the index, may hold "crc32.NAME": "8 hex digits" for any of the tensors.
  */
 #ifndef GLM_SAFETENSORS_H
 #define GLM_SAFETENSORS_H
@@ -29,6 +30,8 @@ typedef struct {
     const char   *file;         /* path, for messages */
     int           fd;           /* of the file; open as long as the reader */
     uint64_t      offset;       /* of the values, from the file's start */
+    int64_t       crc;          /* CRC-32 that the values should have; -1: not
+                                   given.  Opening does not read values */
 } glm_stored_t;
 
 typedef struct glm_st_reader_s  glm_st_reader_t;

@@ -3,7 +3,7 @@
 # Does nothing, and needs no root, when all are there.
 set -eu
 
-packages="gcc make libc6-dev libjansson-dev libzip-dev nginx nginx-dev"
+packages="gcc make libc6-dev libjansson-dev libzip-dev zlib1g-dev nginx nginx-dev"
 case "${1-build}" in
     build) ;;
     test)  packages="$packages perl python3 python3-venv python3-yaml curl" ;;

@@ -2,12 +2,12 @@
  * model_load: what a model directory must hold and how its absence is told; the
  * rotary table; dummy weights.  Would break: a model that loads and is wrong.
  */
-#include <inttypes.h>
 #include <jansson.h>
 #include <sys/stat.h>
 
 #include "model_cpu.h"
 #include "model_util.h"
+#include "st_util.h"
 
 static const struct { const char *name; int rows, cols; } shapes[] = {
     { "word_embeddings.weight", 32, 32 },
@@ -57,37 +57,23 @@ write_config(int max_seq, int head_dim, const char *more)
 static void
 write_tensors(int without, int odd, const char *type, uint16_t fill)
 {
-    char      head[8192], *data = calloc(1, 1 << 16);
-    uint64_t  n = 0, off = 0;
+    static uint16_t  values[100 * 40 * 2];
+    st_out_t         f;
+    char             path[128];
 
-    n = (uint64_t) snprintf(head, sizeof(head), "{");
+    for (size_t i = 0; i < sizeof(values) / sizeof(values[0]); i++) values[i] = fill;
+    st_begin(&f, NULL);
     for (int i = 0; i < NSHAPES; i++) {
         int          rows = shapes[i].rows + (i == odd && type == NULL);
         const char  *t = i == odd && type != NULL ? type : "F16";
-        uint64_t     size = (uint64_t) rows * (uint64_t) (shapes[i].cols ? shapes[i].cols : 1)
-                            * (strcmp(t, "F32") == 0 ? 4 : 2);
-        char         cols[16] = "";
+        int          n = rows * (shapes[i].cols ? shapes[i].cols : 1);
 
         if (i == without) continue;
-        if (shapes[i].cols) snprintf(cols, sizeof(cols), ", %d", shapes[i].cols);
-        n += (uint64_t) snprintf(head + n, sizeof(head) - n, "%s\"%s\": {\"dtype\": \"%s\", "
-            "\"shape\": [%d%s], \"data_offsets\": [%" PRIu64 ", %" PRIu64 "]}",
-            n > 1 ? ", " : "", shapes[i].name, t, rows, cols, off, off + size);
-        off += size;
+        st_put(&f, shapes[i].name, t, rows, shapes[i].cols ? shapes[i].cols : -1, values,
+            (size_t) n * (strcmp(t, "F16") == 0 ? 2 : strcmp(t, "I64") == 0 ? 8 : 4));
     }
-    n += (uint64_t) snprintf(head + n, sizeof(head) - n, "}");
-    while (n % 8) head[n++] = ' ';
-    for (uint64_t i = 0; i < off / 2; i++) memcpy(data + 2 * i, &fill, 2);
-    {
-        char  *all = malloc(8 + n + off);
-
-        memcpy(all, &n, 8);
-        memcpy(all + 8, head, n);
-        memcpy(all + 8 + n, data, off);
-        write_file("model.safetensors", all, 8 + n + off);
-        free(all);
-    }
-    free(data);
+    snprintf(path, sizeof(path), "%s/model.safetensors", dir);
+    st_end(&f, path);
 }
 
 static int
