@@ -45,6 +45,8 @@ $(B)/obj/%.o: %.c
 $(B)/obj/kernels/cpu/%_avx2.o:   ISA := -mavx2 -mfma -mf16c
 $(B)/obj/kernels/cpu/%_avx512.o: ISA := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c
 $(B)/obj/kernels/cpu/%.o:        OPT := -O3
+# Vectors of plain C are structures on the stack: watching each costs gcc many minutes.
+$(B)/obj/kernels/cpu/ops_plain.o: ISA := --param asan-stack=0 -fno-sanitize-address-use-after-scope
 $(B)/obj/engine/quant.o:   OPT := -O3
 
 $(B)/libglm_engine.a: $(call obj,$(ENGINE_SRC))
