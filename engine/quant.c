@@ -57,7 +57,7 @@ pack_nibbles(const int8_t *q, int64_t n, uint8_t *out)
 {
     int64_t  i;
 
-    for (i = 0; i < n / 2; i++) out[i] = (uint8_t) (q[2 * i] << 4 | (q[2 * i + 1] & 15));
+    for (i = 0; i < n / 2; i++) out[i] = (uint8_t) (q[2 * i] * 16 | (q[2 * i + 1] & 15));
 }
 
 /* One group.  out may lie in w, at or before the group: a run is read whole

@@ -190,9 +190,12 @@ static int
 write_model(cv_out_t *o, uint64_t shard_bytes, int *shards, glm_err_t *err)
 {
     static const char *const  names[] = { "a", "b.bias", "c.weight", "d" };
-    stw_t                    *w;
+    cv_journal_t             *j = NULL;
+    stw_t                    *w = NULL;
     size_t                    i;
-    int                       rc = stw_open(&w, o, shard_bytes, err);
+    int                       rc = cv_journal_open(&j, o, "test\n", 0, err);
+
+    if (rc == 0) rc = stw_open(&w, o, j, shard_bytes, 1, err);
 
     for (i = 0; i < 4 && rc == 0; i++) {
         rc = stw_declare(w, names[i], GLM_F16, i == 1 ? 1 : 2, shapes[i], err);
@@ -203,7 +206,8 @@ write_model(cv_out_t *o, uint64_t shard_bytes, int *shards, glm_err_t *err)
     if (rc == 0) rc = stw_finish(w, err);
     *shards = stw_shards(w);
     stw_close(w);
-    if (rc == 0) rc = cv_out_create(o, "config.json", NULL, err);
+    cv_journal_close(j);
+    if (rc == 0) rc = cv_out_create(o, "config.json", 0, err);
     return rc ? rc : cv_out_write(o, "{}", 2, err);
 }
 
@@ -258,8 +262,8 @@ test_out(void)
     touch("m/model-00001-of-00002.safetensors.tmp");
     touch("m/config.json.tmp");
     touch("m/mine.tmp");
-    ok(cv_out_open(&o, in_top("m"), 0, NULL) == 0 && entries("m") == 3
-       && exists("m/mine.tmp"), "what a killed conversion left goes away, other files stay");
+    ok(cv_out_open(&o, in_top("m"), 0, NULL) == 0 && entries("m") == 5
+       && cv_out_clear(o, NULL) == 0 && entries("m") == 3 && exists("m/mine.tmp"), "what a killed conversion left goes away, other files stay");
     cv_out_close(o);
     ok(entries("m") == 3, "a directory that was there stays");
 

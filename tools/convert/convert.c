@@ -8,6 +8,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include <zlib.h>
+
 #include "convert.h"
 #include "merge.h"
 #include "preset.h"
@@ -27,6 +29,7 @@ typedef struct {
     cv_source_t          source;
     cv_forms_t           forms;
     cv_out_t            *out;
+    cv_journal_t        *journal;
     stw_t               *stw;
     glm_progress_t        progress;
     glm_err_t           *err;
@@ -119,7 +122,7 @@ cv_choose(cv_job_t *j)
 static int
 cv_put_file(cv_job_t *j, const char *name, const char *text, size_t len)
 {
-    int  rc = cv_out_create(j->out, name, NULL, j->err);
+    int  rc = cv_out_create(j->out, name, 0, j->err);
 
     return rc ? rc : cv_out_write(j->out, text, len, j->err);
 }
@@ -227,6 +230,20 @@ cv_put_quantised(cv_job_t *j, const cv_form_t *form, const cv_item_t *item, cons
 }
 
 
+/* A tensor that is there already, with its scales. */
+static int
+cv_pass(cv_job_t *j, const cv_form_t *form, const cv_item_t *item)
+{
+    cv_item_t  bytes, scale;
+    int        rc;
+
+    if (form->choice.type == GLM_T_F16) return stw_write(j->stw, NULL, cv_values(item) * 2, j->err);
+    cv_plan_quantised(item, form->choice.type, form->groups, &bytes, &scale);
+    rc = stw_write(j->stw, NULL, cv_values(&bytes), j->err);
+    return rc ? rc : stw_write(j->stw, NULL, (size_t) (item->dim[0] * form->groups * 2), j->err);
+}
+
+
 static int
 cv_put_tensor(cv_job_t *j, size_t i, const cv_room_t *room)
 {
@@ -235,7 +252,10 @@ cv_put_tensor(cv_job_t *j, size_t i, const cv_room_t *room)
     int               rc;
 
     cv_plan_at(&j->cfg, i, &item);
-    if (form->choice.type != GLM_T_F16) {
+    if (stw_there(j->stw, form->choice.type != GLM_T_F16 ? 2 : 1)) {
+        rc = cv_pass(j, form, &item);
+
+    } else if (form->choice.type != GLM_T_F16) {
         rc = cv_put_quantised(j, form, &item, room);
 
     } else {
@@ -328,6 +348,56 @@ cv_say(const char *line)
 }
 
 
+/* What makes two conversions the same; the caller's, NULL without memory. */
+static char *
+cv_identity(const cv_job_t *j)
+{
+    const cv_options_t  *opt = j->opt;
+    const vol_file_t    *f;
+    const char          *slash;
+    char                *text = NULL;
+    size_t               i, len = 0;
+    FILE                *m = open_memstream(&text, &len);
+
+    if (m == NULL) return NULL;
+    fprintf(m, "glm-convert 1\nconfig.json %08lx\nquant-ranks %d\nshard-size %llu\nchecksums %d\n",
+            crc32_z(0, (const uint8_t *) j->config, strlen(j->config)), opt->quant.ranks,
+            (unsigned long long) opt->shard_bytes, !opt->no_checksums);
+    for (i = 0; (f = cv_source_file(&j->source, i)) != NULL; i++) {
+        slash = strrchr(f->path, '/');
+        fprintf(m, "%s of %llu bytes, time %lld\n", slash ? slash + 1 : f->path,
+                (unsigned long long) f->size, (long long) f->mtime);
+    }
+    if (fclose(m) == 0) return text;
+    free(text);
+    return NULL;
+}
+
+
+/* The journal, and what an unfinished conversion left. */
+static int
+cv_begin(cv_job_t *j)
+{
+    const cv_options_t  *opt = j->opt;
+    char                *identity = cv_identity(j);
+    int                  rc;
+
+    if (identity == NULL) return glm_fail(j->err, GLM_ENOMEM, "no memory for the journal");
+    rc = cv_journal_open(&j->journal, j->out, identity, opt->force, j->err);
+    free(identity);
+    if (rc != 0) return rc;
+    if ((rc = stw_open(&j->stw, j->out, j->journal, opt->shard_bytes, !opt->no_checksums, j->err)) != 0) {
+        return rc;
+    }
+    if ((rc = cv_declare(j)) != 0) return rc;
+    if (cv_journal_count(j->journal) > 0 && !opt->quiet) {
+        fprintf(stderr, "going on with an unfinished conversion, of which %zu tensors are marked as "
+                "written\n", cv_journal_count(j->journal));
+    }
+    return stw_resume(j->stw, j->err);
+}
+
+
 static int
 cv_write(cv_job_t *j)
 {
@@ -341,8 +411,7 @@ cv_write(cv_job_t *j)
         return glm_fail(j->err, GLM_EINVAL, "%s: is the source too", opt->dst);
     }
     if ((rc = cv_out_open(&j->out, opt->dst, opt->force, j->err)) != 0) return rc;
-    if ((rc = stw_open(&j->stw, j->out, opt->shard_bytes, j->err)) != 0) return rc;
-    if ((rc = cv_declare(j)) != 0) return rc;
+    if ((rc = cv_begin(j)) != 0) return rc;
     if ((rc = cv_out_room(j->out, cv_forms_bytes(&j->forms, &j->cfg), j->err)) != 0) return rc;
     if ((rc = cv_copy_tokenizer(j)) != 0) return rc;
     glm_progress_begin(&j->progress, cv_plan_bytes(&j->cfg), opt->quiet);
@@ -380,9 +449,15 @@ cv_convert(const cv_options_t *opt, glm_err_t *err)
         }
         if (!opt->dry_run) rc = cv_write(&j);
     }
+    /* what stopped may be gone on with, what is wrong with the source may not */
+    if ((rc == GLM_ECANCEL || rc == GLM_EIO) && j.journal && cv_journal_count(j.journal) > 0) {
+        cv_out_keep(j.out);
+        if (!opt->quiet) fprintf(stderr, "%s: unfinished; the same command goes on\n", opt->dst);
+    }
     if (rc == 0 && !opt->quiet) cv_say_done(&j);
     cv_source_close(&j.source);
     stw_close(j.stw);
+    cv_journal_close(j.journal);
     cv_out_close(j.out);
     cv_forms_free(&j.forms);
     free(j.config);

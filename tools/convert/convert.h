@@ -15,7 +15,7 @@ typedef struct {
     const char    *tokenizer; /* NULL: src; directory with the tokenizer's files */
     cv_quantise_t  quant;
     uint64_t       shard_bytes;
-    int            force, dry_run, quiet;
+    int            force, dry_run, quiet, no_checksums;
     const volatile sig_atomic_t  *stop;         /* may be NULL */
 } cv_options_t;
 

@@ -30,7 +30,8 @@ static const char  usage[] =
     "                     '*.0.mlp.*=fp16'; may be repeated, the last wins\n"
     "  --shard-size SIZE  largest file, with suffix K, M or G (powers of 1000)\n"
     "                     [5G]; a single tensor may be larger\n"
-    "  -f, --force        replace the model that is in DST\n"
+    "  --no-checksums     leave the checksums of tensors out\n"
+    "  -f, --force        replace the model, or the unfinished one, that is in DST\n"
     "  -n, --dry-run      check names, shapes and types, write nothing\n"
     "  -q, --quiet        errors only\n"
     "  -h, --help         this text\n";
@@ -122,7 +123,7 @@ parse_options(int argc, char **argv, cv_options_t *opt)
         { "quant-except", required_argument, NULL, 'X' },
         { "shard-size", required_argument, NULL, 's' }, { "force", no_argument, NULL, 'f' },
         { "dry-run", no_argument, NULL, 'n' }, { "quiet", no_argument, NULL, 'q' },
-        { "help", no_argument, NULL, 'h' }, { NULL, 0, NULL, 0 }
+        { "no-checksums", no_argument, NULL, 'C' }, { "help", no_argument, NULL, 'h' }, { NULL, 0, NULL, 0 }
     };
     int  c;
 
@@ -133,6 +134,7 @@ parse_options(int argc, char **argv, cv_options_t *opt)
         case 'f': opt->force = 1; break;
         case 'n': opt->dry_run = 1; break;
         case 'q': opt->quiet = 1; break;
+        case 'C': opt->no_checksums = 1; break;
         case 'h': return -1;
         case 'Q':
             if (parse_quant(optarg, &opt->quant) == 0) break;

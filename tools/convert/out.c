@@ -1,6 +1,7 @@
 /*
  * out: the order of names is the whole point here: at no moment does a
- * half-written directory pass for a model, and a kill leaves only *.tmp.
+ * half-written directory pass for a model, and a kill leaves only *.tmp.  While
+ * names change hands a list of them is there, by which the change is undone.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -17,6 +18,7 @@
 #define CV_CONFIG    "config.json"
 #define CV_INDEX     "model.safetensors.index.json"
 #define CV_SUFFIX    ".tmp"
+#define CV_LIST      "convert.names"
 #define CV_MAX_FILES 100000
 
 struct cv_out_s {
@@ -27,7 +29,9 @@ struct cv_out_s {
     int     fd;               /* of the last file, else -1 */
     char  **name;             /* final names, in order of creation */
     size_t  n;
-    int     committed;
+    int     committed, keep;
+    int     ours;             /* what is unfinished here is ours to remove */
+    uint64_t  left;           /* bytes that an unfinished conversion has on disk */
 };
 
 
@@ -72,7 +76,8 @@ cv_is_leftover(const char *name)
 
     if (!cv_ends(name, CV_SUFFIX)) return 0;
     snprintf(base, sizeof(base), "%.*s", (int) (strlen(name) - strlen(CV_SUFFIX)), name);
-    return cv_is_model(base) || cv_is_tokenizer(base);
+    return cv_is_model(base) || cv_is_tokenizer(base) || strcmp(base, CV_JOURNAL) == 0
+           || strcmp(base, CV_LIST) == 0;
 }
 
 
@@ -109,6 +114,16 @@ cv_each_entry(cv_out_t *o, cv_entry_pt each, glm_err_t *err)
 }
 
 
+int
+cv_out_left(const cv_out_t *o, const char *name, int flags)
+{
+    char  tmp[300];
+
+    snprintf(tmp, sizeof(tmp), "%s" CV_SUFFIX, name);
+    return openat(o->dirfd, tmp, flags | O_NOFOLLOW | O_CLOEXEC, 0666);
+}
+
+
 static int
 cv_remove(cv_out_t *o, const char *name, glm_err_t *err)
 {
@@ -142,6 +157,52 @@ cv_find_model(cv_out_t *o, const char *name, glm_err_t *err)
 
 
 static int
+cv_there(const cv_out_t *o, const char *name, const char *suffix)
+{
+    struct stat  sb;
+    char         full[300];
+
+    snprintf(full, sizeof(full), "%.255s%s", name, suffix);
+    return fstatat(o->dirfd, full, &sb, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
+
+/* Takes a name of the list back: what has no NAME.tmp any more was renamed. */
+static int
+cv_unrename(cv_out_t *o, const char *name, glm_err_t *err)
+{
+    char  tmp[300];
+
+    snprintf(tmp, sizeof(tmp), "%.255s" CV_SUFFIX, name);
+    if (cv_there(o, name, CV_SUFFIX) || !cv_there(o, name, "")) return 0;
+    return renameat(o->dirfd, name, o->dirfd, tmp) == 0 ? 0 : cv_errno(o, name, "rename()", err);
+}
+
+
+/* After a kill between the first rename and the last: as before the first. */
+static int
+cv_undo_commit(cv_out_t *o, glm_err_t *err)
+{
+    char   line[300];
+    int    fd = cv_out_left(o, CV_LIST, O_RDONLY), rc = 0;
+    FILE  *f = fd < 0 ? NULL : fdopen(fd, "r");
+
+    if (f == NULL) {
+        if (fd >= 0) close(fd);
+        return 0;
+    }
+    if (!cv_there(o, CV_CONFIG, "")) {          /* otherwise the last one was done */
+        while (rc == 0 && fgets(line, sizeof(line), f) != NULL) {
+            line[strcspn(line, "\n")] = '\0';
+            if (cv_is_model(line) || cv_is_tokenizer(line)) rc = cv_unrename(o, line, err);
+        }
+    }
+    fclose(f);
+    return rc ? rc : cv_remove(o, CV_LIST CV_SUFFIX, err);
+}
+
+
+static int
 cv_out_enter(cv_out_t *o, int replace, glm_err_t *err)
 {
     glm_err_t  found = { "" };
@@ -158,9 +219,18 @@ cv_out_enter(cv_out_t *o, int replace, glm_err_t *err)
     if (flock(o->dirfd, LOCK_EX | LOCK_NB) != 0) {
         return glm_fail(err, GLM_EBUSY, "%s: another conversion writes to it", o->dir);
     }
+    if ((rc = cv_undo_commit(o, err)) != 0) return rc;
     rc = cv_each_entry(o, cv_find_model, &found);
     o->replaces = rc == GLM_EBUSY;
     if (rc != 0 && !(o->replaces && replace)) return glm_fail(err, rc, "%s", found.text);
+    return 0;
+}
+
+
+int
+cv_out_clear(cv_out_t *o, glm_err_t *err)
+{
+    o->ours = 1;
     return cv_each_entry(o, cv_drop_leftover, err);
 }
 
@@ -185,14 +255,30 @@ cv_out_open(cv_out_t **out, const char *dir, int replace, glm_err_t *err)
 }
 
 
+static int
+cv_add_left(cv_out_t *o, const char *name, glm_err_t *err)
+{
+    struct stat  sb;
+
+    (void) err;
+    if (cv_is_leftover(name) && fstatat(o->dirfd, name, &sb, AT_SYMLINK_NOFOLLOW) == 0) {
+        o->left += (uint64_t) sb.st_blocks * 512;
+    }
+    return 0;
+}
+
+
 int
-cv_out_room(const cv_out_t *o, uint64_t bytes, glm_err_t *err)
+cv_out_room(cv_out_t *o, uint64_t bytes, glm_err_t *err)
 {
     struct statvfs  fs;
     uint64_t        avail;
 
     if (fstatvfs(o->dirfd, &fs) != 0) return 0;         /* then writing will tell */
     if (__builtin_mul_overflow((uint64_t) fs.f_bavail, (uint64_t) fs.f_frsize, &avail)) return 0;
+    o->left = 0;
+    cv_each_entry(o, cv_add_left, NULL);
+    avail += o->left;
     if (avail >= bytes) return 0;
     return glm_fail(err, GLM_ELIMIT, "%s: the model takes %llu MB, and %llu MB are free", o->dir,
                     (unsigned long long) (bytes / 1000000), (unsigned long long) (avail / 1000000));
@@ -217,7 +303,7 @@ cv_out_end_file(cv_out_t *o, glm_err_t *err)
 
 
 int
-cv_out_create(cv_out_t *o, const char *name, int *fd, glm_err_t *err)
+cv_out_create(cv_out_t *o, const char *name, uint64_t keep, glm_err_t *err)
 {
     char  tmp[300], *copy;
     void *bigger;
@@ -233,13 +319,13 @@ cv_out_create(cv_out_t *o, const char *name, int *fd, glm_err_t *err)
         return glm_fail(err, GLM_ENOMEM, "%s: no memory", o->dir);
     }
     snprintf(tmp, sizeof(tmp), "%s" CV_SUFFIX, name);
-    o->fd = openat(o->dirfd, tmp, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0666);
-    if (o->fd < 0) {
+    o->fd = openat(o->dirfd, tmp, O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0666);
+    if (o->fd < 0 || ftruncate(o->fd, (off_t) keep) != 0 || lseek(o->fd, 0, SEEK_END) < 0) {
         free(copy);
         return cv_errno(o, tmp, "open()", err);
     }
     o->name[o->n++] = copy;
-    if (fd != NULL) *fd = o->fd;
+    o->ours = 1;
     return 0;
 }
 
@@ -258,6 +344,29 @@ cv_out_write(cv_out_t *o, const void *buf, size_t n, glm_err_t *err)
         n -= (size_t) put;
     }
     return 0;
+}
+
+
+int
+cv_out_head(cv_out_t *o, const void *buf, size_t n, glm_err_t *err)
+{
+    ssize_t  put = pwrite(o->fd, buf, n, 0);
+
+    return put == (ssize_t) n ? 0 : cv_errno(o, o->name[o->n - 1], "write()", err);
+}
+
+
+void
+cv_out_flush(cv_out_t *o)
+{
+    sync_file_range(o->fd, 0, 0, SYNC_FILE_RANGE_WRITE);
+}
+
+
+int
+cv_out_sync(cv_out_t *o, glm_err_t *err)
+{
+    return fdatasync(o->fd) == 0 ? 0 : cv_errno(o, o->name[o->n - 1], "fdatasync()", err);
 }
 
 
@@ -280,6 +389,25 @@ cv_sync_dir(cv_out_t *o, glm_err_t *err)
 }
 
 
+/* The names that are about to change. */
+static int
+cv_write_list(cv_out_t *o, glm_err_t *err)
+{
+    size_t  i, n = o->n;
+    int     rc = cv_out_create(o, CV_LIST, 0, err);
+
+    if (rc != 0) return rc;
+    for (i = 0; i < n && rc == 0; i++) {
+        rc = cv_out_write(o, o->name[i], strlen(o->name[i]), err);
+        if (rc == 0) rc = cv_out_write(o, "\n", 1, err);
+    }
+    if (rc == 0) rc = cv_out_end_file(o, err);
+    if (rc == 0) rc = cv_sync_dir(o, err);
+    free(o->name[--o->n]);                      /* it is none of them */
+    return rc;
+}
+
+
 int
 cv_out_commit(cv_out_t *o, glm_err_t *err)
 {
@@ -287,6 +415,7 @@ cv_out_commit(cv_out_t *o, glm_err_t *err)
     int     rc;
 
     if ((rc = cv_out_end_file(o, err)) != 0) return rc;
+    if ((rc = cv_write_list(o, err)) != 0) return rc;
     /* from here to the last rename the directory is no model */
     if (unlinkat(o->dirfd, CV_CONFIG, 0) != 0 && errno != ENOENT) {
         return cv_errno(o, CV_CONFIG, "unlink()", err);
@@ -300,26 +429,35 @@ cv_out_commit(cv_out_t *o, glm_err_t *err)
     if ((rc = cv_sync_dir(o, err)) != 0) return rc;
     if ((rc = cv_rename(o, CV_CONFIG, err)) != 0) return rc;
     o->committed = 1;
-    return cv_sync_dir(o, err);
+    if ((rc = cv_sync_dir(o, err)) != 0) return rc;
+    return cv_out_clear(o, err);
+}
+
+
+void
+cv_out_keep(cv_out_t *o)
+{
+    o->keep = 1;
+}
+
+
+const char *
+cv_out_dir(const cv_out_t *o)
+{
+    return o->dir;
 }
 
 
 void
 cv_out_close(cv_out_t *o)
 {
-    char    tmp[300];
-    size_t  i;
-
     if (o == NULL) return;
     if (o->fd >= 0) close(o->fd);
-    for (i = 0; i < o->n; i++) {
-        snprintf(tmp, sizeof(tmp), "%s" CV_SUFFIX, o->name[i]);
-        if (!o->committed) unlinkat(o->dirfd, tmp, 0);
-        free(o->name[i]);
-    }
+    if (o->ours && !o->committed && !o->keep) cv_each_entry(o, cv_drop_leftover, NULL);
+    while (o->n > 0) free(o->name[--o->n]);
     free(o->name);
     if (o->dirfd >= 0) close(o->dirfd);
-    if (o->made && !o->committed) rmdir(o->dir);
+    if (o->made && !o->committed && !o->keep) rmdir(o->dir);
     free(o->dir);
     free(o);
 }
