@@ -86,6 +86,19 @@ add_rules(t_req_t *t, unsigned *s)
     if (rand_r(s) % 4 == 0) t->r.truncate = 1 + (int) (rand_r(s) % 6);
 }
 
+/* As many beams as the smallest mix has rows. */
+static void
+make_search(t_req_t *t)
+{
+    t->r.beams = 3;
+    t->r.length_penalty = 0.6f;
+    t->r.no_repeat_ngram = 3;
+    t->r.sample.temperature = 0;
+    t->r.has_seed = t->r.best_of = 0;
+    t->r.nstop = 0;
+    t->r.repeat.max_length = 0;
+}
+
 /* Request i, the same every time. */
 static t_req_t *
 request(glm_engine_t *e, int i)
@@ -114,6 +127,7 @@ request(glm_engine_t *e, int i)
         if (rand_r(&s) % 3 == 0) t->r.max_tokens = (int) (rand_r(&s) % 2);
     }
     if (t->r.max_tokens > 3 && rand_r(&s) % 3 == 0) add_rules(t, &s);
+    if (i % 9 == 4) make_search(t);
     return t;
 }
 
@@ -134,7 +148,9 @@ equal(const t_req_t *a, const t_req_t *b)
         const t_choice_t  *x = &a->c[k], *y = &b->c[k];
 
         if (x->n != y->n || x->ntext != y->ntext || x->fin.reason != y->fin.reason
-            || x->fin.nkept != y->fin.nkept || x->fin.stop_index != y->fin.stop_index) return 0;
+            || x->fin.nkept != y->fin.nkept || x->fin.stop_index != y->fin.stop_index
+            || memcmp(&x->fin.score, &y->fin.score, sizeof(float)) != 0)
+            return 0;
         if (x->ntext > 0 && memcmp(x->text, y->text, x->ntext) != 0) return 0;
         if (x->n > 0 && (memcmp(x->id, y->id, x->n * sizeof(int32_t)) != 0
                          || memcmp(x->sampled, y->sampled, x->n * sizeof(*x->sampled)) != 0))
