@@ -54,7 +54,7 @@ inline bool attn_ok(const glm_attn_args_t *a)
     if (a == NULL || a->rows == NULL || a->qkv == NULL || a->rope == NULL) return false;
     const glm_grows_t  *r = a->rows;
 
-    return kv_ok(a->kv) && r->slot && r->position && r->pages && r->ldpages >= 1
+    return kv_ok(a->kv) && r->slot && r->position && r->pages && r->ldpages >= 0
            && bucket_ok(r->rows, a->bucket) && aligned16(a->qkv) && aligned16(a->rope);
 }
 

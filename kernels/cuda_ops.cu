@@ -12,12 +12,13 @@
     int glm_linear_sm##arch(const glm_linear_args_t *, glm_stream_t *);                        \
     int glm_embed_sm##arch(const glm_embed_args_t *, glm_stream_t *);                          \
     int glm_norm_sm##arch(const glm_gnorm_args_t *, glm_stream_t *);                           \
+    int glm_repack_sm##arch(const glm_repack_args_t *, glm_stream_t *);                        \
     int glm_kv_write_sm##arch(const glm_attn_args_t *, glm_stream_t *);                        \
     int glm_attn_row_sm##arch(const glm_attn_args_t *, glm_stream_t *);                        \
     int glm_attn_context_sm##arch(const glm_context_args_t *, glm_stream_t *);                 \
     static const glm_cuda_ops_t ops_sm##arch = {                                               \
         arch, glm_pack_sm##arch, glm_fill_sm##arch, glm_linear_sm##arch, glm_embed_sm##arch,   \
-        glm_norm_sm##arch, glm_kv_write_sm##arch, glm_attn_row_sm##arch,                       \
+        glm_norm_sm##arch, glm_repack_sm##arch, glm_kv_write_sm##arch, glm_attn_row_sm##arch,  \
         glm_attn_context_sm##arch, NULL                                                        \
     };
 

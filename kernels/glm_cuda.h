@@ -125,6 +125,16 @@ typedef struct {
     int32_t         vocab, dim, rows;
 } glm_embed_args_t;
 
+/* Rows to .. of out = rows from .. of x, both packed and `width` wide: the last row
+ * of a pass of prefill goes to a head of a few rows this way. */
+typedef struct {
+    const void  *x;
+    void        *out;
+    int32_t      width;           /* a multiple of 8 */
+    int32_t      from_bucket, to_bucket;
+    int32_t      from, to, rows;
+} glm_repack_args_t;
+
 /* ---- attention ---- */
 
 /*
@@ -149,7 +159,7 @@ typedef struct {
     const int32_t  *slot;         /* (rows) KV index; the row sees 0 .. slot */
     const int32_t  *position;     /* (rows) row of the rotary table */
     const int32_t  *pages;        /* (rows, ldpages) block tables */
-    int32_t         ldpages;
+    int32_t         ldpages;      /* 0 (kv_write alone): all rows have the first table */
     int32_t         rows;
 } glm_grows_t;
 
@@ -341,6 +351,7 @@ typedef struct {
     int (*linear)(const glm_linear_args_t *, glm_stream_t *);
     int (*embed)(const glm_embed_args_t *, glm_stream_t *);
     int (*norm)(const glm_gnorm_args_t *, glm_stream_t *);
+    int (*repack)(const glm_repack_args_t *, glm_stream_t *);
     int (*kv_write)(const glm_attn_args_t *, glm_stream_t *);   /* rotates k */
     int (*attn_row)(const glm_attn_args_t *, glm_stream_t *);   /* rotates q */
     int (*attn_context)(const glm_context_args_t *, glm_stream_t *);   /* rotates q */

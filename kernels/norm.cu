@@ -1,5 +1,6 @@
 /*
- * norm: residual + LayerNorm in one pass, and the rows of the embedding.  A row is
+ * norm: residual + LayerNorm in one pass, the rows of the embedding, and rows moved
+ * between buckets.  A row is
  * cut in four parts whatever its width; on sm_90 a cluster of four CTAs takes a
  * row, on sm_80 one CTA takes the parts in turn: the bits are the same.
  * An ideal run moves rows * dim * (4 + 2 + 2) bytes and 4 * dim of weights.
@@ -182,6 +183,16 @@ __global__ void embed_kernel(float *y, size_t ldy, const uint4 *table, const int
     out[1] = make_float4(f[4], f[5], f[6], f[7]);
 }
 
+__global__ void repack_kernel(uint4 *out, const uint4 *x, int pieces, int from_bucket, int to_bucket,
+                              int rows)
+{
+    const int  i = blockIdx.x * blockDim.x + threadIdx.x, c = i / rows, row = i % rows;
+
+    grid_go();
+    grid_wait();
+    if (c < pieces) out[(size_t) c * to_bucket + row] = x[(size_t) c * from_bucket + row];
+}
+
 }  // namespace
 
 int GLM_OP(norm)(const glm_gnorm_args_t *a, glm_stream_t *s)
@@ -211,4 +222,18 @@ int GLM_OP(embed)(const glm_embed_args_t *a, glm_stream_t *s)
     }
     return launch("embed", embed_kernel, dim3(a->rows, (a->dim / 8 + 127) / 128), 128, 0, 1, s, a->y,
                   a->ldy, (const uint4 *) a->table, a->token, a->vocab, a->dim);
+}
+
+int GLM_OP(repack)(const glm_repack_args_t *a, glm_stream_t *s)
+{
+    if (a == NULL || s == NULL || a->x == NULL || a->out == NULL || !aligned16(a->x)
+        || !aligned16(a->out) || a->width < 8 || a->width % 8 || a->from < 0 || a->to < 0
+        || a->rows < 1 || !bucket_ok(a->from + a->rows, a->from_bucket)
+        || !bucket_ok(a->to + a->rows, a->to_bucket))
+    {
+        return GLM_EINVAL;
+    }
+    return launch("repack", repack_kernel, (a->rows * (a->width / 8) + 127) / 128, 128, 0, 1, s,
+                  (uint4 *) a->out + a->to, (const uint4 *) a->x + a->from, a->width / 8,
+                  a->from_bucket, a->to_bucket, a->rows);
 }

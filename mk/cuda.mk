@@ -49,7 +49,7 @@ $(B)/gpu/glm-gputest $(B)/gpu/glm-prefilltest: t/gpu/data.h t/gpu/host.h $(B)/li
 	@mkdir -p $(@D)
 	$(NVCC) $(NVFLAGS) -Xcompiler -fopenmp -o $@ $(filter %.cpp,$^) $(B)/libglm_cuda.a -lgomp
 
-$(B)/gpu/gpubench: tools/gpubench/gpubench.cu tools/gpubench/model.h $(B)/libglm_cuda.a
+$(B)/gpu/gpubench: tools/gpubench/gpubench.cu tools/gpubench/model.h tools/gpubench/prefill.h $(B)/libglm_cuda.a
 	@mkdir -p $(@D)
 	$(NVCC) $(NVFLAGS) $(SM80) $(SM90) -Itools/gpubench -o $@ $< $(B)/libglm_cuda.a
 

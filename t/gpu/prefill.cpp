@@ -176,7 +176,7 @@ struct Context {                  /* one context on the card, keys and values wr
         for (int i = 0; i < pages.ld; i++) table.push_back(pages.page(0, i));
         for (int i = 0; i < n; i++) position.push_back(fixed ? 7 : (int) (i * 577ll % 2048));
         table_d.put(table), position_d.put(position);
-        for (int r = 0; r < n; r += pass) rows(r, std::min(pass, n - r), true, NULL, kPass);
+        for (int r = 0; r < n; r += pass) rows(r, std::min(pass, n - r), true, NULL, pass);
     }
 
     /* kv_write or attn_row of rows from..; a causal row sees its own token last. */
@@ -190,7 +190,9 @@ struct Context {                  /* one context on the card, keys and values wr
         }
         Dev<int32_t>           slots(slot), tables_d(pg);
         Dev<uint8_t>           ws(glm_cuda_attn_ws(count, heads, d, pages.ld * 16));
-        const glm_grows_t      gr = {slots.p, position_d.p + from, tables_d.p, pages.ld, count};
+        const bool             one = write && bucket == kPass;       /* one table for all rows */
+        const glm_grows_t      gr = {slots.p, position_d.p + from, one ? table_d.p : tables_d.p,
+                                     one ? 0 : pages.ld, count};
         const glm_attn_args_t  a = {&kv, &gr, qkv.p + (size_t) from * width, rope.p, to, bucket, ws.p, ws.n};
 
         ws.clear();
@@ -340,6 +342,193 @@ static void test_causal(int d, int int8, int n)
     }
 }
 
+/* ---- a whole layer ---- */
+
+struct Layer {                    /* of dummy weights; norms with outliers */
+    const glm_cuda_ops_t           *ops;
+    int                             dim, heads, d, inner;
+    Dev<uint8_t>                    ws;
+    Dev<uint16_t>                   norm, rope;       /* weight, bias */
+    std::vector<Dev<uint8_t> *>     tiles;
+    std::vector<Dev<uint16_t> *>    bias;
+    glm_tiles_t                     m[4];
+
+    Layer(const glm_cuda_ops_t *o, int h, int dd, int in)
+        : ops(o), dim(h * dd), heads(h), d(dd), inner(in), ws(glm_cuda_linear_ws(stream, kPass)),
+          norm((size_t) 2 * h * dd), rope(rope_table(dd, 2048))
+    {
+        std::vector<uint16_t>  w = random_halves(2 * (size_t) dim, 51, 0.2f, 1.f);
+
+        for (int i = 0; i < dim; i += 199) w[i] = to_h(9.f), w[dim + i] = to_h(-30.f);
+        norm.put(w);
+        ws.clear();
+        matrix(0, dim, 3 * dim, 0), matrix(1, dim, dim, 0);
+        matrix(2, dim, 2 * inner, 1), matrix(3, inner, dim, 0);
+    }
+    ~Layer()
+    {
+        for (auto *p : tiles) delete p;
+        for (auto *p : bias) delete p;
+    }
+    void halves(uint16_t *p, size_t n, uint32_t seed, float lo, float hi)
+    {
+        const glm_fill_args_t  f = {p, n, seed, 1, lo, hi, 0};
+
+        must(ops->fill(&f, stream), "fill");
+    }
+    void matrix(int i, int k, int n, int glu)
+    {
+        const float            scale = 0.2f / sqrtf((float) k);
+        Dev<uint32_t>          q((size_t) n * k / 8);
+        Dev<uint16_t>          scales((size_t) n * k / 128);
+        const glm_fill_args_t  f = {q.p, q.n, (uint32_t) (60 + i), 0, 0, 0, 0};
+        const glm_pack_args_t  p = {&m[i], q.p, scales.p, k / 128};
+
+        tiles.push_back(new Dev<uint8_t>(glm_cuda_tile_bytes(GLM_W_INT4, k, n)));
+        bias.push_back(new Dev<uint16_t>((size_t) n));
+        m[i] = {tiles[i]->p, bias[i]->p, k, n, GLM_W_INT4, glu};
+        must(ops->fill(&f, stream), "fill");
+        halves(scales.p, scales.n, (uint32_t) (70 + i), 0.5f * scale, 1.5f * scale);
+        halves(bias[i]->p, (size_t) n, (uint32_t) (80 + i), -0.1f, 0.1f);
+        must(ops->pack(&p, stream), "pack");
+        sync();
+    }
+};
+
+struct Flow {                     /* a context on its way through a layer */
+    Layer               &l;
+    int                  n, block, passes;
+    Pages                pages;
+    glm_gkv_t            kv;
+    Dev<uint8_t>         memory;
+    Dev<int32_t>         table, index;
+    glm_prefill_bufs_t   b;
+
+    Flow(Layer &layer, int tokens, int rows, int int8)
+        : l(layer), n(tokens), block(rows), passes((tokens + kPass - 1) / kPass),
+          pages(l.heads, l.d, int8, {tokens}, (tokens + 15) / 16),
+          kv{pages.kv.p, pages.page_bytes, l.heads, l.d, int8},
+          memory(glm_cuda_prefill_ws(tokens, l.dim, l.dim, l.inner, NULL, NULL)),
+          table((size_t) pages.ld), index((size_t) tokens)
+    {
+        std::vector<float>     y((size_t) n * l.dim);
+        std::vector<int32_t>   ids, at;
+        Random                 r((uint32_t) n);
+
+        glm_cuda_prefill_ws(n, l.dim, l.dim, l.inner, memory.p, &b);
+        for (auto &v : y) v = 3.f * r.normal();
+        for (int t = 0; t < n; t++) y[(size_t) t * l.dim + 11] = 20000.f;
+        for (int i = 0; i < pages.ld; i++) ids.push_back(pages.page(0, i));
+        for (int i = 0; i < n; i++) at.push_back(i);
+        table.put(ids), index.put(at);
+        CK(cudaMemcpy(b.y, y.data(), y.size() * 4, cudaMemcpyHostToDevice));
+        for (int p = 0; p < passes; p++) normalise(p, NULL);          /* an `a` to start from */
+    }
+    int rows(int p) const { return std::min(kPass, n - p * kPass); }
+    float *y(int p) const { return b.y + (size_t) p * kPass * l.dim; }
+    uint16_t *packed_pass(void *base, int p) const { return (uint16_t *) base + (size_t) p * kPass * l.dim; }
+
+    void normalise(int p, void *residual)
+    {
+        const glm_gnorm_args_t  g = {y(p), (size_t) l.dim, residual, l.norm.p, l.norm.p + l.dim,
+                                     packed_pass(b.a, p), 11.832159566f, 1e-5f, l.dim, rows(p), kPass};
+
+        must(l.ops->norm(&g, stream), "norm");
+    }
+    void linear(int i, const void *x, void *out, int kind, int p)
+    {
+        const glm_linear_args_t  g = {&l.m[i], x, out, (size_t) l.m[i].n, kind, rows(p), kPass, l.ws.p, 0, 0,
+                                      block};
+
+        must(l.ops->linear(&g, stream), "linear");
+    }
+    int stages() const { return 2 * passes + 1; }
+    void stage(int i)
+    {
+        const int  p = i % (passes + 1);
+
+        if (i < passes) {
+            uint16_t               *qkv = (uint16_t *) b.qkv + (size_t) p * kPass * 3 * l.dim;
+            const glm_grows_t       gr = {index.p + p * kPass, index.p + p * kPass, table.p, 0, rows(p)};
+            const glm_attn_args_t   a = {&kv, &gr, qkv, l.rope.p, NULL, kPass, NULL, 0};
+
+            normalise(p, packed_pass(b.a, p));
+            linear(0, packed_pass(b.a, p), qkv, GLM_OUT_F16, p);
+            must(l.ops->kv_write(&a, stream), "kv_write");
+        } else if (i == passes) {
+            const glm_context_args_t  a = {&kv, table.p, index.p, b.qkv, l.rope.p, b.attn, n, 0, n};
+
+            must(l.ops->attn_context(&a, stream), "attn_context");
+        } else {
+            linear(1, packed_pass(b.attn, p), y(p), GLM_OUT_F32, p);
+            normalise(p, packed_pass(b.a, p));
+            linear(2, packed_pass(b.a, p), b.glu, GLM_OUT_GLU, p);
+            linear(3, b.glu, y(p), GLM_OUT_F32, p);
+        }
+    }
+    std::vector<float> run()
+    {
+        for (int i = 0; i < stages(); i++) stage(i);
+        return result();
+    }
+    std::vector<float> result()
+    {
+        std::vector<float>  v((size_t) n * l.dim);
+
+        sync();
+        CK(cudaMemcpy(v.data(), b.y, v.size() * 4, cudaMemcpyDeviceToHost));
+        return v;
+    }
+};
+
+/* The last row alone, as a head of 8 rows takes it. */
+static void test_last_row(Flow &f)
+{
+    const int                 last = f.passes - 1, row = f.rows(last) - 1;
+    Dev<uint16_t>             out((size_t) 8 * f.l.dim), whole((size_t) kPass * f.l.dim);
+    const glm_repack_args_t   a = {f.packed_pass(f.b.a, last), out.p, f.l.dim, kPass, 8, row, 3, 1};
+    int                       bad = 0;
+
+    must(f.l.ops->repack(&a, stream), "repack");
+    sync();
+    const std::vector<uint16_t>  o = out.get();
+
+    CK(cudaMemcpy(whole.p, a.x, whole.n * 2, cudaMemcpyDeviceToDevice));
+    const std::vector<uint16_t>  w = whole.get();
+
+    for (int i = 0; i < f.l.dim; i++)
+        for (int r = 0; r < 8; r++)
+            bad += packed_at(o, 8, r, i) != (r == 3 ? packed_at(w, kPass, row, i) : 0xffff);
+    ok(bad == 0, "sm_%d repack of the last row: %d elements wrong", f.l.ops->arch, bad);
+}
+
+static void test_layer(int heads, int d, int inner, int n)
+{
+    std::vector<float>  first;
+
+    for (const glm_cuda_ops_t *ops : tables) {
+        Layer                      l(ops, heads, d, inner);
+        Flow                       lone(l, n, 64, 1), wide(l, n, 128, 1), beside(l, n, 64, 1);
+        Flow                       other(l, n / 2 + 9, 128, 1);
+        const std::vector<float>   y = lone.run();
+        int                        bad = 0;
+
+        for (float v : y) bad += !isfinite(v);
+        ok(bad == 0, "sm_%d a layer of %d, %d rows: %d values are not finite", ops->arch, l.dim, n, bad);
+        ok(wide.run() == y, "sm_%d a layer of %d, %d rows: blocks of 64 and 128 give the same bits",
+           ops->arch, l.dim, n);
+        for (int i = 0; i < beside.stages(); i++) {
+            beside.stage(i);
+            if (i < other.stages()) other.stage(i);
+        }
+        ok(beside.result() == y, "sm_%d a layer of %d: another context in between changes nothing",
+           ops->arch, l.dim);
+        test_last_row(lone);
+        if (first.empty()) first = y;
+        else ok(first == y, "a layer of %d: sm_80 and sm_90 give the same bits", l.dim);
+    }
+}
+
 int main(int argc, char **argv)
 {
     if (!begin("glm-prefilltest", argc, argv)) return 0;
@@ -355,5 +544,7 @@ int main(int argc, char **argv)
         }
     if (!small_only) test_context(96, 128, 0, 2048, false), test_context(96, 128, 1, 512, false);
     test_passes();
+    test_layer(4, 128, 1024, 300);
+    if (!small_only) test_layer(96, 128, 32768, 512);
     return finish();
 }

@@ -5,7 +5,8 @@
  *     gpubench [--layers N] [--arch 80|90] [--ring ROWS,N] [what ..]
  *
  * what: linears (70 layers' matrices + int8 head, one graph), steps (whole decode
- * steps at context 128, int8 KV), attn, kernels (each alone); all by default.
+ * steps at context 128, int8 KV), attn, kernels (each alone), prefill (whole contexts
+ * and the kernels of a pass of 256 rows); all by default.
  * "rested": the best of three replays after a second of rest, before the card
  * reaches its power limit; the other figure is the median of 21 or 51 replays.
  */
@@ -15,6 +16,7 @@
 #include <string>
 
 #include "model.h"
+#include "prefill.h"
 
 static __global__ void __launch_bounds__(512) read_kernel(const uint4 *p, size_t n, uint32_t *out)
 {
@@ -200,6 +202,81 @@ static void kernels(Model &m)
     }
 }
 
+/* Multiplications and additions of a layer's matrix i, a row. */
+static double matrix_flop(int i) { return 2.0 * kShapes[i].n * kShapes[i].k; }
+
+static void prefill(Model &m)
+{
+    static const double  want[] = {0.23, 0.90};
+    Prefill              f = {m, 0, 0, 0, {}, NULL, NULL, NULL};
+
+    printf("a pass of 256 rows, us a kernel (matrices: TFLOP/s), by rows a block\n%6s", "block");
+    for (auto &sh : kShapes) printf(" %16s", sh.name);
+    printf(" %9s %9s\n", "norm", "kv_write");
+    for (int block : {64, 128}) {
+        const int  L = std::min(m.layers, 12);
+
+        f.block = block;
+        if (!f.place(kPass, 1, L)) { printf("no room\n"); return; }
+        printf("%6d", block);
+        for (int i = 0; i < 4; i++) {
+            sleep(1);
+            const double  us = graph_ms(m.st, 7, [&] {
+                for (int l = 0; l < L; l++) f.matrix(l, i, 0);
+            }) * 1e3 / L;
+
+            printf("  %8.1f (%4.0f)", us, kPass * matrix_flop(i) / us / 1e6);
+        }
+        const double  un = graph_ms(m.st, 7, [&] {
+            for (int l = 0; l < 50; l++) f.norm(m.final_norm, f.b.a, 0);
+        });
+        const double  uw = graph_ms(m.st, 7, [&] {
+            for (int l = 0; l < 50; l++) f.write(l % L, 1, 0);
+        });
+
+        printf(" %9.2f %9.2f\n", un * 20, uw * 20);
+        fflush(stdout);
+    }
+    printf("attn_context, 96 heads x 128: us a layer (TFLOP/s)\n%16s %18s %18s\n", "tokens", "int8", "fp16");
+    for (int n : {256, 512, 1024, 2048}) {
+        printf("%16d", n);
+        for (int int8 = 1; int8 >= 0; int8--) {
+            if (!f.place(n, int8, 4)) { printf(" %18s", "no room"); continue; }
+            const double  us = graph_ms(m.st, 7, [&] {
+                for (int l = 0; l < 8; l++) f.attend(l % 4, int8);
+            }) * 1e3 / 8;
+
+            printf(" %11.1f (%4.0f)", us, 4.0 * n * n * kHeads * kD / us / 1e6);
+        }
+        printf("\n");
+        fflush(stdout);
+    }
+    printf("whole contexts, %d layers, int8 KV, logits of the last row: s (TFLOP/s)\n%8s %16s %16s %9s\n",
+           m.layers, "tokens", "blocks of 64", "of 128", "wanted");
+    for (int i = 0; i < 2; i++) {
+        const int  n = i ? 2048 : 512;
+        double     flop = m.layers * 4.0 * n * n * kHeads * kD;
+
+        for (int k = 0; k < 4; k++) flop += m.layers * matrix_flop(k) * n;
+        printf("%8d", n);
+        for (int block : {64, 128}) {
+            f.block = block;
+            if (!f.place(n, 1, m.layers)) { printf(" %16s", "no room"); continue; }
+            sleep(1);
+            const double        ms = graph_ms(m.st, 3, [&] { f.whole(); });
+            std::vector<float>  row(kVocab);
+            double              sum = 0;
+
+            CK(cudaMemcpy(row.data(), m.logits, kVocab * 4, cudaMemcpyDeviceToHost));
+            for (float v : row) sum += fabs(v);
+            printf(" %9.3f (%4.0f)%s", ms / 1e3, flop / ms / 1e9,
+                   sum > 0 && isfinite(sum) ? "" : " NOT FINITE");
+        }
+        printf(" %9.2f\n", want[i]);
+        fflush(stdout);
+    }
+}
+
 int main(int argc, char **argv)
 {
     Model                     m;
@@ -220,7 +297,7 @@ int main(int argc, char **argv)
             return 2;
         }
     }
-    if (what.empty()) what = {"kernels", "attn", "linears", "steps"};
+    if (what.empty()) what = {"kernels", "attn", "linears", "steps", "prefill"};
     m.ops = glm_cuda_ops(arch);
     if (m.ops == NULL) { printf("no card these kernels run on\n"); return 77; }
     CK(cudaGetDeviceProperties(&prop, 0));
@@ -241,6 +318,7 @@ int main(int argc, char **argv)
         else if (w == "steps") steps(m);
         else if (w == "attn") attn(m);
         else if (w == "kernels") kernels(m);
+        else if (w == "prefill") prefill(m);
     }
     CK(cudaDeviceSynchronize());
     return 0;
