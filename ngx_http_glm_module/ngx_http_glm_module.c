@@ -17,6 +17,8 @@ static void *ngx_http_glm_create_loc_conf(ngx_conf_t *cf);
 static char *ngx_http_glm_merge_loc_conf(ngx_conf_t *cf, void *parent,
     void *child);
 static ngx_int_t ngx_http_glm_add_variables(ngx_conf_t *cf);
+static ngx_int_t ngx_http_glm_value(ngx_http_variable_value_t *v, u_char *p,
+    size_t len);
 static ngx_int_t ngx_http_glm_string_variable(ngx_http_request_t *r,
     ngx_http_variable_value_t *v, uintptr_t data);
 static ngx_int_t ngx_http_glm_number_variable(ngx_http_request_t *r,
@@ -482,6 +484,21 @@ ngx_http_glm_add_variables(ngx_conf_t *cf)
 }
 
 
+/* Nothing: "-" in a log. */
+
+static ngx_int_t
+ngx_http_glm_value(ngx_http_variable_value_t *v, u_char *p, size_t len)
+{
+    v->data = p;
+    v->len = len;
+    v->valid = len ? 1 : 0;
+    v->no_cacheable = 0;
+    v->not_found = len ? 0 : 1;
+
+    return NGX_OK;
+}
+
+
 static ngx_int_t
 ngx_http_glm_string_variable(ngx_http_request_t *r,
     ngx_http_variable_value_t *v, uintptr_t data)
@@ -492,18 +509,7 @@ ngx_http_glm_string_variable(ngx_http_request_t *r,
     ctx = ngx_http_get_module_ctx(r, ngx_http_glm_module);
     s = ctx ? (ngx_str_t *) ((char *) ctx + data) : NULL;
 
-    if (s == NULL || s->len == 0) {
-        v->not_found = 1;
-        return NGX_OK;
-    }
-
-    v->data = s->data;
-    v->len = s->len;
-    v->valid = 1;
-    v->no_cacheable = 0;
-    v->not_found = 0;
-
-    return NGX_OK;
+    return ngx_http_glm_value(v, s ? s->data : NULL, s ? s->len : 0);
 }
 
 
@@ -511,27 +517,23 @@ static ngx_int_t
 ngx_http_glm_number_variable(ngx_http_request_t *r,
     ngx_http_variable_value_t *v, uintptr_t data)
 {
+    u_char              *p;
     ngx_http_glm_ctx_t  *ctx;
 
     ctx = ngx_http_get_module_ctx(r, ngx_http_glm_module);
 
     if (ctx == NULL || !ctx->has_usage) {
-        v->not_found = 1;
-        return NGX_OK;
+        return ngx_http_glm_value(v, NULL, 0);
     }
 
-    v->data = ngx_pnalloc(r->pool, NGX_INT64_LEN);
-    if (v->data == NULL) {
+    p = ngx_pnalloc(r->pool, NGX_INT64_LEN);
+    if (p == NULL) {
         return NGX_ERROR;
     }
 
-    v->len = ngx_sprintf(v->data, "%uL", *(uint64_t *) ((char *) ctx + data))
-             - v->data;
-    v->valid = 1;
-    v->no_cacheable = 0;
-    v->not_found = 0;
-
-    return NGX_OK;
+    return ngx_http_glm_value(v, p, ngx_sprintf(p, "%uL", *(uint64_t *)
+                                                ((char *) ctx + data))
+                                    - p);
 }
 
 
@@ -565,23 +567,20 @@ static ngx_int_t
 ngx_http_glm_seconds(ngx_http_request_t *r, ngx_http_variable_value_t *v,
     uint64_t us)
 {
+    u_char  *p;
+
     if (us == 0) {
-        v->not_found = 1;
-        return NGX_OK;
+        return ngx_http_glm_value(v, NULL, 0);
     }
 
-    v->data = ngx_pnalloc(r->pool, NGX_INT64_LEN + 8);
-    if (v->data == NULL) {
+    p = ngx_pnalloc(r->pool, NGX_INT64_LEN + 8);
+    if (p == NULL) {
         return NGX_ERROR;
     }
 
-    v->len = ngx_sprintf(v->data, "%uL.%06uL", us / 1000000, us % 1000000)
-             - v->data;
-    v->valid = 1;
-    v->no_cacheable = 0;
-    v->not_found = 0;
-
-    return NGX_OK;
+    return ngx_http_glm_value(v, p, ngx_sprintf(p, "%uL.%06uL", us / 1000000,
+                                                us % 1000000)
+                                    - p);
 }
 
 
@@ -596,18 +595,7 @@ ngx_http_glm_finish_variable(ngx_http_request_t *r,
 
     s = ctx ? ngx_http_glm_finish_reason(ctx) : NULL;
 
-    if (s == NULL) {
-        v->not_found = 1;
-        return NGX_OK;
-    }
-
-    v->data = (u_char *) s;
-    v->len = ngx_strlen(s);
-    v->valid = 1;
-    v->no_cacheable = 0;
-    v->not_found = 0;
-
-    return NGX_OK;
+    return ngx_http_glm_value(v, (u_char *) s, s ? ngx_strlen(s) : 0);
 }
 
 

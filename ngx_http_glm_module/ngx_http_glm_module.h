@@ -280,6 +280,16 @@ typedef struct {
 } ngx_http_glm_mark_t;
 
 
+/* A message's sections: where they are in it. */
+
+typedef struct {
+    ngx_str_t                 text;
+    ngx_str_t                 ids;
+    ngx_str_t                 logprobs;
+    ngx_str_t                 stop;
+} ngx_http_glm_sections_t;
+
+
 /* One answer of a call. */
 
 typedef struct {
@@ -473,6 +483,10 @@ ngx_int_t ngx_http_glm_get_int(json_t *v, json_int_t *n);
 ngx_int_t ngx_http_glm_get_string(ngx_http_glm_ctx_t *ctx,
     const ngx_http_glm_field_t *f, json_t *v, ngx_str_t *s);
 
+/* _together.c */
+
+ngx_int_t ngx_http_glm_together(ngx_http_glm_ctx_t *ctx);
+
 /* _prompt.c */
 
 ngx_int_t ngx_http_glm_set_prompt(ngx_http_glm_ctx_t *ctx,
@@ -556,6 +570,12 @@ uint64_t ngx_http_glm_tpot(ngx_http_glm_ctx_t *ctx);
 
 ngx_int_t ngx_http_glm_reply(ngx_http_glm_call_t *call, ngx_uint_t type,
     u_char *p, size_t len);
+
+/* _section.c */
+
+ngx_int_t ngx_http_glm_section_read(void *dst, size_t size,
+    ngx_http_glm_sections_t *s, u_char *p, size_t len);
+ngx_int_t ngx_http_glm_section_logprobs(ngx_str_t *s, uint32_t n);
 
 /* _sse.c */
 

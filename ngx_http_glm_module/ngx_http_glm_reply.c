@@ -2,16 +2,6 @@
 #include "ngx_http_glm_module.h"
 
 
-/* One TOKENS or PROMPT message, taken apart. */
-
-typedef struct {
-    ngx_str_t              text;
-    ngx_str_t              ids;
-    ngx_str_t              logprobs;
-    ngx_str_t              stop;
-} ngx_http_glm_sections_t;
-
-
 static ngx_int_t ngx_http_glm_reply_accepted(ngx_http_glm_call_t *call,
     u_char *p, size_t len);
 static ngx_int_t ngx_http_glm_reply_prompt(ngx_http_glm_call_t *call,
@@ -27,11 +17,6 @@ static ngx_int_t ngx_http_glm_reply_done(ngx_http_glm_call_t *call,
     u_char *p, size_t len);
 static ngx_int_t ngx_http_glm_reply_error(ngx_http_glm_call_t *call,
     u_char *p, size_t len);
-static ngx_int_t ngx_http_glm_reply_fixed(void *dst, size_t size, u_char **p,
-    size_t *len);
-static ngx_int_t ngx_http_glm_reply_sections(ngx_http_glm_sections_t *s,
-    u_char *p, size_t len);
-static ngx_int_t ngx_http_glm_reply_logprobs(ngx_str_t *s, uint32_t n);
 static ngx_int_t ngx_http_glm_reply_nonsense(ngx_http_glm_call_t *call,
     const char *why);
 static ngx_int_t ngx_http_glm_reply_add(ngx_http_glm_call_t *call,
@@ -153,9 +138,8 @@ ngx_http_glm_reply_accepted(ngx_http_glm_call_t *call, u_char *p, size_t len)
 
     ctx = call->ctx;
 
-    if (ngx_http_glm_reply_fixed(&m, sizeof(glm_msg_accepted_t), &p, &len)
+    if (ngx_http_glm_section_read(&m, sizeof(glm_msg_accepted_t), &s, p, len)
         != NGX_OK
-        || ngx_http_glm_reply_sections(&s, p, len) != NGX_OK
         || call->accepted || call->nchoices == 0
         || m.prompt_tokens < 0 || m.max_tokens < 0
         || (uint32_t) m.prompt_tokens > ctx->max_seq
@@ -188,12 +172,11 @@ ngx_http_glm_reply_prompt(ngx_http_glm_call_t *call, u_char *p, size_t len)
     glm_msg_prompt_t         m;
     ngx_http_glm_sections_t  s;
 
-    if (ngx_http_glm_reply_fixed(&m, sizeof(glm_msg_prompt_t), &p, &len)
+    if (ngx_http_glm_section_read(&m, sizeof(glm_msg_prompt_t), &s, p, len)
         != NGX_OK
-        || ngx_http_glm_reply_sections(&s, p, len) != NGX_OK
         || m.flags
         || s.ids.len % sizeof(int32_t)
-        || ngx_http_glm_reply_logprobs(&s.logprobs, 0) != NGX_OK
+        || ngx_http_glm_section_logprobs(&s.logprobs, 0) != NGX_OK
         || ngx_http_glm_utf8(s.text.data, s.text.len, &chars) != NGX_OK)
     {
         return ngx_http_glm_reply_nonsense(call, "PROMPT is malformed");
@@ -235,9 +218,8 @@ ngx_http_glm_reply_tokens(ngx_http_glm_call_t *call, u_char *p, size_t len)
     ctx = call->ctx;
     chars = 0;
 
-    if (ngx_http_glm_reply_fixed(&m, sizeof(glm_msg_tokens_t), &p, &len)
+    if (ngx_http_glm_section_read(&m, sizeof(glm_msg_tokens_t), &s, p, len)
         != NGX_OK
-        || ngx_http_glm_reply_sections(&s, p, len) != NGX_OK
         || !call->accepted
         || m.choice >= call->nchoices || m.blank != 0
         || s.ids.len != (size_t) m.ntokens * sizeof(int32_t)
@@ -245,7 +227,7 @@ ngx_http_glm_reply_tokens(ngx_http_glm_call_t *call, u_char *p, size_t len)
             && m.ntokens && ctx->params.logprobs >= 0)
         || (s.logprobs.len
             && (m.ntokens == 0
-                || ngx_http_glm_reply_logprobs(&s.logprobs, m.ntokens)
+                || ngx_http_glm_section_logprobs(&s.logprobs, m.ntokens)
                    != NGX_OK))
         || ngx_http_glm_utf8(s.text.data, s.text.len, &chars) != NGX_OK)
     {
@@ -373,9 +355,8 @@ ngx_http_glm_reply_finish(ngx_http_glm_call_t *call, u_char *p, size_t len)
 
     ctx = call->ctx;
 
-    if (ngx_http_glm_reply_fixed(&m, sizeof(glm_msg_finish_t), &p, &len)
+    if (ngx_http_glm_section_read(&m, sizeof(glm_msg_finish_t), &s, p, len)
         != NGX_OK
-        || ngx_http_glm_reply_sections(&s, p, len) != NGX_OK
         || !call->accepted
         || m.choice >= call->nchoices || m.blank != 0
         || m.reason < GLM_REASON_STOP || m.reason > GLM_REASON_REPEAT
@@ -425,9 +406,8 @@ ngx_http_glm_reply_done(ngx_http_glm_call_t *call, u_char *p, size_t len)
 
     ctx = call->ctx;
 
-    if (ngx_http_glm_reply_fixed(&m, sizeof(glm_msg_done_t), &p, &len)
+    if (ngx_http_glm_section_read(&m, sizeof(glm_msg_done_t), &s, p, len)
         != NGX_OK
-        || ngx_http_glm_reply_sections(&s, p, len) != NGX_OK
         || call->ended)
     {
         return ngx_http_glm_reply_nonsense(call, "DONE is malformed");
@@ -482,9 +462,8 @@ ngx_http_glm_reply_error(ngx_http_glm_call_t *call, u_char *p, size_t len)
 
     ctx = call->ctx;
 
-    if (ngx_http_glm_reply_fixed(&m, sizeof(glm_msg_error_t), &p, &len)
+    if (ngx_http_glm_section_read(&m, sizeof(glm_msg_error_t), &s, p, len)
         != NGX_OK
-        || ngx_http_glm_reply_sections(&s, p, len) != NGX_OK
         || ngx_http_glm_utf8(s.text.data, s.text.len, NULL) != NGX_OK)
     {
         return ngx_http_glm_reply_nonsense(call, "ERROR is malformed");
@@ -523,165 +502,6 @@ ngx_http_glm_reply_error(ngx_http_glm_call_t *call, u_char *p, size_t len)
     ngx_http_glm_ring_dirty(call->peer, ctx);
 
     return NGX_OK;
-}
-
-
-/*
- * Copies the fixed part, whose first field is its size: what is missing is
- * zero, and what is unknown must be.
- */
-
-static ngx_int_t
-ngx_http_glm_reply_fixed(void *dst, size_t size, u_char **p, size_t *len)
-{
-    size_t    i, n;
-    uint32_t  have;
-
-    if (*len < 8) {
-        return NGX_ERROR;
-    }
-
-    ngx_memcpy(&have, *p, sizeof(uint32_t));
-
-    if (have < 8 || have > *len || have % GLM_WIRE_ALIGN) {
-        return NGX_ERROR;
-    }
-
-    n = ngx_min(have, size);
-
-    ngx_memzero(dst, size);
-    ngx_memcpy(dst, *p, n);
-
-    for (i = n; i < have; i++) {
-        if ((*p)[i]) {
-            return NGX_ERROR;
-        }
-    }
-
-    *p += have;
-    *len -= have;
-
-    return NGX_OK;
-}
-
-
-static ngx_int_t
-ngx_http_glm_reply_sections(ngx_http_glm_sections_t *s, u_char *p, size_t len)
-{
-    size_t      n;
-    glm_sec_t   sec;
-    ngx_str_t  *where;
-
-    ngx_memzero(s, sizeof(ngx_http_glm_sections_t));
-
-    while (len >= sizeof(glm_sec_t)) {
-
-        ngx_memcpy(&sec, p, sizeof(glm_sec_t));
-
-        p += sizeof(glm_sec_t);
-        len -= sizeof(glm_sec_t);
-
-        if (sec.size > len || (sec.flags & ~GLM_SEC_CRITICAL)) {
-            return NGX_ERROR;
-        }
-
-        switch (sec.type) {
-
-        case GLM_SEC_TEXT:
-            where = &s->text;
-            break;
-
-        case GLM_SEC_IDS:
-            where = &s->ids;
-            break;
-
-        case GLM_SEC_LOGPROBS:
-            where = &s->logprobs;
-            break;
-
-        case GLM_SEC_STOPTEXT:
-            where = &s->stop;
-            break;
-
-        default:
-            if (sec.flags & GLM_SEC_CRITICAL) {
-                return NGX_ERROR;
-            }
-
-            where = NULL;
-        }
-
-        if (where) {
-            if (where->data) {
-                return NGX_ERROR;    /* twice */
-            }
-
-            where->data = p;
-            where->len = sec.size;
-        }
-
-        n = ngx_min(len, glm_ring_round(sec.size));
-        p += n;
-        len -= n;
-    }
-
-    return len ? NGX_ERROR : NGX_OK;
-}
-
-
-/* n groups, each a token's record and its ntop best; n 0: any number. */
-
-static ngx_int_t
-ngx_http_glm_reply_logprobs(ngx_str_t *s, uint32_t n)
-{
-    size_t              len, size;
-    u_char             *p;
-    uint32_t            groups, left;
-    glm_logprob_rec_t   rec;
-
-    p = s->data;
-    len = s->len;
-    groups = 0;
-    left = 0;
-
-    while (len) {
-
-        if (len < sizeof(glm_logprob_rec_t)) {
-            return NGX_ERROR;
-        }
-
-        ngx_memcpy(&rec, p, sizeof(glm_logprob_rec_t));
-
-        size = sizeof(glm_logprob_rec_t) + ngx_align(rec.text_size, 4);
-
-        /* a prompt's first token has none */
-
-        if (size > len || rec.logprob > 1e-3
-            || (rec.logprob != rec.logprob && (n || groups)))
-        {
-            return NGX_ERROR;
-        }
-
-        if (left == 0) {
-            if (rec.ntop > NGX_HTTP_GLM_MAX_TOP) {
-                return NGX_ERROR;
-            }
-
-            groups++;
-            left = rec.ntop;
-
-        } else if (rec.ntop) {
-            return NGX_ERROR;
-
-        } else {
-            left--;
-        }
-
-        p += size;
-        len -= size;
-    }
-
-    return left || (n && groups != n) ? NGX_ERROR : NGX_OK;
 }
 
 

@@ -219,11 +219,28 @@ ngx_http_glm_models(ngx_http_request_t *r, ngx_http_glm_ctx_t *ctx)
 ngx_int_t
 ngx_http_glm_status(ngx_http_request_t *r, ngx_http_glm_ctx_t *ctx)
 {
+    u_char               *p;
+    ngx_uint_t            i;
     ngx_http_glm_out_t   *out;
     ngx_http_glm_peer_t  *peer;
     glm_wire_stats_t      st;
 
     static const char  *states[] = { "absent", "connecting", "ready" };
+
+    static const struct {
+        const char       *name;
+        size_t            offset;
+        ngx_uint_t        wide;
+    } numbers[] = {
+        { "running", offsetof(glm_wire_stats_t, running), 0 },
+        { "waiting", offsetof(glm_wire_stats_t, waiting), 0 },
+        { "paused", offsetof(glm_wire_stats_t, paused), 0 },
+        { "kv_pages_used", offsetof(glm_wire_stats_t, kv_pages_used), 0 },
+        { "kv_pages_total", offsetof(glm_wire_stats_t, kv_pages_total), 0 },
+        { "clients", offsetof(glm_wire_stats_t, clients), 0 },
+        { "requests", offsetof(glm_wire_stats_t, requests), 1 },
+        { "refused", offsetof(glm_wire_stats_t, refused), 1 }
+    };
 
     out = &ctx->out;
     peer = ctx->peer;
@@ -243,22 +260,16 @@ ngx_http_glm_status(ngx_http_request_t *r, ngx_http_glm_ctx_t *ctx)
         return ngx_http_glm_send(r, ctx, NGX_HTTP_OK, "application/json");
     }
 
-    ngx_http_glm_lit(out, "{\"running\":");
-    ngx_http_glm_put_int(out, st.running);
-    ngx_http_glm_lit(out, ",\"waiting\":");
-    ngx_http_glm_put_int(out, st.waiting);
-    ngx_http_glm_lit(out, ",\"paused\":");
-    ngx_http_glm_put_int(out, st.paused);
-    ngx_http_glm_lit(out, ",\"kv_pages_used\":");
-    ngx_http_glm_put_int(out, st.kv_pages_used);
-    ngx_http_glm_lit(out, ",\"kv_pages_total\":");
-    ngx_http_glm_put_int(out, st.kv_pages_total);
-    ngx_http_glm_lit(out, ",\"clients\":");
-    ngx_http_glm_put_int(out, st.clients);
-    ngx_http_glm_lit(out, ",\"requests\":");
-    ngx_http_glm_put_int(out, st.requests);
-    ngx_http_glm_lit(out, ",\"refused\":");
-    ngx_http_glm_put_int(out, st.refused);
+    for (i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++) {
+        p = (u_char *) &st + numbers[i].offset;
+
+        ngx_http_glm_put_str(out, i ? ",\"" : "{\"");
+        ngx_http_glm_put_str(out, numbers[i].name);
+        ngx_http_glm_lit(out, "\":");
+        ngx_http_glm_put_int(out, numbers[i].wide ? *(uint64_t *) p
+                                                  : *(uint32_t *) p);
+    }
+
     ngx_http_glm_lit(out, "}}");
 
     return ngx_http_glm_send(r, ctx, NGX_HTTP_OK, "application/json");
