@@ -20,10 +20,9 @@ typedef struct {
 } ngx_http_glm_array_t;
 
 
+static const char *ngx_http_glm_object(ngx_http_glm_ctx_t *ctx);
 static ngx_uint_t ngx_http_glm_end_entry(ngx_http_glm_params_t *p,
     ngx_http_glm_choice_t *ch, ngx_uint_t n);
-static void ngx_http_glm_put_logprobs(ngx_http_glm_out_t *out,
-    ngx_http_glm_call_t *call, ngx_http_glm_choice_t *ch, ngx_uint_t n);
 static void ngx_http_glm_put_prompt_array(ngx_http_glm_array_t *a,
     ngx_http_glm_call_t *call);
 static u_char *ngx_http_glm_put_entry(ngx_http_glm_array_t *a, u_char *p,
@@ -32,7 +31,6 @@ static void ngx_http_glm_put_top(ngx_http_glm_out_t *out,
     ngx_http_glm_ctx_t *ctx, u_char *p, ngx_uint_t top);
 static ngx_uint_t ngx_http_glm_collides(ngx_http_glm_ctx_t *ctx,
     glm_logprob_rec_t *recs, u_char **texts, ngx_uint_t n, ngx_uint_t i);
-static u_char *ngx_http_glm_next_token(u_char *p);
 static u_char *ngx_http_glm_put_prompt_token(ngx_http_glm_out_t *out,
     ngx_http_glm_ctx_t *ctx, u_char *p);
 static void ngx_http_glm_put_ranked(ngx_http_glm_out_t *out,
@@ -47,10 +45,7 @@ ngx_http_glm_put_answer(ngx_http_glm_out_t *out, ngx_http_glm_ctx_t *ctx)
     ngx_http_glm_lit(out, "{\"id\":");
     ngx_http_glm_put_string(out, ctx->id.data, ctx->id.len);
     ngx_http_glm_lit(out, ",\"object\":\"");
-    ngx_http_glm_put_str(out, ctx->api->bit != NGX_HTTP_GLM_API_CHAT
-                              ? "text_completion"
-                              : ctx->stream ? "chat.completion.chunk"
-                              : "chat.completion");
+    ngx_http_glm_put_str(out, ngx_http_glm_object(ctx));
     ngx_http_glm_lit(out, "\",\"created\":");
     ngx_http_glm_put_int(out, ctx->created);
     ngx_http_glm_lit(out, ",\"model\":");
@@ -59,7 +54,33 @@ ngx_http_glm_put_answer(ngx_http_glm_out_t *out, ngx_http_glm_ctx_t *ctx)
     ngx_http_glm_put(out, fingerprint,
                      ngx_sprintf(fingerprint, "fp_%016xL", ctx->fingerprint)
                      - fingerprint);
-    ngx_http_glm_lit(out, "\",\"choices\":[");
+    ngx_http_glm_lit(out, "\"");
+
+    if (ctx->api->bit == NGX_HTTP_GLM_API_INFILL) {
+        ngx_http_glm_put_warnings(out, ctx);
+    }
+
+    ngx_http_glm_lit(out, ",\"choices\":[");
+}
+
+
+static const char *
+ngx_http_glm_object(ngx_http_glm_ctx_t *ctx)
+{
+    switch (ctx->api->bit) {
+
+    case NGX_HTTP_GLM_API_CHAT:
+        return ctx->stream ? "chat.completion.chunk" : "chat.completion";
+
+    case NGX_HTTP_GLM_API_INFILL:
+        return "infill";
+
+    case NGX_HTTP_GLM_API_SCORE:
+        return "score";
+
+    default:
+        return "text_completion";
+    }
 }
 
 
@@ -100,16 +121,10 @@ ngx_http_glm_put_choice(ngx_http_glm_out_t *out, ngx_http_glm_call_t *call,
 
     ngx_http_glm_put_escaped(out, ch->text.start, ch->text.len);
     ngx_http_glm_lit(out, "\",\"logprobs\":");
-
-    if (p->logprobs < 0) {
-        ngx_http_glm_lit(out, "null");
-
-    } else {
-        ngx_http_glm_put_logprobs(out, call, ch,
-                                  n + ngx_http_glm_end_entry(p, ch, n));
-    }
-
+    ngx_http_glm_put_logprobs(out, call, ch,
+                              n + ngx_http_glm_end_entry(p, ch, n));
     ngx_http_glm_put_finish(out, ctx, ch);
+    ngx_http_glm_put_score(out, ctx, ch);
 
     if (p->return_token_ids) {
         ngx_http_glm_lit(out, ",\"token_ids\":");
@@ -174,6 +189,19 @@ ngx_http_glm_put_finish(ngx_http_glm_out_t *out, ngx_http_glm_ctx_t *ctx,
 }
 
 
+/* Of the candidates of a beam search. */
+
+void
+ngx_http_glm_put_score(ngx_http_glm_out_t *out, ngx_http_glm_ctx_t *ctx,
+    ngx_http_glm_choice_t *ch)
+{
+    if (ctx->params.beams > 1 && ch->reason) {
+        ngx_http_glm_lit(out, ",\"score\":");
+        ngx_http_glm_put_num(out, ch->score);
+    }
+}
+
+
 void
 ngx_http_glm_put_ids(ngx_http_glm_out_t *out, u_char *p, ngx_uint_t n)
 {
@@ -198,7 +226,7 @@ ngx_http_glm_put_ids(ngx_http_glm_out_t *out, u_char *p, ngx_uint_t n)
 
 /* The legacy shape: four arrays over the same tokens, so four passes. */
 
-static void
+void
 ngx_http_glm_put_logprobs(ngx_http_glm_out_t *out, ngx_http_glm_call_t *call,
     ngx_http_glm_choice_t *ch, ngx_uint_t n)
 {
@@ -213,6 +241,11 @@ ngx_http_glm_put_logprobs(ngx_http_glm_out_t *out, ngx_http_glm_call_t *call,
     };
 
     ctx = call->ctx;
+
+    if (ctx->params.logprobs < 0) {
+        ngx_http_glm_lit(out, "null");
+        return;
+    }
 
     if (ch->logprobs.len == 0) {
         n = 0;
@@ -291,7 +324,7 @@ ngx_http_glm_put_entry(ngx_http_glm_array_t *a, u_char *p, ngx_uint_t top)
         break;
 
     case NGX_HTTP_GLM_LOGPROBS:
-        ngx_http_glm_put_num(a->out, rec.logprob);
+        ngx_http_glm_put_logprob(a->out, rec.logprob);
         break;
 
     case NGX_HTTP_GLM_TOP:
@@ -307,7 +340,7 @@ ngx_http_glm_put_entry(ngx_http_glm_array_t *a, u_char *p, ngx_uint_t top)
 }
 
 
-static u_char *
+u_char *
 ngx_http_glm_next_token(u_char *p)
 {
     ngx_uint_t          n;
@@ -362,7 +395,7 @@ ngx_http_glm_put_top(ngx_http_glm_out_t *out, ngx_http_glm_ctx_t *ctx,
 
         ngx_http_glm_put_token(out, ctx, &recs[i % n], texts[i % n]);
         ngx_http_glm_lit(out, ":");
-        ngx_http_glm_put_num(out, recs[i % n].logprob);
+        ngx_http_glm_put_logprob(out, recs[i % n].logprob);
     }
 
     ngx_http_glm_lit(out, "}");
@@ -525,7 +558,7 @@ ngx_http_glm_put_ranked(ngx_http_glm_out_t *out, ngx_http_glm_ctx_t *ctx,
     ngx_http_glm_lit(out, "\"");
     ngx_http_glm_put_int(out, rec.id);
     ngx_http_glm_lit(out, "\":{\"logprob\":");
-    ngx_http_glm_put_num(out, rec.logprob);
+    ngx_http_glm_put_logprob(out, rec.logprob);
     ngx_http_glm_lit(out, ",\"rank\":");
 
     if (rank) {

@@ -36,6 +36,15 @@ const ngx_http_glm_api_t  ngx_http_glm_apis[] = {
     { ngx_string("completions"), ngx_string("/v1/completions"),
       NGX_HTTP_GLM_API_COMPLETIONS, NGX_HTTP_POST, ngx_http_glm_read_body },
 
+    { ngx_string("infill"), ngx_string("/v1/infill"),
+      NGX_HTTP_GLM_API_INFILL, NGX_HTTP_POST, ngx_http_glm_read_body },
+
+    { ngx_string("infill"), ngx_string("/infill"),
+      NGX_HTTP_GLM_API_EDITOR, NGX_HTTP_POST, ngx_http_glm_read_body },
+
+    { ngx_string("score"), ngx_string("/v1/score"),
+      NGX_HTTP_GLM_API_SCORE, NGX_HTTP_POST, ngx_http_glm_read_body },
+
     { ngx_string("models"), ngx_string("/v1/models"),
       NGX_HTTP_GLM_API_MODELS, NGX_HTTP_GLM_GET, ngx_http_glm_models },
 

@@ -108,7 +108,16 @@ ngx_http_glm_put_int(ngx_http_glm_out_t *out, int64_t n)
 }
 
 
-/* Reads back as the same double; JSON has no infinity: -9999.0 as elsewhere. */
+/* JSON has no infinity: -9999.0 as elsewhere. */
+
+void
+ngx_http_glm_put_logprob(ngx_http_glm_out_t *out, double x)
+{
+    ngx_http_glm_put_num(out, x >= -9999.0 ? x : -9999.0);
+}
+
+
+/* Reads back as the same double. */
 
 void
 ngx_http_glm_put_num(ngx_http_glm_out_t *out, double x)
@@ -116,12 +125,7 @@ ngx_http_glm_put_num(ngx_http_glm_out_t *out, double x)
     int   n;
     char  buf[40];
 
-    if (x != x || x < -9999.0) {
-        x = -9999.0;
-
-    } else if (x > 1e300) {
-        x = 1e300;
-    }
+    x = x >= -1e300 ? ngx_min(x, 1e300) : -1e300;
 
     n = snprintf(buf, sizeof(buf), "%.9g", x);
 

@@ -36,6 +36,7 @@ ngx_http_glm_put_message(ngx_http_glm_out_t *out, ngx_http_glm_call_t *call,
     ngx_http_glm_lit(out, "\",\"refusal\":null},\"logprobs\":");
     ngx_http_glm_put_content_logprobs(out, call, ch, n);
     ngx_http_glm_put_finish(out, ctx, ch);
+    ngx_http_glm_put_score(out, ctx, ch);
     ngx_http_glm_put_token_ids(out, call, ch, n);
     ngx_http_glm_lit(out, "}");
 }
@@ -124,7 +125,7 @@ ngx_http_glm_put_content_token(ngx_http_glm_out_t *out,
     ngx_http_glm_lit(out, "{\"token\":");
     ngx_http_glm_put_token(out, ctx, &rec, p);
     ngx_http_glm_lit(out, ",\"logprob\":");
-    ngx_http_glm_put_num(out, rec.logprob);
+    ngx_http_glm_put_logprob(out, rec.logprob);
     ngx_http_glm_lit(out, ",\"bytes\":[");
 
     for (i = 0; i < rec.text_size; i++) {
@@ -225,6 +226,7 @@ ngx_http_glm_put_last(ngx_http_glm_call_t *call, ngx_http_glm_choice_t *ch)
     ngx_http_glm_put_int(out, ch->index);
     ngx_http_glm_lit(out, ",\"delta\":{},\"logprobs\":null");
     ngx_http_glm_put_finish(out, ctx, ch);
+    ngx_http_glm_put_score(out, ctx, ch);
     ngx_http_glm_put_token_ids(out, call, ch, 0);
     ngx_http_glm_lit(out, "}");
 }

@@ -45,6 +45,13 @@ static ngx_conf_post_t  ngx_http_glm_prompt_post =
     { ngx_http_glm_check_prompt };
 
 
+static ngx_conf_enum_t  ngx_http_glm_suffix_masks[] = {
+    { ngx_string("mask"), 0 },
+    { ngx_string("gmask"), 1 },
+    { ngx_null_string, 0 }
+};
+
+
 static ngx_command_t  ngx_http_glm_commands[] = {
 
     { ngx_string("glm_pass"),
@@ -116,6 +123,13 @@ static ngx_command_t  ngx_http_glm_commands[] = {
       NGX_HTTP_LOC_CONF_OFFSET,
       0,
       NULL },
+
+    { ngx_string("glm_suffix_mask"),
+      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
+      ngx_conf_set_enum_slot,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_http_glm_loc_conf_t, suffix_gmask),
+      &ngx_http_glm_suffix_masks },
 
     { ngx_string("glm_model_alias"),
       NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
@@ -277,7 +291,7 @@ ngx_http_glm_api(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     ngx_http_glm_loc_conf_t *glcf = conf;
 
     ngx_str_t                 *value;
-    ngx_uint_t                 i;
+    ngx_uint_t                 i, bits;
     const ngx_http_glm_api_t  *api;
 
     if (glcf->api) {
@@ -288,28 +302,30 @@ ngx_http_glm_api(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 
     for (i = 1; i < cf->args->nelts; i++) {
 
+        bits = 0;
+
         for (api = ngx_http_glm_apis; api->name.len; api++) {
             if (api->name.len == value[i].len
                 && ngx_strncmp(api->name.data, value[i].data, value[i].len)
                    == 0)
             {
-                break;
+                bits |= api->bit;
             }
         }
 
-        if (api->name.len == 0) {
+        if (bits == 0) {
             ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                                "unknown API \"%V\"", &value[i]);
             return NGX_CONF_ERROR;
         }
 
-        if (glcf->api & api->bit) {
+        if (glcf->api & bits) {
             ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                                "duplicate API \"%V\"", &value[i]);
             return NGX_CONF_ERROR;
         }
 
-        glcf->api |= api->bit;
+        glcf->api |= bits;
     }
 
     return NGX_CONF_OK;
@@ -413,6 +429,7 @@ ngx_http_glm_create_loc_conf(ngx_conf_t *cf)
     glcf->buffer_size = NGX_CONF_UNSET_SIZE;
     glcf->aliases = NGX_CONF_UNSET_PTR;
     glcf->json_errors = NGX_CONF_UNSET;
+    glcf->suffix_gmask = NGX_CONF_UNSET_UINT;
 
     return glcf;
 }
@@ -443,6 +460,7 @@ ngx_http_glm_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
                               16 * 1024);
     ngx_conf_merge_ptr_value(conf->aliases, prev->aliases, NULL);
     ngx_conf_merge_value(conf->json_errors, prev->json_errors, 1);
+    ngx_conf_merge_uint_value(conf->suffix_gmask, prev->suffix_gmask, 0);
 
     if (conf->chat == NULL) {
         conf->chat = prev->chat ? prev->chat : ngx_http_glm_chat_default(cf);

@@ -30,6 +30,9 @@
 #define NGX_HTTP_GLM_API_STATUS        0x0200
 #define NGX_HTTP_GLM_API_INFO          0x0400
 #define NGX_HTTP_GLM_API_OPENAPI       0x0800
+#define NGX_HTTP_GLM_API_INFILL        0x1000
+#define NGX_HTTP_GLM_API_SCORE         0x2000
+#define NGX_HTTP_GLM_API_EDITOR        0x4000    /* /infill */
 
 /* what a location without glm_api answers */
 #define NGX_HTTP_GLM_API_DEFAULT                                              \
@@ -38,12 +41,16 @@
      |NGX_HTTP_GLM_API_HEALTH|NGX_HTTP_GLM_API_PING                           \
      |NGX_HTTP_GLM_API_VERSION|NGX_HTTP_GLM_API_TOKENIZE                      \
      |NGX_HTTP_GLM_API_DETOKENIZE|NGX_HTTP_GLM_API_INFO                       \
-     |NGX_HTTP_GLM_API_OPENAPI)
+     |NGX_HTTP_GLM_API_OPENAPI|NGX_HTTP_GLM_API_INFILL                        \
+     |NGX_HTTP_GLM_API_SCORE|NGX_HTTP_GLM_API_EDITOR)
 
 #define NGX_HTTP_GLM_EOS               "</s>"
 #define NGX_HTTP_GLM_MAX_DEPTH         64        /* of JSON */
 #define NGX_HTTP_GLM_MAX_LOGPROBS      20
 #define NGX_HTTP_GLM_MAX_SCORE_IDS     20
+#define NGX_HTTP_GLM_MAX_BEAMS         16
+#define NGX_HTTP_GLM_MAX_BLANKS        256
+#define NGX_HTTP_GLM_MAX_SCORED        1000      /* choices of a score */
 #define NGX_HTTP_GLM_MAX_TOP           32        /* records after a token's */
 #define NGX_HTTP_GLM_MAX_PROMPTS       256       /* of a group, on the wire */
 #define NGX_HTTP_GLM_MAX_CHOICES       16384     /* of a request, all prompts */
@@ -105,6 +112,7 @@ typedef struct {
     size_t                    buffer_size;
     ngx_array_t              *aliases;       /* ngx_str_t: other model names */
     ngx_flag_t                json_errors;
+    ngx_uint_t                suffix_gmask;  /* glm_suffix_mask */
     ngx_http_glm_chat_t      *chat;
 } ngx_http_glm_loc_conf_t;
 
@@ -195,6 +203,13 @@ typedef struct {
 } ngx_http_glm_prompt_t;
 
 
+typedef enum {
+    NGX_HTTP_GLM_NORMAL_NONE = 0,
+    NGX_HTTP_GLM_NORMAL_TOKEN,
+    NGX_HTTP_GLM_NORMAL_BYTE
+} ngx_http_glm_normal_e;
+
+
 /* A message of a chat. */
 
 typedef struct {
@@ -202,6 +217,17 @@ typedef struct {
     ngx_str_t                 content;
     ngx_uint_t                assistant;
 } ngx_http_glm_msg_t;
+
+
+/* What /infill has of its own. */
+
+typedef struct {
+    ngx_str_t                 prefix;
+    json_t                   *extra;         /* list of files */
+    ngx_uint_t                fields;        /* of the answer, bits */
+    ngx_uint_t                named;         /* they are response_fields */
+    json_int_t                max_ms;        /* t_max_predict_ms */
+} ngx_http_glm_editor_t;
 
 
 /* What a checked body asks for. */
@@ -223,6 +249,11 @@ typedef struct {
     ngx_http_glm_msg_t       *messages;
     ngx_uint_t                nmessages;
     ngx_str_t                 prefix;        /* echo of a chat */
+    ngx_str_t                 suffix;        /* of the blank */
+    ngx_http_glm_prompt_t    *scored;        /* choices of a score */
+    ngx_uint_t                nscored;
+    ngx_uint_t                normal;        /* ngx_http_glm_normal_e */
+    ngx_uint_t                gmask;         /* what a score adds */
     const char               *tools;         /* field that is not empty */
     ngx_str_t                 model;
     ngx_str_t                 user;
@@ -241,10 +272,13 @@ typedef struct {
     json_int_t                truncate;      /* 0: off */
     json_int_t                priority;
     json_int_t                stream_interval;
+    json_int_t                beams;         /* -1: not given, then checked */
+    json_int_t                no_repeat_ngram;
+    double                    length_penalty;
     double                    presence;
     double                    frequency;
     double                    repetition;
-    double                    temperature;
+    double                    temperature;   /* -1: not given, then checked */
     double                    top_p;
     double                    min_p;
     ngx_uint_t                mode;          /* 0 bidirectional */
@@ -256,6 +290,7 @@ typedef struct {
     unsigned                  has_mode:1;
     unsigned                  no_tools:1;
     unsigned                  truncate_right:1;
+    unsigned                  untrained:1;   /* the prompt has an [sMASK] */
     ngx_uint_t                stream;        /* booleans, found by offset */
     ngx_uint_t                include_usage;
     ngx_uint_t                continuous_usage;
@@ -271,6 +306,9 @@ typedef struct {
     ngx_uint_t                add_special;
     ngx_uint_t                ignore_eos;
     ngx_uint_t                include_stop;
+    ngx_uint_t                use_beams;
+    ngx_uint_t                unconditional;
+    ngx_http_glm_editor_t     editor;
 } ngx_http_glm_params_t;
 
 
@@ -287,13 +325,17 @@ typedef struct {
     ngx_str_t                 ids;
     ngx_str_t                 logprobs;
     ngx_str_t                 stop;
+    ngx_str_t                 spans;
 } ngx_http_glm_sections_t;
 
 
-/* One answer of a call. */
+/* One answer of a call; of several blanks the one that is being filled. */
 
 typedef struct {
     ngx_uint_t                index;
+    ngx_uint_t                blank;
+    ngx_array_t              *blanks;        /* those before, of a plain answer */
+    ngx_uint_t                before;        /* tokens of those before */
     ngx_http_glm_blob_t       text;          /* not yet sent, or all of it */
     ngx_http_glm_blob_t       ids;
     ngx_http_glm_blob_t       logprobs;      /* records as they came */
@@ -309,6 +351,10 @@ typedef struct {
     ngx_uint_t                reason;        /* GLM_REASON_*, 0: not finished */
     int32_t                   stop_id;
     int32_t                   stop_index;
+    float                     score;         /* of beams, or of a score */
+    ngx_http_glm_blob_t       whole;         /* text with all blanks filled */
+    ngx_http_glm_blob_t       spans;         /* glm_span_rec_t a blank */
+    unsigned                  filled:1;
 } ngx_http_glm_choice_t;
 
 
@@ -334,6 +380,7 @@ struct ngx_http_glm_call_s {
     ngx_http_glm_blob_t       strs;          /* glm_logprob_rec_t each */
     ngx_uint_t                chars;         /* of text */
     unsigned                  starved:1;     /* WINDOW found no room */
+    unsigned                  cancelled:1;
     unsigned                  echo:1;        /* the prompt is in the answer */
     unsigned                  accepted:1;
     unsigned                  prompted:1;
@@ -385,6 +432,8 @@ struct ngx_http_glm_ctx_s {
     unsigned                  has_usage:1;
     unsigned                  keep_ids:1;    /* ids or logprobs are asked for */
     unsigned                  rearm:1;       /* a deadline comes nearer */
+    unsigned                  new_line:1;    /* came, for an editor */
+    unsigned                  cut:1;         /* cancelled: enough has come */
     unsigned                  nomem:1;
     unsigned                  replace:1;     /* of an HTML page by out */
 };
@@ -463,7 +512,8 @@ void ngx_http_glm_finalize(ngx_http_glm_ctx_t *ctx, ngx_int_t rc);
 
 #define ngx_http_glm_generates(ctx)                                           \
     ((ctx)->api->bit                                                          \
-     & (NGX_HTTP_GLM_API_CHAT|NGX_HTTP_GLM_API_COMPLETIONS))
+     & (NGX_HTTP_GLM_API_CHAT|NGX_HTTP_GLM_API_COMPLETIONS                    \
+        |NGX_HTTP_GLM_API_INFILL|NGX_HTTP_GLM_API_EDITOR))
 
 ngx_int_t ngx_http_glm_request_parse(ngx_http_request_t *r,
     ngx_http_glm_ctx_t *ctx);
@@ -471,6 +521,8 @@ ngx_int_t ngx_http_glm_request_info(ngx_http_request_t *r,
     ngx_http_glm_ctx_t *ctx);
 ngx_int_t ngx_http_glm_request_check(ngx_http_request_t *r,
     ngx_http_glm_ctx_t *ctx);
+ngx_int_t ngx_http_glm_request_ids(ngx_http_glm_ctx_t *ctx, const char *name,
+    ngx_http_glm_ids_t *ids);
 const ngx_http_glm_field_t *ngx_http_glm_field_find(const char *name,
     ngx_uint_t api);
 ngx_int_t ngx_http_glm_field_set(ngx_http_glm_ctx_t *ctx,
@@ -493,7 +545,13 @@ ngx_int_t ngx_http_glm_set_prompt(ngx_http_glm_ctx_t *ctx,
     const ngx_http_glm_field_t *f, json_t *v);
 ngx_int_t ngx_http_glm_set_tokens(ngx_http_glm_ctx_t *ctx,
     const ngx_http_glm_field_t *f, json_t *v);
+ngx_int_t ngx_http_glm_set_text(ngx_http_glm_ctx_t *ctx,
+    const ngx_http_glm_field_t *f, json_t *v);
+ngx_int_t ngx_http_glm_prompt_one(ngx_http_glm_ctx_t *ctx,
+    const ngx_http_glm_field_t *f, json_t *v, ngx_http_glm_prompt_t *prompt);
 const char *ngx_http_glm_prompt_param(ngx_http_glm_ctx_t *ctx);
+ngx_uint_t ngx_http_glm_prompt_masked(ngx_str_t *s);
+ngx_int_t ngx_http_glm_prompt_empty(ngx_http_glm_ctx_t *ctx);
 ngx_int_t ngx_http_glm_prompt_mask(ngx_http_glm_ctx_t *ctx);
 ngx_int_t ngx_http_glm_prompt_check(ngx_http_glm_ctx_t *ctx);
 
@@ -511,6 +569,46 @@ ngx_int_t ngx_http_glm_set_tools(ngx_http_glm_ctx_t *ctx,
 ngx_int_t ngx_http_glm_set_tool_choice(ngx_http_glm_ctx_t *ctx,
     const ngx_http_glm_field_t *f, json_t *v);
 ngx_int_t ngx_http_glm_chat_together(ngx_http_glm_ctx_t *ctx);
+
+/* _infill.c */
+
+ngx_int_t ngx_http_glm_infill_together(ngx_http_glm_ctx_t *ctx);
+ngx_int_t ngx_http_glm_infill_blank(ngx_http_glm_call_t *call, ngx_uint_t i,
+    ngx_uint_t n);
+ngx_int_t ngx_http_glm_reply_filled(ngx_http_glm_call_t *call, u_char *p,
+    size_t len);
+void ngx_http_glm_put_warnings(ngx_http_glm_out_t *out,
+    ngx_http_glm_ctx_t *ctx);
+void ngx_http_glm_put_filled(ngx_http_glm_out_t *out,
+    ngx_http_glm_call_t *call, ngx_http_glm_choice_t *ch);
+void ngx_http_glm_stream_blank(ngx_http_glm_call_t *call,
+    ngx_http_glm_choice_t *ch, ngx_uint_t n);
+
+/* _score.c */
+
+ngx_int_t ngx_http_glm_set_choices(ngx_http_glm_ctx_t *ctx,
+    const ngx_http_glm_field_t *f, json_t *v);
+ngx_int_t ngx_http_glm_set_normalize(ngx_http_glm_ctx_t *ctx,
+    const ngx_http_glm_field_t *f, json_t *v);
+ngx_int_t ngx_http_glm_set_mask(ngx_http_glm_ctx_t *ctx,
+    const ngx_http_glm_field_t *f, json_t *v);
+ngx_int_t ngx_http_glm_score_together(ngx_http_glm_ctx_t *ctx);
+void ngx_http_glm_put_scores(ngx_http_glm_out_t *out,
+    ngx_http_glm_ctx_t *ctx);
+
+/* _editor.c: /infill */
+
+ngx_int_t ngx_http_glm_set_extra(ngx_http_glm_ctx_t *ctx,
+    const ngx_http_glm_field_t *f, json_t *v);
+ngx_int_t ngx_http_glm_set_response_fields(ngx_http_glm_ctx_t *ctx,
+    const ngx_http_glm_field_t *f, json_t *v);
+ngx_int_t ngx_http_glm_editor_together(ngx_http_glm_ctx_t *ctx);
+void ngx_http_glm_editor_fit(ngx_http_glm_ctx_t *ctx);
+void ngx_http_glm_editor_late(ngx_http_glm_call_t *call, ngx_str_t *text);
+void ngx_http_glm_put_editor(ngx_http_glm_out_t *out,
+    ngx_http_glm_ctx_t *ctx);
+void ngx_http_glm_stream_editor(ngx_http_glm_call_t *call,
+    ngx_http_glm_choice_t *ch);
 
 /* _value.c: fields with a shape of their own */
 
@@ -557,6 +655,7 @@ void ngx_http_glm_ring_flush(ngx_http_glm_peer_t *peer);
 void ngx_http_glm_ring_dirty(ngx_http_glm_peer_t *peer,
     ngx_http_glm_ctx_t *ctx);
 void ngx_http_glm_ring_detach(ngx_http_glm_call_t *call);
+void ngx_http_glm_ring_cancel(ngx_http_glm_call_t *call);
 void ngx_http_glm_ring_grant(ngx_http_glm_call_t *call);
 
 /* _submit.c */
@@ -570,6 +669,11 @@ uint64_t ngx_http_glm_tpot(ngx_http_glm_ctx_t *ctx);
 
 ngx_int_t ngx_http_glm_reply(ngx_http_glm_call_t *call, ngx_uint_t type,
     u_char *p, size_t len);
+void ngx_http_glm_reply_grant(ngx_http_glm_call_t *call);
+ngx_int_t ngx_http_glm_reply_nonsense(ngx_http_glm_call_t *call,
+    const char *why);
+ngx_int_t ngx_http_glm_reply_add(ngx_http_glm_call_t *call,
+    ngx_http_glm_blob_t *b, ngx_str_t *s);
 
 /* _section.c */
 
@@ -596,6 +700,11 @@ void ngx_http_glm_put_choice(ngx_http_glm_out_t *out,
     ngx_http_glm_call_t *call, ngx_http_glm_choice_t *ch, ngx_uint_t n);
 void ngx_http_glm_put_finish(ngx_http_glm_out_t *out, ngx_http_glm_ctx_t *ctx,
     ngx_http_glm_choice_t *ch);
+void ngx_http_glm_put_score(ngx_http_glm_out_t *out, ngx_http_glm_ctx_t *ctx,
+    ngx_http_glm_choice_t *ch);
+void ngx_http_glm_put_logprobs(ngx_http_glm_out_t *out,
+    ngx_http_glm_call_t *call, ngx_http_glm_choice_t *ch, ngx_uint_t n);
+u_char *ngx_http_glm_next_token(u_char *p);
 void ngx_http_glm_put_ids(ngx_http_glm_out_t *out, u_char *p, ngx_uint_t n);
 void ngx_http_glm_put_prompt_logprobs(ngx_http_glm_out_t *out,
     ngx_http_glm_call_t *call);
@@ -657,6 +766,7 @@ void ngx_http_glm_put(ngx_http_glm_out_t *out, const void *p, size_t n);
 void ngx_http_glm_put_str(ngx_http_glm_out_t *out, const char *s);
 void ngx_http_glm_put_int(ngx_http_glm_out_t *out, int64_t n);
 void ngx_http_glm_put_num(ngx_http_glm_out_t *out, double x);
+void ngx_http_glm_put_logprob(ngx_http_glm_out_t *out, double x);
 void ngx_http_glm_put_escaped(ngx_http_glm_out_t *out, const u_char *p,
     size_t n);
 void ngx_http_glm_put_string(ngx_http_glm_out_t *out, const u_char *p,

@@ -5,12 +5,19 @@
 static ngx_int_t ngx_http_glm_prompt_ids(ngx_http_glm_ctx_t *ctx,
     const ngx_http_glm_field_t *f, json_t *v, ngx_http_glm_prompt_t *prompt);
 static ngx_int_t ngx_http_glm_prompt_text(ngx_http_glm_ctx_t *ctx,
-    const ngx_http_glm_field_t *f, json_t *v, ngx_http_glm_prompt_t *prompt);
+    const ngx_http_glm_field_t *f, json_t *v, ngx_str_t *text);
 static ngx_int_t ngx_http_glm_prompt_list(ngx_http_glm_ctx_t *ctx,
     const ngx_http_glm_field_t *f, json_t *v);
+static ngx_int_t ngx_http_glm_prompt_type(ngx_http_glm_ctx_t *ctx,
+    const ngx_http_glm_field_t *f);
 
 
-/* A text, ids, or a list of either; elsewhere than in completions a text. */
+#define NGX_HTTP_GLM_API_IDS                                                  \
+    (NGX_HTTP_GLM_API_COMPLETIONS|NGX_HTTP_GLM_API_INFILL                     \
+     |NGX_HTTP_GLM_API_SCORE|NGX_HTTP_GLM_API_DETOKENIZE)
+
+
+/* A text or ids; of completions also a list of either. */
 
 ngx_int_t
 ngx_http_glm_set_prompt(ngx_http_glm_ctx_t *ctx, const ngx_http_glm_field_t *f,
@@ -18,7 +25,6 @@ ngx_http_glm_set_prompt(ngx_http_glm_ctx_t *ctx, const ngx_http_glm_field_t *f,
 {
     size_t                   i, size;
     json_t                  *e;
-    ngx_int_t                rc;
     ngx_uint_t               list;
     ngx_http_glm_params_t   *p;
 
@@ -47,23 +53,55 @@ ngx_http_glm_set_prompt(ngx_http_glm_ctx_t *ctx, const ngx_http_glm_field_t *f,
     for (i = 0; i < size; i++) {
         e = list ? json_array_get(v, i) : v;
 
-        if (json_is_array(e)
-            && ctx->api->bit == NGX_HTTP_GLM_API_COMPLETIONS)
-        {
-            rc = ngx_http_glm_prompt_ids(ctx, f, e, &p->prompts[i]);
-
-        } else {
-            rc = ngx_http_glm_prompt_text(ctx, f, e, &p->prompts[i]);
+        if (ngx_http_glm_prompt_one(ctx, f, e, &p->prompts[i]) != NGX_OK) {
+            return NGX_ERROR;
         }
 
-        if (rc != NGX_OK) {
-            return NGX_ERROR;
+        if (json_is_array(e)) {
+            p->has_ids = 1;
+
+        } else {
+            p->has_text = 1;
         }
     }
 
     p->nprompts = size;
 
     return NGX_OK;
+}
+
+
+/* A text, or ids where they are taken; also a choice of a score. */
+
+ngx_int_t
+ngx_http_glm_prompt_one(ngx_http_glm_ctx_t *ctx, const ngx_http_glm_field_t *f,
+    json_t *v, ngx_http_glm_prompt_t *prompt)
+{
+    if (json_is_array(v) && (ctx->api->bit & NGX_HTTP_GLM_API_IDS)) {
+        return ngx_http_glm_prompt_ids(ctx, f, v, prompt);
+    }
+
+    if (!json_is_string(v)) {
+        return ngx_http_glm_prompt_type(ctx, f);
+    }
+
+    return ngx_http_glm_prompt_text(ctx, f, v, &prompt->text);
+}
+
+
+static ngx_int_t
+ngx_http_glm_prompt_type(ngx_http_glm_ctx_t *ctx,
+    const ngx_http_glm_field_t *f)
+{
+    if (ctx->api->bit == NGX_HTTP_GLM_API_COMPLETIONS) {
+        return ngx_http_glm_field_type(ctx, f, "a string, a list of token "
+                                       "ids, or a list of either");
+    }
+
+    return ngx_http_glm_field_type(ctx, f, ctx->api->bit
+                                           & NGX_HTTP_GLM_API_IDS
+                                           ? "a string or a list of token ids"
+                                           : "a string");
 }
 
 
@@ -92,8 +130,7 @@ ngx_http_glm_prompt_list(ngx_http_glm_ctx_t *ctx,
         if (json_typeof(json_array_get(v, i)) != json_typeof(first)
             || !(json_is_string(first) || json_is_array(first)))
         {
-            return ngx_http_glm_field_type(ctx, f, "a string, a list of "
-                                           "token ids, or a list of either");
+            return ngx_http_glm_prompt_type(ctx, f);
         }
     }
 
@@ -101,41 +138,37 @@ ngx_http_glm_prompt_list(ngx_http_glm_ctx_t *ctx,
 }
 
 
+/* Text that the model gets: a prompt, or what stands beside it. */
+
 static ngx_int_t
 ngx_http_glm_prompt_text(ngx_http_glm_ctx_t *ctx,
-    const ngx_http_glm_field_t *f, json_t *v, ngx_http_glm_prompt_t *prompt)
+    const ngx_http_glm_field_t *f, json_t *v, ngx_str_t *text)
 {
     ngx_http_glm_loc_conf_t  *glcf;
 
     glcf = ngx_http_get_module_loc_conf(ctx->request, ngx_http_glm_module);
 
-    if (!json_is_string(v)) {
-        return ngx_http_glm_field_type(ctx, f, ctx->api->bit
-                                       == NGX_HTTP_GLM_API_COMPLETIONS
-                                       ? "a string, a list of token ids, or "
-                                         "a list of either" : "a string");
-    }
-
-    if (ngx_http_glm_get_string(ctx, f, v, &prompt->text) != NGX_OK) {
+    if (ngx_http_glm_get_string(ctx, f, v, text) != NGX_OK) {
         return NGX_ERROR;
     }
 
-    if (prompt->text.len == 0
-        && ctx->api->bit == NGX_HTTP_GLM_API_COMPLETIONS)
-    {
+    if (text->len > glcf->max_prompt) {
         return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL, f->name,
-                                  "prompt must not be empty.");
+                                  "%s has %uz bytes, the limit is %uz.",
+                                  f->name, text->len, glcf->max_prompt);
     }
-
-    if (prompt->text.len > glcf->max_prompt) {
-        return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL, f->name,
-                                  "prompt has %uz bytes, the limit is %uz.",
-                                  prompt->text.len, glcf->max_prompt);
-    }
-
-    ctx->params.has_text = 1;
 
     return NGX_OK;
+}
+
+
+ngx_int_t
+ngx_http_glm_set_text(ngx_http_glm_ctx_t *ctx, const ngx_http_glm_field_t *f,
+    json_t *v)
+{
+    return ngx_http_glm_prompt_text(ctx, f, v,
+                                    (ngx_str_t *) ((char *) &ctx->params
+                                                   + f->offset));
 }
 
 
@@ -156,11 +189,6 @@ ngx_http_glm_prompt_ids(ngx_http_glm_ctx_t *ctx, const ngx_http_glm_field_t *f,
                                      : INT32_MAX;
 
     size = json_array_size(v);
-
-    if (size == 0 && ctx->api->bit == NGX_HTTP_GLM_API_COMPLETIONS) {
-        return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL, f->name,
-                                  "prompt must not be empty.");
-    }
 
     for (i = 0; i < size; i++) {
         if (ngx_http_glm_get_int(json_array_get(v, i), &n) != NGX_OK) {
@@ -196,7 +224,6 @@ ngx_http_glm_prompt_ids(ngx_http_glm_ctx_t *ctx, const ngx_http_glm_field_t *f,
     }
 
     prompt->ids.n = size;
-    ctx->params.has_ids = 1;
 
     return NGX_OK;
 }
@@ -221,6 +248,7 @@ ngx_http_glm_set_tokens(ngx_http_glm_ctx_t *ctx, const ngx_http_glm_field_t *f,
     }
 
     p->nprompts = 1;
+    p->has_ids = 1;
 
     return ngx_http_glm_prompt_ids(ctx, f, v, p->prompts);
 }
@@ -240,34 +268,68 @@ ngx_http_glm_prompt_param(ngx_http_glm_ctx_t *ctx)
 }
 
 
+ngx_uint_t
+ngx_http_glm_prompt_masked(ngx_str_t *s)
+{
+    ngx_uint_t  i;
+
+    static const char  *masks[] = { "[MASK]", "[gMASK]", "[sMASK]" };
+
+    for (i = 0; s->len && i < 3; i++) {
+        if (memmem(s->data, s->len, masks[i], ngx_strlen(masks[i]))) {
+            return 1;
+        }
+    }
+
+    return 0;
+}
+
+
 /* NGX_OK: a prompt's text holds a mask. */
 
 ngx_int_t
 ngx_http_glm_prompt_mask(ngx_http_glm_ctx_t *ctx)
 {
-    ngx_str_t              *s;
-    ngx_uint_t              i, k;
+    ngx_uint_t              i;
     ngx_http_glm_params_t  *p;
-
-    static const char  *masks[] = { "[MASK]", "[gMASK]", "[sMASK]" };
 
     p = &ctx->params;
 
-    if (!p->parse_masks) {
-        return NGX_DECLINED;
-    }
-
-    for (i = 0; i < p->nprompts; i++) {
-        s = &p->prompts[i].text;
-
-        for (k = 0; s->len && k < 3; k++) {
-            if (memmem(s->data, s->len, masks[k], ngx_strlen(masks[k]))) {
-                return NGX_OK;
-            }
+    for (i = 0; p->parse_masks && i < p->nprompts; i++) {
+        if (ngx_http_glm_prompt_masked(&p->prompts[i].text)) {
+            return NGX_OK;
         }
     }
 
     return NGX_DECLINED;
+}
+
+
+/* What may stand for an empty prompt: nothing, or what comes with it. */
+
+ngx_int_t
+ngx_http_glm_prompt_empty(ngx_http_glm_ctx_t *ctx)
+{
+    ngx_uint_t              i;
+    ngx_http_glm_params_t  *p;
+
+    p = &ctx->params;
+
+    if (!(ctx->api->bit & (NGX_HTTP_GLM_API_COMPLETIONS
+                           |NGX_HTTP_GLM_API_INFILL|NGX_HTTP_GLM_API_SCORE))
+        || p->suffix.len || p->unconditional)
+    {
+        return NGX_OK;
+    }
+
+    for (i = 0; i < p->nprompts; i++) {
+        if (p->prompts[i].text.len == 0 && p->prompts[i].ids.n == 0) {
+            return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL,
+                                      "prompt", "prompt must not be empty.");
+        }
+    }
+
+    return NGX_OK;
 }
 
 
@@ -276,9 +338,8 @@ ngx_http_glm_prompt_mask(ngx_http_glm_ctx_t *ctx)
 ngx_int_t
 ngx_http_glm_prompt_check(ngx_http_glm_ctx_t *ctx)
 {
-    ngx_uint_t               i, k, max;
+    ngx_uint_t               i, max;
     const char              *name;
-    ngx_http_glm_ids_t      *ids;
     ngx_http_glm_peer_t     *peer;
     ngx_http_glm_params_t   *p;
 
@@ -300,16 +361,18 @@ ngx_http_glm_prompt_check(ngx_http_glm_ctx_t *ctx)
     }
 
     for (i = 0; i < p->nprompts; i++) {
-        ids = &p->prompts[i].ids;
+        if (ngx_http_glm_request_ids(ctx, name, &p->prompts[i].ids)
+            != NGX_OK)
+        {
+            return NGX_ERROR;
+        }
+    }
 
-        for (k = 0; k < ids->n; k++) {
-            if ((uint32_t) ids->elts[k] >= peer->welcome.vocab) {
-                return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL,
-                                          name, "The token id %D is not in "
-                                          "the vocabulary, which has %uD.",
-                                          ids->elts[k],
-                                          peer->welcome.vocab);
-            }
+    for (i = 0; i < p->nscored; i++) {
+        if (ngx_http_glm_request_ids(ctx, "choices", &p->scored[i].ids)
+            != NGX_OK)
+        {
+            return NGX_ERROR;
         }
     }
 

@@ -8,7 +8,6 @@ static ngx_int_t ngx_http_glm_reply_prompt(ngx_http_glm_call_t *call,
     u_char *p, size_t len);
 static ngx_int_t ngx_http_glm_reply_tokens(ngx_http_glm_call_t *call,
     u_char *p, size_t len);
-static void ngx_http_glm_reply_grant(ngx_http_glm_call_t *call);
 static ngx_int_t ngx_http_glm_reply_marks(ngx_http_glm_call_t *call,
     ngx_http_glm_choice_t *ch, ngx_http_glm_sections_t *s, uint32_t n);
 static ngx_int_t ngx_http_glm_reply_finish(ngx_http_glm_call_t *call,
@@ -17,10 +16,6 @@ static ngx_int_t ngx_http_glm_reply_done(ngx_http_glm_call_t *call,
     u_char *p, size_t len);
 static ngx_int_t ngx_http_glm_reply_error(ngx_http_glm_call_t *call,
     u_char *p, size_t len);
-static ngx_int_t ngx_http_glm_reply_nonsense(ngx_http_glm_call_t *call,
-    const char *why);
-static ngx_int_t ngx_http_glm_reply_add(ngx_http_glm_call_t *call,
-    ngx_http_glm_blob_t *b, ngx_str_t *s);
 
 
 /*
@@ -45,6 +40,9 @@ ngx_http_glm_reply(ngx_http_glm_call_t *call, ngx_uint_t type, u_char *p,
 
     case GLM_MSG_FINISH:
         return ngx_http_glm_reply_finish(call, p, len);
+
+    case GLM_MSG_FILLED:
+        return ngx_http_glm_reply_filled(call, p, len);
 
     case GLM_MSG_DONE:
         return ngx_http_glm_reply_done(call, p, len);
@@ -108,7 +106,8 @@ ngx_http_glm_tpot(ngx_http_glm_ctx_t *ctx)
         call = &ctx->calls[i];
 
         for (k = 0; k < call->nchoices; k++) {
-            n = ngx_max(n, call->choices[k].ntokens);
+            n = ngx_max(n, call->choices[k].before
+                           + call->choices[k].ntokens);
         }
     }
 
@@ -149,7 +148,8 @@ ngx_http_glm_reply_accepted(ngx_http_glm_call_t *call, u_char *p, size_t len)
     }
 
     call->accepted = 1;
-    call->max_tokens = m.max_tokens;
+    call->max_tokens = ctx->api->bit == NGX_HTTP_GLM_API_SCORE
+                       ? ctx->max_seq : (uint32_t) m.max_tokens;
     call->prompt_tokens = m.prompt_tokens;
 
     ctx->naccepted++;
@@ -221,7 +221,8 @@ ngx_http_glm_reply_tokens(ngx_http_glm_call_t *call, u_char *p, size_t len)
     if (ngx_http_glm_section_read(&m, sizeof(glm_msg_tokens_t), &s, p, len)
         != NGX_OK
         || !call->accepted
-        || m.choice >= call->nchoices || m.blank != 0
+        || m.choice >= call->nchoices
+        || ngx_http_glm_infill_blank(call, m.choice, m.blank) != NGX_OK
         || s.ids.len != (size_t) m.ntokens * sizeof(int32_t)
         || (s.logprobs.len == 0
             && m.ntokens && ctx->params.logprobs >= 0)
@@ -260,6 +261,10 @@ ngx_http_glm_reply_tokens(ngx_http_glm_call_t *call, u_char *p, size_t len)
 
     rc = ngx_http_glm_reply_add(call, &ch->text, &s.text);
 
+    if (ctx->api->bit == NGX_HTTP_GLM_API_EDITOR) {
+        ngx_http_glm_editor_late(call, &s.text);
+    }
+
     if (rc == NGX_OK && ctx->keep_ids) {
         rc = ngx_http_glm_reply_marks(call, ch, &s, m.ntokens);
     }
@@ -281,7 +286,7 @@ ngx_http_glm_reply_tokens(ngx_http_glm_call_t *call, u_char *p, size_t len)
 
 /* A plain answer is collected here, however long it is. */
 
-static void
+void
 ngx_http_glm_reply_grant(ngx_http_glm_call_t *call)
 {
     if (!call->ctx->stream && call->owed >= call->share / 2) {
@@ -358,7 +363,8 @@ ngx_http_glm_reply_finish(ngx_http_glm_call_t *call, u_char *p, size_t len)
     if (ngx_http_glm_section_read(&m, sizeof(glm_msg_finish_t), &s, p, len)
         != NGX_OK
         || !call->accepted
-        || m.choice >= call->nchoices || m.blank != 0
+        || m.choice >= call->nchoices
+        || ngx_http_glm_infill_blank(call, m.choice, m.blank) != NGX_OK
         || m.reason < GLM_REASON_STOP || m.reason > GLM_REASON_REPEAT
         || m.stop_index < -1
         || (m.stop_index >= 0
@@ -377,9 +383,13 @@ ngx_http_glm_reply_finish(ngx_http_glm_call_t *call, u_char *p, size_t len)
     ch->reason = m.reason;
     ch->stop_id = m.stop_id;
     ch->stop_index = m.stop_index;
+    ch->score = m.score;
     ch->nkept = ngx_min(m.nkept, ch->ntokens);
     ch->ntokens = ngx_max(ch->ntokens, m.ntokens);
-    call->nfinished++;
+
+    if (ctx->api->bit != NGX_HTTP_GLM_API_INFILL) {
+        call->nfinished++;    /* of several blanks FILLED tells */
+    }
 
     if (m.reason == GLM_REASON_CANCEL || m.reason == GLM_REASON_ERROR) {
         (void) ngx_http_glm_error(ctx, NGX_HTTP_INTERNAL_SERVER_ERROR, NULL,
@@ -431,6 +441,15 @@ ngx_http_glm_reply_done(ngx_http_glm_call_t *call, u_char *p, size_t len)
     if (m.first_ns && m.total_ns > m.first_ns) {
         ctx->span_us = ngx_max(ctx->span_us,
                                (m.total_ns - m.first_ns) / 1000);
+    }
+
+    if (ctx->cut && call->nfinished == 0) {
+
+        /* after CANCEL no FINISH comes: what there is, is the answer */
+
+        call->choices->reason = GLM_REASON_LENGTH;
+        call->choices->nkept = call->choices->ntokens;
+        call->nfinished = 1;
     }
 
     if (call->nfinished != call->nchoices
@@ -505,7 +524,7 @@ ngx_http_glm_reply_error(ngx_http_glm_call_t *call, u_char *p, size_t len)
 }
 
 
-static ngx_int_t
+ngx_int_t
 ngx_http_glm_reply_nonsense(ngx_http_glm_call_t *call, const char *why)
 {
     ngx_http_glm_ring_fail(call->peer, why);
@@ -513,7 +532,7 @@ ngx_http_glm_reply_nonsense(ngx_http_glm_call_t *call, const char *why)
 }
 
 
-static ngx_int_t
+ngx_int_t
 ngx_http_glm_reply_add(ngx_http_glm_call_t *call, ngx_http_glm_blob_t *b,
     ngx_str_t *s)
 {

@@ -59,7 +59,9 @@ ngx_http_glm_request_parse(ngx_http_request_t *r, ngx_http_glm_ctx_t *ctx)
     }
 
     ctx->stream = p->stream ? 1 : 0;
-    ctx->keep_ids = p->logprobs >= 0 || p->return_token_ids;
+    ctx->keep_ids = p->logprobs >= 0 || p->return_token_ids
+                    || (ctx->api->bit == NGX_HTTP_GLM_API_INFILL
+                        && !p->stream);
 
     return ngx_http_glm_request_id(r, ctx);
 }
@@ -73,7 +75,8 @@ ngx_http_glm_request_defaults(ngx_http_glm_ctx_t *ctx)
     p = &ctx->params;
 
     p->n = 1;
-    p->max_tokens = ctx->api->bit == NGX_HTTP_GLM_API_CHAT ? -1 : 16;
+    p->max_tokens = ctx->api->bit & (NGX_HTTP_GLM_API_CHAT
+                                     |NGX_HTTP_GLM_API_EDITOR) ? -1 : 16;
     p->max_completion_tokens = -1;
     p->top_logprobs = -1;
     p->add_generation = 2;
@@ -85,7 +88,9 @@ ngx_http_glm_request_defaults(ngx_http_glm_ctx_t *ctx)
     p->repetition = 1;
     p->skip_special = 1;
     p->stream_interval = 1;
-    p->temperature = 1;
+    p->temperature = -1;
+    p->beams = -1;
+    p->length_penalty = 1;
     p->top_p = 1;
     p->parse_masks = 1;
     p->add_special = 1;
@@ -352,11 +357,30 @@ static ngx_int_t
 ngx_http_glm_request_id(ngx_http_request_t *r, ngx_http_glm_ctx_t *ctx)
 {
     ngx_str_t              *id;
+    const char             *kind;
     ngx_http_glm_params_t  *p;
 
     p = &ctx->params;
 
-    if (!ngx_http_glm_generates(ctx)) {
+    switch (ctx->api->bit) {
+
+    case NGX_HTTP_GLM_API_CHAT:
+        kind = "chatcmpl";
+        break;
+
+    case NGX_HTTP_GLM_API_COMPLETIONS:
+        kind = "cmpl";
+        break;
+
+    case NGX_HTTP_GLM_API_INFILL:
+        kind = "infill";
+        break;
+
+    case NGX_HTTP_GLM_API_SCORE:
+        kind = "score";
+        break;
+
+    default:
         return NGX_OK;
     }
 
@@ -367,10 +391,7 @@ ngx_http_glm_request_id(ngx_http_request_t *r, ngx_http_glm_ctx_t *ctx)
         return NGX_ERROR;
     }
 
-    ctx->id.len = ngx_sprintf(ctx->id.data, "%scmpl-%V",
-                              ctx->api->bit == NGX_HTTP_GLM_API_CHAT
-                              ? "chat" : "", id)
-                  - ctx->id.data;
+    ctx->id.len = ngx_sprintf(ctx->id.data, "%s-%V", kind, id) - ctx->id.data;
 
     return NGX_OK;
 }
@@ -381,41 +402,30 @@ ngx_http_glm_request_id(ngx_http_request_t *r, ngx_http_glm_ctx_t *ctx)
 static ngx_int_t
 ngx_http_glm_request_calls(ngx_http_request_t *r, ngx_http_glm_ctx_t *ctx)
 {
-    ngx_uint_t              i, k;
+    ngx_uint_t              i, k, n;
     ngx_http_glm_call_t    *calls;
     ngx_http_glm_params_t  *p;
     ngx_http_glm_choice_t  *choices;
 
     p = &ctx->params;
+    n = ctx->api->bit == NGX_HTTP_GLM_API_SCORE ? p->nscored
+        : ngx_http_glm_generates(ctx) ? (ngx_uint_t) p->n : 0;
 
     calls = ngx_pcalloc(r->pool, p->nprompts * sizeof(ngx_http_glm_call_t));
-    if (calls == NULL) {
+    choices = ngx_pcalloc(r->pool, (p->nprompts * n + 1)
+                                   * sizeof(ngx_http_glm_choice_t));
+    if (calls == NULL || choices == NULL) {
         return NGX_ERROR;
-    }
-
-    choices = NULL;
-
-    if (ngx_http_glm_generates(ctx)) {
-        choices = ngx_pcalloc(r->pool, p->nprompts * p->n
-                                       * sizeof(ngx_http_glm_choice_t));
-        if (choices == NULL) {
-            return NGX_ERROR;
-        }
     }
 
     for (i = 0; i < p->nprompts; i++) {
         calls[i].ctx = ctx;
         calls[i].prompt = &p->prompts[i];
+        calls[i].nchoices = n;
+        calls[i].choices = choices + i * n;
 
-        if (choices == NULL) {
-            continue;
-        }
-
-        calls[i].nchoices = p->n;
-        calls[i].choices = choices + i * p->n;
-
-        for (k = 0; k < calls[i].nchoices; k++) {
-            calls[i].choices[k].index = i * p->n + k;
+        for (k = 0; k < n; k++) {
+            calls[i].choices[k].index = i * n + k;
         }
     }
 
@@ -462,6 +472,10 @@ ngx_http_glm_request_check(ngx_http_request_t *r, ngx_http_glm_ctx_t *ctx)
         || ngx_http_glm_request_limits(ctx, w) != NGX_OK)
     {
         return NGX_ERROR;
+    }
+
+    if (ctx->api->bit == NGX_HTTP_GLM_API_EDITOR) {
+        ngx_http_glm_editor_fit(ctx);
     }
 
     return ngx_http_glm_request_calls(r, ctx);
@@ -523,13 +537,32 @@ ngx_http_glm_request_limits(ngx_http_glm_ctx_t *ctx, glm_sock_welcome_t *w)
 }
 
 
+ngx_int_t
+ngx_http_glm_request_ids(ngx_http_glm_ctx_t *ctx, const char *name,
+    ngx_http_glm_ids_t *ids)
+{
+    uint32_t    vocab;
+    ngx_uint_t  i;
+
+    vocab = ctx->peer->welcome.vocab;
+
+    for (i = 0; i < ids->n; i++) {
+        if ((uint32_t) ids->elts[i] >= vocab) {
+            return ngx_http_glm_request_unknown(ctx, name, ids->elts[i],
+                                                vocab);
+        }
+    }
+
+    return NGX_OK;
+}
+
+
 /* Ids in other fields than the prompt. */
 
 static ngx_int_t
 ngx_http_glm_request_vocab(ngx_http_glm_ctx_t *ctx, uint32_t vocab)
 {
-    ngx_uint_t              i, k;
-    ngx_http_glm_ids_t     *ids;
+    ngx_uint_t              i;
     ngx_http_glm_params_t  *p;
 
     static const struct {
@@ -543,14 +576,13 @@ ngx_http_glm_request_vocab(ngx_http_glm_ctx_t *ctx, uint32_t vocab)
 
     p = &ctx->params;
 
-    for (k = 0; k < 3; k++) {
-        ids = (ngx_http_glm_ids_t *) ((char *) p + lists[k].offset);
-
-        for (i = 0; i < ids->n; i++) {
-            if ((uint32_t) ids->elts[i] >= vocab) {
-                return ngx_http_glm_request_unknown(ctx, lists[k].name,
-                                                    ids->elts[i], vocab);
-            }
+    for (i = 0; i < 3; i++) {
+        if (ngx_http_glm_request_ids(ctx, lists[i].name,
+                                     (ngx_http_glm_ids_t *)
+                                     ((char *) p + lists[i].offset))
+            != NGX_OK)
+        {
+            return NGX_ERROR;
         }
     }
 

@@ -14,6 +14,8 @@ static void ngx_http_glm_ring_free(ngx_http_glm_peer_t *peer,
     ngx_http_glm_slot_t *slot);
 static ngx_int_t ngx_http_glm_ring_part(ngx_http_glm_peer_t *peer,
     ngx_http_glm_slot_t *slot, glm_rec_t *rec, u_char *p, size_t len);
+static void ngx_http_glm_ring_end(ngx_http_glm_peer_t *peer,
+    ngx_http_glm_call_t *call);
 static ngx_int_t ngx_http_glm_ring_control(ngx_http_glm_peer_t *peer,
     uint16_t type, uint64_t id, void *payload, uint32_t len);
 static void ngx_http_glm_ring_starved(ngx_http_glm_peer_t *peer);
@@ -135,7 +137,7 @@ ngx_http_glm_ring_record(ngx_http_glm_peer_t *peer)
         return NGX_ERROR;
     }
 
-    if (rec.type < GLM_MSG_ACCEPTED || rec.type > GLM_MSG_ERROR
+    if (rec.type < GLM_MSG_ACCEPTED || rec.type > GLM_MSG_FILLED
         || (rec.flags & ~GLM_REC_MORE))
     {
         ngx_http_glm_ring_fail(peer, "a record has an unknown type or flag");
@@ -359,10 +361,29 @@ ngx_http_glm_ring_detach(ngx_http_glm_call_t *call)
     slot->call = NULL;
 
     ngx_http_glm_ring_drop(peer, slot);
+    ngx_http_glm_ring_end(peer, call);
+}
 
-    if (peer->failed) {
+
+/* What has come is enough: DONE follows. */
+
+void
+ngx_http_glm_ring_cancel(ngx_http_glm_call_t *call)
+{
+    if (call->peer) {
+        ngx_http_glm_ring_end(call->peer, call);
+    }
+}
+
+
+static void
+ngx_http_glm_ring_end(ngx_http_glm_peer_t *peer, ngx_http_glm_call_t *call)
+{
+    if (peer->failed || call->cancelled) {
         return;
     }
+
+    call->cancelled = 1;
 
     /* SUBMIT has left room for it */
 

@@ -99,6 +99,10 @@ ngx_http_glm_section_all(ngx_http_glm_sections_t *s, u_char *p, size_t len)
             where = &s->stop;
             break;
 
+        case GLM_SEC_SPANS:
+            where = &s->spans;
+            break;
+
         default:
             if (sec.flags & GLM_SEC_CRITICAL) {
                 return NGX_ERROR;

@@ -166,6 +166,12 @@ ngx_http_glm_stream_choice(ngx_http_glm_call_t *call,
     ctx = call->ctx;
     p = &ctx->params;
 
+    /* candidates of a beam search come whole */
+
+    if (!ch->reason && p->beams > 1) {
+        return;
+    }
+
     if (!ch->reason && ch->shown && p->stream_interval > 1
         && ch->ntokens - ch->shown < (ngx_uint_t) p->stream_interval)
     {
@@ -183,10 +189,21 @@ ngx_http_glm_stream_choice(ngx_http_glm_call_t *call,
         return;
     }
 
-    if (ctx->api->bit == NGX_HTTP_GLM_API_CHAT) {
-        ngx_http_glm_stream_message(call, ch, n);
+    switch (ctx->api->bit) {
 
-    } else {
+    case NGX_HTTP_GLM_API_CHAT:
+        ngx_http_glm_stream_message(call, ch, n);
+        break;
+
+    case NGX_HTTP_GLM_API_INFILL:
+        ngx_http_glm_stream_blank(call, ch, n);
+        break;
+
+    case NGX_HTTP_GLM_API_EDITOR:
+        ngx_http_glm_stream_editor(call, ch);
+        break;
+
+    default:
         ngx_http_glm_put(&ctx->out, ctx->head.data, ctx->head.len);
         ngx_http_glm_put_choice(&ctx->out, call, ch, n);
         ngx_http_glm_stream_tail(call, ch->ntokens);
@@ -294,6 +311,13 @@ ngx_http_glm_stream_consume(ngx_http_glm_choice_t *ch, ngx_uint_t n,
 void
 ngx_http_glm_stream_done(ngx_http_glm_ctx_t *ctx)
 {
+    if (ctx->api->bit == NGX_HTTP_GLM_API_EDITOR) {
+        ngx_http_glm_lit(&ctx->out, "data: ");
+        ngx_http_glm_put_editor(&ctx->out, ctx);
+        ngx_http_glm_lit(&ctx->out, "\n\n");
+        return;
+    }
+
     if (ctx->params.include_usage) {
         ngx_http_glm_put(&ctx->out, ctx->head.data, ctx->head.len);
         ngx_http_glm_lit(&ctx->out, "],");
@@ -311,7 +335,11 @@ ngx_http_glm_stream_error(ngx_http_glm_ctx_t *ctx)
 {
     ngx_http_glm_lit(&ctx->out, "data: ");
     ngx_http_glm_error_out(&ctx->out, ctx->error);
-    ngx_http_glm_lit(&ctx->out, "\n\ndata: [DONE]\n\n");
+    ngx_http_glm_lit(&ctx->out, "\n\n");
+
+    if (ctx->api->bit != NGX_HTTP_GLM_API_EDITOR) {
+        ngx_http_glm_lit(&ctx->out, "data: [DONE]\n\n");
+    }
 
     ctx->finished = 1;
 }
@@ -487,6 +515,15 @@ ngx_http_glm_plain(ngx_http_glm_ctx_t *ctx)
         ngx_http_glm_put_string(out, call->text.start, call->text.len);
         ngx_http_glm_lit(out, "}");
         return;
+
+    case NGX_HTTP_GLM_API_EDITOR:
+        ngx_http_glm_put_editor(out, ctx);
+        return;
+
+    case NGX_HTTP_GLM_API_SCORE:
+        ngx_http_glm_put_answer(out, ctx);
+        ngx_http_glm_put_scores(out, ctx);
+        return;
     }
 
     ngx_http_glm_put_answer(out, ctx);
@@ -525,10 +562,17 @@ ngx_http_glm_plain_choices(ngx_http_glm_out_t *out, ngx_http_glm_call_t *call)
 
         n = ngx_min(ch->nkept, ch->marks.len / sizeof(ngx_http_glm_mark_t));
 
-        if (call->ctx->api->bit == NGX_HTTP_GLM_API_CHAT) {
-            ngx_http_glm_put_message(out, call, ch, n);
+        switch (call->ctx->api->bit) {
 
-        } else {
+        case NGX_HTTP_GLM_API_CHAT:
+            ngx_http_glm_put_message(out, call, ch, n);
+            break;
+
+        case NGX_HTTP_GLM_API_INFILL:
+            ngx_http_glm_put_filled(out, call, ch);
+            break;
+
+        default:
             ngx_http_glm_put_choice(out, call, ch, n);
         }
     }

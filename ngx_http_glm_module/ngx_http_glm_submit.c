@@ -26,6 +26,13 @@ static void ngx_http_glm_submit_sampling(ngx_http_glm_ctx_t *ctx,
     ngx_http_glm_message_t *m);
 static void ngx_http_glm_submit_rules(ngx_http_glm_ctx_t *ctx,
     ngx_http_glm_message_t *m);
+static void ngx_http_glm_submit_scored(ngx_http_glm_message_t *m,
+    ngx_http_glm_prompt_t *choice, ngx_uint_t n);
+static u_char *ngx_http_glm_submit_begin(ngx_http_glm_message_t *m);
+static void ngx_http_glm_submit_end(ngx_http_glm_message_t *m, u_char *head,
+    uint16_t type);
+static void ngx_http_glm_submit_padded(ngx_http_glm_message_t *m,
+    const void *p, size_t n);
 static void ngx_http_glm_submit_ids(ngx_http_glm_message_t *m, uint16_t type,
     ngx_http_glm_ids_t *ids);
 static void ngx_http_glm_submit_strings(ngx_http_glm_message_t *m,
@@ -260,7 +267,10 @@ ngx_http_glm_submit_build(ngx_http_glm_ctx_t *ctx, ngx_http_glm_call_t *call,
                                     prompt->text.len);
     }
 
-    if (call->nchoices) {
+    if (ctx->api->bit == NGX_HTTP_GLM_API_SCORE) {
+        ngx_http_glm_submit_scored(m, p->scored, p->nscored);
+
+    } else if (call->nchoices) {
         ngx_http_glm_submit_sampling(ctx, m);
         ngx_http_glm_submit_rules(ctx, m);
     }
@@ -289,7 +299,13 @@ ngx_http_glm_submit_size(ngx_http_glm_ctx_t *ctx,
            + (prompt->ids.n + p->stop_ids.n + p->allow.n + p->score_ids.n)
              * sizeof(int32_t)
            + p->nbias * sizeof(glm_bias_t)
+           + p->suffix.len
            + ctx->request_id.len;
+
+    for (i = 0; i < p->nscored; i++) {
+        size += sizeof(glm_choice_t) + ngx_align(p->scored[i].text.len, 4)
+                + p->scored[i].ids.n * sizeof(int32_t);
+    }
 
     for (i = 0; i < p->nstops; i++) {
         size += sizeof(glm_str_t) + ngx_align(p->stops[i].len, 4);
@@ -354,6 +370,14 @@ ngx_http_glm_submit_fixed(ngx_http_glm_ctx_t *ctx, ngx_http_glm_call_t *call,
         s.op = GLM_SUBMIT_DETOKENIZE;
         break;
 
+    case NGX_HTTP_GLM_API_INFILL:
+        s.op = GLM_SUBMIT_INFILL;
+        break;
+
+    case NGX_HTTP_GLM_API_SCORE:
+        s.op = GLM_SUBMIT_SCORE;
+        break;
+
     default:
         s.op = GLM_SUBMIT_GENERATE;
         call->echo = ngx_http_glm_submit_echo(ctx);
@@ -368,10 +392,12 @@ ngx_http_glm_submit_fixed(ngx_http_glm_ctx_t *ctx, ngx_http_glm_call_t *call,
 static uint32_t
 ngx_http_glm_submit_flags(ngx_http_glm_ctx_t *ctx, ngx_uint_t op)
 {
-    uint32_t                flags;
-    ngx_http_glm_params_t  *p;
+    uint32_t                  flags;
+    ngx_http_glm_params_t    *p;
+    ngx_http_glm_loc_conf_t  *glcf;
 
     p = &ctx->params;
+    glcf = ngx_http_get_module_loc_conf(ctx->request, ngx_http_glm_module);
 
     if (op == GLM_SUBMIT_DETOKENIZE) {
         return 0;
@@ -387,9 +413,16 @@ ngx_http_glm_submit_flags(ngx_http_glm_ctx_t *ctx, ngx_uint_t op)
         return flags | (p->parse_masks ? GLM_F_EOS_TEXT : 0);
     }
 
+    if (op == GLM_SUBMIT_SCORE ? p->gmask
+                               : p->suffix.len && glcf->suffix_gmask)
+    {
+        flags |= GLM_F_GMASK;
+    }
+
     flags |= p->ignore_eos ? GLM_F_IGNORE_EOS : 0;
     flags |= p->include_stop ? GLM_F_INCLUDE_STOP : 0;
-    flags |= p->return_token_ids ? GLM_F_PROMPT_IDS : 0;
+    flags |= p->return_token_ids && op == GLM_SUBMIT_GENERATE
+             ? GLM_F_PROMPT_IDS : 0;
     flags |= p->skip_special ? 0 : GLM_F_SPECIAL_TEXT;
     flags |= p->truncate_right ? GLM_F_TRUNCATE_RIGHT : 0;
 
@@ -431,7 +464,9 @@ ngx_http_glm_submit_sampling(ngx_http_glm_ctx_t *ctx,
     s.logprobs = p->logprobs;
     s.prompt_logprobs = p->prompt_logprobs;
     s.min_tokens = p->min_tokens;
-    s.length_penalty = 1;
+    s.beams = p->beams;
+    s.length_penalty = p->length_penalty;
+    s.no_repeat_ngram = p->no_repeat_ngram;
 
     if (ngx_http_glm_submit_echo(ctx)) {
         s.prompt_logprobs = ngx_max(s.prompt_logprobs, s.logprobs);
@@ -457,6 +492,11 @@ ngx_http_glm_submit_rules(ngx_http_glm_ctx_t *ctx, ngx_http_glm_message_t *m)
     ngx_http_glm_params_t  *p;
 
     p = &ctx->params;
+
+    if (p->suffix.len) {
+        ngx_http_glm_submit_section(m, GLM_SEC_SUFFIX, GLM_SEC_CRITICAL,
+                                    p->suffix.data, p->suffix.len);
+    }
 
     ngx_http_glm_submit_strings(m, GLM_SEC_STOPS, p->stops, p->nstops);
     ngx_http_glm_submit_strings(m, GLM_SEC_BAD, p->bad, p->nbad);
@@ -492,8 +532,6 @@ ngx_http_glm_submit_strings(ngx_http_glm_message_t *m, uint16_t type,
     ngx_str_t *s, ngx_uint_t n)
 {
     u_char      *head;
-    size_t       len;
-    glm_sec_t    sec;
     glm_str_t    str;
     ngx_uint_t   i;
 
@@ -501,18 +539,65 @@ ngx_http_glm_submit_strings(ngx_http_glm_message_t *m, uint16_t type,
         return;
     }
 
-    head = m->pos;
-    m->pos += sizeof(glm_sec_t);
+    head = ngx_http_glm_submit_begin(m);
 
     for (i = 0; i < n; i++) {
         str.size = s[i].len;
-        len = ngx_align(s[i].len, 4);
 
         m->pos = ngx_cpymem(m->pos, &str, sizeof(glm_str_t));
-        ngx_memcpy(m->pos, s[i].data, s[i].len);
-        ngx_memzero(m->pos + s[i].len, len - s[i].len);
-        m->pos += len;
+        ngx_http_glm_submit_padded(m, s[i].data, s[i].len);
     }
+
+    ngx_http_glm_submit_end(m, head, type);
+}
+
+
+/* The choices of a score: their text is plain. */
+
+static void
+ngx_http_glm_submit_scored(ngx_http_glm_message_t *m,
+    ngx_http_glm_prompt_t *choice, ngx_uint_t n)
+{
+    u_char        *head;
+    ngx_uint_t     i;
+    glm_choice_t   c;
+
+    head = ngx_http_glm_submit_begin(m);
+
+    for (i = 0; i < n; i++) {
+        c.kind = choice[i].ids.n ? GLM_SEC_IDS : GLM_SEC_PLAIN;
+        c.size = choice[i].ids.n ? choice[i].ids.n * sizeof(int32_t)
+                                 : choice[i].text.len;
+
+        m->pos = ngx_cpymem(m->pos, &c, sizeof(glm_choice_t));
+        ngx_http_glm_submit_padded(m, choice[i].ids.n
+                                      ? (void *) choice[i].ids.elts
+                                      : choice[i].text.data, c.size);
+    }
+
+    ngx_http_glm_submit_end(m, head, GLM_SEC_CHOICES);
+}
+
+
+/* A section whose size is known at its end. */
+
+static u_char *
+ngx_http_glm_submit_begin(ngx_http_glm_message_t *m)
+{
+    u_char  *head;
+
+    head = m->pos;
+    m->pos += sizeof(glm_sec_t);
+
+    return head;
+}
+
+
+static void
+ngx_http_glm_submit_end(ngx_http_glm_message_t *m, u_char *head,
+    uint16_t type)
+{
+    glm_sec_t  sec;
 
     sec.type = type;
     sec.flags = GLM_SEC_CRITICAL;
@@ -523,6 +608,21 @@ ngx_http_glm_submit_strings(ngx_http_glm_message_t *m, uint16_t type,
     while ((m->pos - m->start) % GLM_WIRE_ALIGN) {
         *m->pos++ = 0;
     }
+}
+
+
+/* An entry of a list. */
+
+static void
+ngx_http_glm_submit_padded(ngx_http_glm_message_t *m, const void *p, size_t n)
+{
+    size_t  len;
+
+    len = ngx_align(n, 4);
+
+    ngx_memcpy(m->pos, p, n);
+    ngx_memzero(m->pos + n, len - n);
+    m->pos += len;
 }
 
 

@@ -3,6 +3,7 @@
 
 
 static ngx_int_t ngx_http_glm_together_lengths(ngx_http_glm_ctx_t *ctx);
+static ngx_int_t ngx_http_glm_together_beams(ngx_http_glm_ctx_t *ctx);
 static ngx_int_t ngx_http_glm_together_mode(ngx_http_glm_ctx_t *ctx);
 
 
@@ -18,7 +19,10 @@ ngx_http_glm_together(ngx_http_glm_ctx_t *ctx)
 
     p->nown = p->nstops;
 
-    if (ngx_http_glm_chat_together(ctx) != NGX_OK) {
+    if (ngx_http_glm_chat_together(ctx) != NGX_OK
+        || (ctx->api->bit == NGX_HTTP_GLM_API_EDITOR
+            && ngx_http_glm_editor_together(ctx) != NGX_OK))
+    {
         return NGX_ERROR;
     }
 
@@ -27,6 +31,15 @@ ngx_http_glm_together(ngx_http_glm_ctx_t *ctx)
 
         return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL, name,
                                   "%s is required.", name);
+    }
+
+    if (ngx_http_glm_prompt_empty(ctx) != NGX_OK
+        || (ctx->api->bit == NGX_HTTP_GLM_API_INFILL
+            && ngx_http_glm_infill_together(ctx) != NGX_OK)
+        || (ctx->api->bit == NGX_HTTP_GLM_API_SCORE
+            && ngx_http_glm_score_together(ctx) != NGX_OK))
+    {
+        return NGX_ERROR;
     }
 
     if (p->has_stream_options && !p->stream) {
@@ -59,6 +72,7 @@ ngx_http_glm_together(ngx_http_glm_ctx_t *ctx)
     }
 
     if (ngx_http_glm_together_lengths(ctx) != NGX_OK
+        || ngx_http_glm_together_beams(ctx) != NGX_OK
         || ngx_http_glm_together_mode(ctx) != NGX_OK)
     {
         return NGX_ERROR;
@@ -111,6 +125,55 @@ ngx_http_glm_together_lengths(ngx_http_glm_ctx_t *ctx)
 }
 
 
+/* How wide a beam search is, if it is one: it has nothing to draw. */
+
+static ngx_int_t
+ngx_http_glm_together_beams(ngx_http_glm_ctx_t *ctx)
+{
+    const char             *name;
+    ngx_http_glm_params_t  *p;
+
+    p = &ctx->params;
+
+    if (!p->use_beams && p->beams <= 1) {
+        p->beams = 1;
+        p->temperature = p->temperature < 0 ? 1 : p->temperature;
+        return NGX_OK;
+    }
+
+    if (p->beams < 0) {
+        p->beams = p->n;
+    }
+
+    name = p->temperature > 0 ? "temperature" : p->has_seed ? "seed"
+           : p->best_of > 1 ? "best_of" : NULL;
+
+    if (name) {
+        return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL, name,
+                                  "A beam search draws nothing: it excludes "
+                                  "%s%s.", name, p->temperature > 0
+                                                 ? " above 0" : "");
+    }
+
+    if (p->n > p->beams) {
+        return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL, "n",
+                                  "n must be at most num_beams (%L), not %L.",
+                                  (int64_t) p->beams, (int64_t) p->n);
+    }
+
+    if (p->beams > NGX_HTTP_GLM_MAX_BEAMS) {
+        return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL, "n",
+                                  "n must be at most %d with "
+                                  "use_beam_search, not %L.",
+                                  NGX_HTTP_GLM_MAX_BEAMS, (int64_t) p->n);
+    }
+
+    p->temperature = 0;
+
+    return NGX_OK;
+}
+
+
 /*
  * A token has a left-to-right probability only where it sees no more than what
  * is to the left of it.
@@ -133,6 +196,19 @@ ngx_http_glm_together_mode(ngx_http_glm_ctx_t *ctx)
         name = "echo with logprobs";
 
     } else {
+        name = NULL;
+    }
+
+    /* behind a blank there is nothing where the context is causal */
+
+    if (p->suffix.len && (name || p->mode)) {
+        return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL, "suffix",
+                                  "suffix excludes %s: it needs the "
+                                  "bidirectional mode.",
+                                  name ? name : "the unidirectional mode");
+    }
+
+    if (name == NULL) {
         return NGX_OK;
     }
 

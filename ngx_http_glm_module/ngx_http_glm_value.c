@@ -93,7 +93,10 @@ ngx_http_glm_set_seed(ngx_http_glm_ctx_t *ctx, const ngx_http_glm_field_t *f,
         return ngx_http_glm_field_type(ctx, f, "an integer of 64 bits");
     }
 
-    ctx->params.has_seed = 1;
+    /* of an editor -1 is what llama.cpp takes for none */
+
+    ctx->params.has_seed = ctx->api->bit != NGX_HTTP_GLM_API_EDITOR
+                           || ctx->params.seed != -1;
 
     return NGX_OK;
 }

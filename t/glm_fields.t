@@ -30,7 +30,8 @@ is_deeply([ sort keys %$s ], [ sort qw(op mode flags n best_of max_tokens trunca
     group_count priority 1 16 28) ], 'a request without fields has no sections for them');
 is_deeply([ @$s{qw(op mode flags n best_of max_tokens truncate priority)} ], [ 1, 0, 2, 1, 0, 16, 0, 0 ], 'neutral');
 my %off = (flags => 0, seed => 0, temperature => 1, top_p => 1, min_p => 0, top_k => 0, presence => 0,
-    frequency => 0, repetition => 1, logprobs => -1, prompt_logprobs => -1, min_tokens => 0);
+    frequency => 0, repetition => 1, logprobs => -1, prompt_logprobs => -1, min_tokens => 0, beams => 1,
+    length_penalty => 1, no_repeat_ngram => 0);
 is_deeply($s->{16}, \%off, 'sampling');
 
 # Numbers

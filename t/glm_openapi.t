@@ -67,8 +67,9 @@ is_deeply([ sort keys %yaml ], [ sort keys %code ], 'paths');
 
 my $field = $t->read_file("$t->{tree}/ngx_http_glm_module/ngx_http_glm_field.c");
 my %fields;
-while ($field =~ /^    \{ "(\w+)", \s*([CLHTD|]+),/mg) {
+while ($field =~ /^    \{ "(\w+)", \s*([A-Z|]+),/mg) {
     my ($name, $apis) = ($1, $2);
+    $apis =~ s/G/C|I/;
     $apis =~ s/C/L|H/ if $chat;
     $fields{$_}{$name}++ for split /\|/, $apis =~ tr/C/L/r;
 }
@@ -81,6 +82,9 @@ sub names {
 }
 is_deeply(names($s->{CompletionRequest}), [ sort keys %{ $fields{L} } ], 'fields of a completion');
 is_deeply(names($s->{DetokenizeRequest}), [ sort keys %{ $fields{D} } ], 'fields of /detokenize');
+is_deeply(names($s->{InfillRequest}), [ sort keys %{ $fields{I} } ], 'fields of /v1/infill');
+is_deeply(names($s->{EditorRequest}), [ sort keys %{ $fields{E} } ], 'fields of /infill');
+is_deeply(names($s->{ScoreRequest}), [ sort keys %{ $fields{S} } ], 'fields of /v1/score');
 SKIP: {
     skip 'chat is not in this build', 2 unless $chat;
     is_deeply(names($s->{ChatRequest}), [ sort keys %{ $fields{H} } ], 'fields of a chat');

@@ -170,8 +170,8 @@ like($t->read_file('error.log'), qr/no_such_field/, 'with a line in the log');
 
 # Later features
 
-my %later = (suffix => 'x', response_format => { type => 'json_object' }, structured_outputs => { regex => 'a' },
-    guided_regex => 'a', use_beam_search => TRUE, num_beams => 2, no_repeat_ngram_size => 2);
+my %later = (response_format => { type => 'json_object' }, structured_outputs => { regex => 'a' },
+    guided_regex => 'a', cache_salt => 'x');
 for my $k (sort keys %later) {
     my $r = $t->post($URI, { @P, $k => $later{$k} });
     check_error($r, 501, "$k is for later", param => $k, type => 'not_implemented');

@@ -71,8 +71,8 @@ e = fails(openai.NotFoundError, model="gpt-4")
 check("404", isinstance(e, openai.NotFoundError) and e.code == "model_not_found" and e.param == "model", e)
 e = fails(openai.BadRequestError, prompt="file " * 2000)
 check("context length", isinstance(e, openai.BadRequestError) and e.code == "context_length_exceeded", e)
-e = fails(openai.InternalServerError, suffix="x")
-check("501", isinstance(e, openai.InternalServerError) and e.status_code == 501 and e.param == "suffix", e)
+e = fails(openai.InternalServerError, extra_body={"cache_salt": "x"})
+check("501", isinstance(e, openai.InternalServerError) and e.status_code == 501 and e.param == "cache_salt", e)
 
 # several prompts and choices, echo
 a = client.completions.create(**{**ASK, "prompt": [PROMPT, "English: Save the file German:"]}, n=2)

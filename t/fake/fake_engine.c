@@ -26,6 +26,8 @@ struct job_s {
     int             prompt_tokens, max_tokens;
     int             accepted, running, silent, garbage;
     int             i;            /* tokens said, of each choice */
+    int             blank, nblanks;   /* INFILL; else 0 and 1 */
+    glm_text_t     *fill;         /* (n, nblanks) INFILL */
     uint64_t        due, t_submit, t_admit, t_first;
     glm_text_t      held;
 };
@@ -151,12 +153,15 @@ read_script(job_t *j)
 static void
 job_free(glm_engine_t *e, job_t *j)
 {
+    int      i;
     job_t  **p = &e->jobs;
 
     while (*p != j) p = &(*p)->next;
     *p = j->next;
     if (j->running) e->nrunning--;
     else if (j->accepted) e->nwaiting--;
+    for (i = 0; j->fill != NULL && i < j->r->n * j->nblanks; i++) glm_text_free(&j->fill[i]);
+    free(j->fill);
     free(j->prompt);
     glm_text_free(&j->held);
     free(j);
@@ -266,6 +271,71 @@ run_tokenizer(glm_engine_t *e, job_t *j)
     r->sink->done(r, &d);
 }
 
+/* ---- INFILL ---- */
+
+/* The next mask at or after *at, and its size. */
+static size_t
+next_mask(const job_t *j, size_t *at)
+{
+    for ( ; *at < j->nprompt; ++*at) {
+        if (j->nprompt - *at >= 6 && memcmp(j->prompt + *at, "[MASK]", 6) == 0) return 6;
+        if (j->nprompt - *at >= 7 && memcmp(j->prompt + *at, "[sMASK]", 7) == 0) return 7;
+    }
+    return 0;
+}
+
+static int
+count_masks(const job_t *j)
+{
+    int     n = 0;
+    size_t  at = 0, size;
+
+    if (j->r->nseg == 0 || j->r->seg[0].kind == GLM_SEG_PLAIN) return 0;
+    while ((size = next_mask(j, &at)) > 0) {
+        n++;
+        at += size;
+    }
+    return n;
+}
+
+static uint32_t
+characters(const char *s, size_t n)
+{
+    uint32_t  c = 0;
+
+    while (n-- > 0) c += ((uint8_t) *s++ & 0xC0) != 0x80;
+    return c;
+}
+
+/* The prompt with the fills of choice c. */
+static void
+say_filled(const job_t *j, int c)
+{
+    int           b, own = j->r->beams > 1 ? 0 : c;
+    size_t        at = 0, from = 0, size;
+    glm_text_t    t = {0};
+    glm_span_t    span[GLM_MAX_BLANKS] = {{0}};
+    const glm_text_t  *f;
+    glm_filled_t  out = { .choice = c, .span = span, .nblanks = j->nblanks };
+
+    for (b = 0; b < j->nblanks; b++) {
+        f = &j->fill[(b < j->nblanks - 1 ? own : c) * j->nblanks + b];
+        size = next_mask(j, &at);
+        glm_text_add(&t, j->prompt + from, at - from);
+        span[b].start = characters(t.s, t.n);
+        glm_text_add(&t, f->s, f->n);
+        span[b].end = span[b].start + characters(f->s, f->n);
+        at += size;
+        from = at;
+    }
+    glm_text_add(&t, j->prompt + from, j->nprompt - from);
+    if (j->s.badspan) span[0].end = 1 << 20;
+    out.text = t.s;
+    out.ntext = t.n;
+    j->r->sink->filled(j->r, &out);
+    glm_text_free(&t);
+}
+
 /* ---- GENERATE ---- */
 
 static void
@@ -283,12 +353,18 @@ begin(glm_engine_t *e, glm_req_t *r)
     if (j->s.stall >= 0) {
         e->stall_until = j->s.stall ? j->t_submit + (uint64_t) j->s.stall * MS : UINT64_MAX;
     }
-    if (r->op != GLM_OP_GENERATE) {
+    if (r->op == GLM_OP_TOKENIZE || r->op == GLM_OP_DETOKENIZE) {
         run_tokenizer(e, j);
         return;
     }
 
-    j->max_tokens = r->max_tokens;
+    j->nblanks = r->op != GLM_OP_INFILL ? 1 : j->s.blanks ? j->s.blanks : count_masks(j);
+    if (j->nblanks == 0 && j->s.error == 0) {
+        end_with(e, j, 400, "", "prompt", "the prompt has no mask", 0);
+        return;
+    }
+    if (r->op == GLM_OP_INFILL) j->fill = calloc((size_t) (r->n * j->nblanks), sizeof(glm_text_t));
+    j->max_tokens = r->op == GLM_OP_SCORE ? 0 : r->max_tokens;
     if (j->max_tokens < 0) j->max_tokens = opts.max_seq - j->prompt_tokens - 1;
     if (j->s.tokens < 0) j->s.tokens = r->max_tokens >= 0 ? r->max_tokens : 16;
     if (j->s.tokens > j->max_tokens) j->s.tokens = j->max_tokens;
@@ -375,7 +451,8 @@ finish_job(glm_engine_t *e, job_t *j, int cancelled)
                             .ntokens = j->i, .nkept = j->i };
     glm_done_t        d = {
         .prompt_tokens = j->prompt_tokens,
-        .completion_tokens = j->i * (r->best_of > r->n ? r->best_of : r->n),
+        .completion_tokens = (j->i + j->blank * j->s.tokens)
+                             * (r->best_of > r->n ? r->best_of : r->n),
         .cached_tokens = j->s.cached, .cancelled = cancelled, .t_submit = j->t_submit,
         .t_admit = j->t_admit, .t_first = j->t_first, .t_done = now_ns(),
     };
@@ -383,10 +460,19 @@ finish_job(glm_engine_t *e, job_t *j, int cancelled)
     f.reason = cancelled ? GLM_FINISH_CANCEL : j->s.reason != GLM_FINISH_NONE ? j->s.reason
                : j->s.stop_index >= 0 || j->s.stop_id >= 0 || j->i < j->max_tokens
                ? GLM_FINISH_STOP : GLM_FINISH_LENGTH;
-    for (c = 0; c < r->n && j->accepted && !j->s.nofinish; c++) {
+    f.blank = j->blank;
+    for (c = 0; c < r->n && j->accepted && !j->s.nofinish && r->op != GLM_OP_SCORE; c++) {
+        if (c > 0 && r->beams > 1 && j->blank + 1 < j->nblanks) break;
         f.choice = c;
+        if (r->beams > 1) f.score = -1.5f * (float) (c + 1);
         r->sink->finish(r, &f);
     }
+    if (!cancelled && j->blank + 1 < j->nblanks) {
+        j->blank += 1 + j->s.skipblank;
+        j->i = 0;
+        return;
+    }
+    for (c = 0; c < r->n && j->fill != NULL && !cancelled && !j->s.nofilled; c++) say_filled(j, c);
     if (j->s.nodone && !cancelled) {
         j->silent = 1;
         return;
@@ -458,11 +544,16 @@ say_token(job_t *j, int last)
         logprobs(&s, t.id, j->r->sample.nlogprobs);
         t.sampled = &s;
     }
+    t.blank = j->blank;
     for (c = 0; c < j->r->n; c++) {
+        if (c > 0 && j->r->beams > 1 && j->blank + 1 < j->nblanks) break;
         t.choice = c;
         if (j->s.bychoice) {
             t.ntext = (size_t) snprintf(own, sizeof(own), "c%d.%d ", c, j->i);
             t.text = own;
+        }
+        if (j->fill != NULL && j->blank < j->nblanks) {
+            glm_text_add(&j->fill[c * j->nblanks + j->blank], t.text, t.ntext);
         }
         j->r->sink->token(j->r, &t);
     }
@@ -471,20 +562,55 @@ say_token(job_t *j, int last)
     j->i++;
 }
 
+/* All choices at once; the first of them decides nothing for the others. */
+static void
+say_scores(job_t *j)
+{
+    size_t               i, k;
+    glm_sampled_t        s = { .ntop = 0 };
+    glm_token_out_t      t = {0};
+    const glm_segment_t *c;
+    glm_finish_out_t     f = { .reason = GLM_FINISH_LENGTH, .stop_id = -1, .stop_index = -1 };
+
+    for (i = 0; i < j->r->nchoice; i++) {
+        c = &j->r->choice[i];
+        f.score = 0;
+        for (k = 0; k < c->n; k++) {
+            t.choice = f.choice = (int32_t) i;
+            t.id = c->kind == GLM_SEG_IDS ? c->ids[k] : (uint8_t) c->text[k];
+            t.text = fake_token_text(NULL, t.id, &t.ntext);
+            if (t.ntext == 1 && (uint8_t) t.text[0] >= 0x80) t.ntext = 0;
+            s.id = t.id;
+            s.logprob = (float) -(t.id % 8 + 1) / 8 * (j->nprompt > 0 ? 1 : 2);
+            t.sampled = &s;
+            f.score += s.logprob;
+            j->r->sink->token(j->r, &t);
+        }
+        j->i += (int) c->n;
+        f.ntokens = f.nkept = (int32_t) c->n;
+        j->r->sink->finish(j->r, &f);
+    }
+}
+
 static void
 step_job(glm_engine_t *e, job_t *j, uint64_t now)
 {
-    int  k;
+    int  k, burst = j->r->beams > 1 ? j->s.tokens : j->s.burst;
 
     if (!j->running) {
         j->running = 1;
         e->nwaiting--;
         e->nrunning++;
         j->t_admit = now;
-        j->due = now + (uint64_t) (j->s.first + j->s.delay) * MS;
+        j->due = now + (uint64_t) (j->s.first + j->s.delay * (j->r->beams > 1 ? burst : 1)) * MS;
         if (j->due > now) return;
     }
-    for (k = 0; k < j->s.burst && j->i < j->s.tokens; k++) {
+    if (j->r->op == GLM_OP_SCORE) {
+        say_scores(j);
+        finish_job(e, j, 0);
+        return;
+    }
+    for (k = 0; k < burst && j->i < j->s.tokens; k++) {
         say_token(j, j->i == j->s.tokens - 1);
         if (j->i == 1) j->t_first = now;
         pthread_mutex_lock(&e->lock);

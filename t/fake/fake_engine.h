@@ -16,12 +16,20 @@
  *   errorat=K    after K tokens, with the same fields
  *   hang hangat=K die dieat=K garbage garbageat=K   at submit or after K tokens:
  *                say nothing more; end the process; break the client's ring
- *   nofinish nodone nocancel noids                   leave that out
+ *   nofinish nodone nocancel noids nofilled          leave that out
+ *   blanks=N     of INFILL (default: as many as the prompt has [MASK] and [sMASK])
+ *   badspan skipblank                                of INFILL: nonsense
  *   stall=MS     the whole engine stands still (0: for good), heartbeat too
  *   queue=N cached=N                                 in ACCEPTED, DONE
  *
  * ECHO and prompt_logprobs are answered: an id and a group a byte, logprob
  * -0.5 - index / 8, the first one none.  best_of counts its tokens.
+ *
+ * INFILL fills each blank with tokens=N and puts the fills where the masks are; no mask
+ * is a 400.  Beams come at once, after the time of their tokens, candidate c with the
+ * score -1.5 (c + 1); of several blanks the first candidate tells all but the last.
+ * SCORE: an id a byte, id i has the log-probability -(i % 8 + 1) / 8, twice that after
+ * an empty prompt.
  *
  * Vocabulary: ids 0..255 are bytes, id N above prints "tN ", 19990 is [MASK],
  * 19991 <eos>, 19992 <sop>.  A prompt has an id a byte.

@@ -18,8 +18,9 @@ typedef struct {
 static const field_t  fields[] = {
     F(tokens, 16), F(delay, 10), F(first, 100), F(burst, 1), F(accept, 500), F(bytes, 4),
     F(utf8, 1), F(held, 1), F(echo, 1), F(nofinish, 1), F(nodone, 1), F(nocancel, 1),
-    F(noids, 1), F(bychoice, 1), F(error, 500), F(errorat, 0), F(hangat, 0), F(dieat, 0), F(garbageat, 0),
-    F(stall, 0), F(queue, 0), F(cached, 0),
+    F(noids, 1), F(bychoice, 1), F(blanks, 2), F(nofilled, 1), F(badspan, 1), F(skipblank, 1),
+    F(error, 500), F(errorat, 0), F(hangat, 0), F(dieat, 0), F(garbageat, 0), F(stall, 0),
+    F(queue, 0), F(cached, 0),
     { "slowaccept", offsetof(fake_script_t, accept), 500 },
     { "hang", offsetof(fake_script_t, hangat), 0 },
     { "die", offsetof(fake_script_t, dieat), 0 },

@@ -9,6 +9,7 @@
 typedef struct {
     int            tokens, delay, first, burst, accept, bytes;
     int            utf8, held, echo, nofinish, nodone, nocancel, noids, bychoice;
+    int            blanks, nofilled, badspan, skipblank;
     int            error, errorat, hangat, dieat, garbageat;   /* -1: never; 0: at submit */
     int            stall;                                      /* ms; -1: no; 0: for good */
     int            queue, cached, stop_index, stop_id;

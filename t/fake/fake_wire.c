@@ -80,6 +80,25 @@ say_strings(const uint8_t *p, size_t n)
     say("]");
 }
 
+/* Texts as they are, ids as lists. */
+static void
+say_choices(const uint8_t *p, size_t n)
+{
+    size_t        at;
+    glm_choice_t  c;
+
+    say("[");
+    for (at = 0; at + sizeof(c) <= n; at += (c.size + 3) & ~(size_t) 3) {
+        memcpy(&c, p + at, sizeof(c));
+        if (at) say(",");
+        at += sizeof(c);
+        if (c.size > n - at) break;
+        if (c.kind == GLM_SEC_IDS) say_ids(p + at, c.size);
+        else say_text(p + at, c.size);
+    }
+    say("]");
+}
+
 static void
 say_bias(const uint8_t *p, size_t n)
 {
@@ -99,10 +118,11 @@ say_sampling(const glm_sec_sampling_t *s)
 {
     say("{\"flags\":%u,\"seed\":%" PRIu64 ",\"temperature\":%.9g,\"top_p\":%.9g,\"min_p\":%.9g,"
         "\"top_k\":%d,\"presence\":%.9g,\"frequency\":%.9g,\"repetition\":%.9g,\"logprobs\":%d,"
-        "\"prompt_logprobs\":%d,\"min_tokens\":%d}",
+        "\"prompt_logprobs\":%d,\"min_tokens\":%d,\"beams\":%u,\"length_penalty\":%.9g,"
+        "\"no_repeat_ngram\":%u}",
         s->flags, s->seed, (double) s->temperature, (double) s->top_p, (double) s->min_p, s->top_k,
         (double) s->presence, (double) s->frequency, (double) s->repetition, s->logprobs,
-        s->prompt_logprobs, s->min_tokens);
+        s->prompt_logprobs, s->min_tokens, s->beams, (double) s->length_penalty, s->no_repeat_ngram);
 }
 
 static void
@@ -136,6 +156,9 @@ say_section(const glm_sec_t *sec, const uint8_t *p)
         break;
     case GLM_SEC_STOPS: case GLM_SEC_BAD:
         say_strings(p, sec->size);
+        break;
+    case GLM_SEC_CHOICES:
+        say_choices(p, sec->size);
         break;
     case GLM_SEC_BIAS:
         say_bias(p, sec->size);
