@@ -666,7 +666,7 @@ ngx_http_glm_chat_render(ngx_http_glm_ctx_t *ctx, ngx_http_glm_chat_t *chat,
 }
 
 
-/* The template's stops follow the request's own. */
+/* The template's stops follow the request's own; a beam search has none. */
 
 static ngx_int_t
 ngx_http_glm_chat_add_stops(ngx_http_glm_ctx_t *ctx, ngx_http_glm_chat_t *chat)
@@ -677,7 +677,7 @@ ngx_http_glm_chat_add_stops(ngx_http_glm_ctx_t *ctx, ngx_http_glm_chat_t *chat)
 
     p = &ctx->params;
 
-    if (chat->nstops == 0) {
+    if (chat->nstops == 0 || p->beams > 1) {
         return NGX_OK;
     }
 

@@ -181,11 +181,10 @@ ngx_http_glm_editor_together(ngx_http_glm_ctx_t *ctx)
     p->nprompts = 1;
     p->has_text = 1;
 
-    /* code is text; the best guess is wanted, and the end of what is long */
+    /* code is text, and of what is too long the end is wanted */
 
     p->parse_masks = 0;
     p->truncate = -1;
-    p->temperature = p->temperature < 0 ? 0 : p->temperature;
 
     if (!p->editor.named) {
         p->editor.fields = NGX_HTTP_GLM_EDITOR_ALL;

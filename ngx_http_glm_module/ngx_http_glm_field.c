@@ -72,7 +72,7 @@ static const ngx_http_glm_field_t  ngx_http_glm_fields[] = {
       ngx_http_glm_at(min_p), NULL },
     { "repetition_penalty", G, NGX_HTTP_GLM_NUM, 0, 1, FLT_MIN, FLT_MAX,
       ngx_http_glm_at(repetition), NULL },
-    { "length_penalty", G, NGX_HTTP_GLM_NUM, 0, 1, -FLT_MAX, FLT_MAX,
+    { "length_penalty", G, NGX_HTTP_GLM_NUM, 0, 1, -100, 100,
       ngx_http_glm_at(length_penalty), NULL },
     { "use_beam_search", G, NGX_HTTP_GLM_BOOL, 0, ANY,
       ngx_http_glm_at(use_beams), NULL },

@@ -88,7 +88,7 @@ ngx_http_glm_request_defaults(ngx_http_glm_ctx_t *ctx)
     p->repetition = 1;
     p->skip_special = 1;
     p->stream_interval = 1;
-    p->temperature = -1;
+    p->temperature = ctx->api->bit == NGX_HTTP_GLM_API_EDITOR ? 0 : -1;
     p->beams = -1;
     p->length_penalty = 1;
     p->top_p = 1;

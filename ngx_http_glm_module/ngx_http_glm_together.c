@@ -19,7 +19,8 @@ ngx_http_glm_together(ngx_http_glm_ctx_t *ctx)
 
     p->nown = p->nstops;
 
-    if (ngx_http_glm_chat_together(ctx) != NGX_OK
+    if (ngx_http_glm_together_beams(ctx) != NGX_OK
+        || ngx_http_glm_chat_together(ctx) != NGX_OK
         || (ctx->api->bit == NGX_HTTP_GLM_API_EDITOR
             && ngx_http_glm_editor_together(ctx) != NGX_OK))
     {
@@ -72,7 +73,6 @@ ngx_http_glm_together(ngx_http_glm_ctx_t *ctx)
     }
 
     if (ngx_http_glm_together_lengths(ctx) != NGX_OK
-        || ngx_http_glm_together_beams(ctx) != NGX_OK
         || ngx_http_glm_together_mode(ctx) != NGX_OK)
     {
         return NGX_ERROR;

@@ -63,6 +63,9 @@ my @m = (messages => [ { role => 'user', content => 'fake: tokens=2 bychoice' } 
 my $r = $t->post('/v1/chat/completions', { @m });
 is_deeply([ map { [ $_->{message}{content}, $_->{score} ] } @{ json($r->{body})->{choices} } ],
     [ [ 'c0.0 c0.1 ', -1.5 ], [ 'c1.0 c1.1 ', -3 ] ], 'chat');
+$at = length $t->read_file($log);
+$r = $t->post('/v1/chat/completions', { @m });
+ok(!exists json(substr $t->read_file($log), $at)->{17}, 'chat: the template\'s stops are left out');
 my $c = $t->post('/v1/chat/completions', { @m, stream => TRUE }, start => 1);
 $c->read_head;
 my @d = map { $_->{choices}[0] } data_events($c->events);
@@ -95,7 +98,7 @@ for ([ temperature => 0.5 ], [ seed => 1 ], [ seed => 0 ], [ best_of => 2 ]) {
 check_error($t->post($URI, { prompt => 'a', num_beams => 2, n => 3 }), 400, 'n above num_beams', param => 'n', like => qr/2.*3/);
 check_error($t->post($URI, { prompt => 'a', use_beam_search => TRUE, n => 17 }), 400, '17 by n', param => 'n', like => qr/16/);
 for ([ num_beams => 0 ], [ num_beams => 17 ], [ num_beams => 1000000 ], [ num_beams => 1.5 ], [ num_beams => '2' ],
-    [ no_repeat_ngram_size => -1 ], [ length_penalty => 'x' ], [ length_penalty => 1e39 ], [ use_beam_search => 1 ])
+    [ no_repeat_ngram_size => -1 ], [ length_penalty => 'x' ], [ length_penalty => 101 ], [ length_penalty => -100.5 ], [ use_beam_search => 1 ])
 {
     my ($k, $v) = @$_;
     check_error($t->post($URI, { prompt => 'a', $k => $v }), 400, "$k $v", param => $k);
