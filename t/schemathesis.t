@@ -61,6 +61,8 @@ my $at = sub { my ($re) = @_; my $n = 0; $n += $n{$_} for grep { /$re/ } keys %n
 cmp_ok($at->(qr{^POST /v1/completions 200 application/json}), '>=', 20, 'plain answers');
 cmp_ok($at->(qr{^POST /v1/completions 200 text/event-stream}), '>=', 1, 'streams');
 cmp_ok($at->(qr{^POST /v1/completions 400 }), '>=', 50, 'refused requests');
+cmp_ok($at->(qr{^POST /v1/score 200 }), '>=', 5, 'scores');
+cmp_ok($at->(qr{^POST /infill 200 }), '>=', 5, 'answers to editors');
 cmp_ok($at->(qr{^\S+ /(?:de)?tokenize 200 }), '>=', 5, 'tokenized');
 cmp_ok($at->(qr{^\S+ \S+ 405 }), '>=', 10, 'other methods');
 diag(join "\n", map { "$n{$_} $_" } sort keys %n) if grep { !$_ } Test::More->builder->summary;

@@ -25,11 +25,11 @@ def before_call(context, case, kwargs):
     chance = random.Random(zlib.crc32(json.dumps(body, sort_keys=True).encode()))
     if chance.random() < 0.25:
         return
-    keys = [k for k in body if k not in ("prompt", "tokens", "messages", "model")]
+    keys = [k for k in body if k not in ("prompt", "tokens", "messages", "model", "choices")]
     for k in chance.sample(keys, max(0, len(keys) - FIELDS)):
         del body[k]
     body.pop("model", None)
-    for k in ("max_tokens", "max_completion_tokens"):
+    for k in ("max_tokens", "max_completion_tokens", "n_predict"):
         if isinstance(body.get(k), (int, float)):
             body[k] = int(body[k]) % TOKENS
     for k in ("prompt", "tokens"):

@@ -483,6 +483,36 @@ sub stream {
     return data_events($c->events);
 }
 
+# A stream read by a process of its own, beside what the test does then.  Called, what
+# it returns waits for the end: (text, seconds of the longest wait for an event).
+sub beside {
+    my ($self, %body) = @_;
+    my $pid = open(my $pipe, '-|') // die "fork: $!\n";
+    if (!$pid) {
+        binmode STDOUT, ':utf8';
+        my $c = $self->post('/v1/completions', { %body, stream => TRUE }, start => 1);
+        my ($last, $longest, $text) = (undef, 0, '');
+        $c->read_head;
+        while (my $e = $c->event) {
+            $longest = $e->{at} - $last if defined $last && $e->{at} - $last > $longest;
+            $last = $e->{at};
+            next if !defined $e->{data} || $e->{data} eq '[DONE]';
+            my $j = json($e->{data});
+            $text .= $j->{error} ? "error: $j->{error}{message}" : $j->{choices}[0]{text} // '';
+        }
+        print "$longest $text";
+        close STDOUT;
+        POSIX::_exit(0);
+    }
+    binmode $pipe, ':utf8';
+    return sub {
+        my $all = do { local $/; <$pipe> } // '';
+        close $pipe;
+        my ($longest, $text) = $all =~ /^(\S+) (.*)/s or return ('', undef);
+        return ($text, $longest);
+    };
+}
+
 # ---- statistics ----
 
 # { name => [ [labels, value], ... ] } of /metrics.
