@@ -748,10 +748,68 @@ test_fields(void)
     down("fields");
 }
 
+/* A row's ranks, as uneven as a model's. */
+static glm_sampled_t
+any_row(int32_t nrank)
+{
+    glm_sampled_t  o = { .id = 5, .nrank = nrank };
+    float          logprob = -0.5f;
+
+    for (int32_t k = 0; k < nrank; k++) {
+        logprob -= (float) rnd(1000) / 1500;
+        o.rank[k] = (glm_ranked_t) { (int32_t) rnd(3000), logprob, 0 };
+    }
+    return o;
+}
+
+/* What a step costs beside the model's work: candidates, forks, n-grams. */
+static void
+bench(int32_t beams, int32_t ngram, int32_t max_tokens)
+{
+    t_req_t           *t = search_of(0, 40, max_tokens, beams, 1);
+    glm_config_t       cfg;
+    glm_beam_state_t   state = GLM_BEAM_WAITS;
+    const glm_beams_t *b;
+    glm_job_t         *j;
+    uint64_t           ns = 0, copies = 0;
+
+    up(16, 32, 10000, 5, 0);
+    cfg = model->cfg;
+    cfg.max_seq = 2048;
+    cfg.vocab = 3000;
+    lim.vocab.cfg = &cfg;
+    t->r.ignore_eos = 1;
+    t->r.no_repeat_ngram = ngram;
+    if ((j = arrive_search(t, NULL)) == NULL) bail_out("no search");
+    b = j->beams;
+    for (glm_beam_start(j); state != GLM_BEAM_OVER; copies += (uint64_t) b->ncopy) {
+        int32_t        lane[GLM_MAX_BEAMS], n = b->nlive;
+        glm_sampled_t  o[GLM_MAX_BEAMS];
+        uint64_t       from;
+
+        for (int32_t i = 0; i < n; i++) o[i] = any_row(b->rank);
+        memcpy(lane, b->live, sizeof(lane));
+        from = t_now();
+        for (int32_t i = 0; i < n; i++) state = glm_beam_take(&S.kv, &j->lane[lane[i]], &o[i]);
+        ns += t_now() - from;
+    }
+    diag("%2d beams, no_repeat_ngram %d, %4d tokens: %6.1f us and %.1f page copies a step", beams,
+         ngram, max_tokens, (double) ns / 1e3 / max_tokens, (double) copies / max_tokens);
+    cancel(t);
+    t_free(t);
+    down_quietly();
+}
+
 int
 main(void)
 {
     write_config();
+    if (getenv("GLM_BENCH") != NULL) {
+        bench(4, 3, 128);
+        bench(4, 3, 2000);
+        bench(16, 0, 2000);
+        bench(16, 3, 2000);
+    }
     test_plain();
     test_tiny();
     test_ties();
