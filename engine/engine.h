@@ -148,7 +148,9 @@ typedef struct {
  * TOKENIZE: accepted is not called; ids, then done.  DETOKENIZE: text, done.
  * INFILL: tokens and finish of each blank of a choice in turn, filled after the last
  * one; choices may interleave.  prompt_tokens of accepted are the first round's, those
- * of done the sum over all rounds, as every round computes a context of its own.
+ * of done the sum over all rounds, as every round computes a context of its own;
+ * max_tokens of accepted are those of all blanks together.  max_tokens 0 fills with
+ * nothing.  A cancel ends each blank that is open, and is no filled.
  * SCORE: of each choice its ids with their log-probabilities (sampled is never NULL,
  * text is that of the id) and finish (LENGTH); choices in any order.  completion_tokens
  * of done are the ids of all choices.

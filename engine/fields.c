@@ -113,6 +113,11 @@ check_fields(const glm_req_t *r, glm_refusal_t *no)
     if (r->n < 1 || r->n > GLM_MAX_CHOICES) return refuse_field(no, "n", "1 to 1024");
     if (r->best_of != 0 && (r->best_of < r->n || r->best_of > GLM_MAX_CHOICES))
         return refuse_field(no, "best_of", "n to 1024");
+    if (r->op == GLM_OP_INFILL && r->best_of > r->n)
+        return glm_refuse(no, 400, "", "best_of", "\"best_of\" cannot be used with blanks.");
+    if (r->op == GLM_OP_INFILL && r->echo)
+        return glm_refuse(no, 400, "", "echo", "\"echo\" cannot be used with blanks: their whole "
+                          "text is told when all are filled.");
     if (r->truncate < -1) return refuse_field(no, "truncate_prompt_tokens", "-1, or 1 or more");
     if (r->max_tokens < -1) return refuse_field(no, "max_tokens", "0 or more");
     if (!(s->temperature >= 0 && s->temperature <= 1e6f))

@@ -50,8 +50,33 @@ size_beams(glm_job_t *j, const glm_limits_t *lim, int32_t mine, int32_t extra, g
 static int32_t
 most_lanes(const glm_job_t *j, const glm_limits_t *lim)
 {
+    int32_t  n;
+
     if (j->score != NULL) return glm_score_lanes(j->score, lim->max_rows);
-    return j->nchoices < lim->max_seqs ? j->nchoices : lim->max_seqs;
+    n = j->nchoices - j->next_choice;
+    return n < lim->max_seqs ? n : lim->max_seqs;
+}
+
+static int
+refuse_room(const glm_job_t *j, int64_t slots, const glm_limits_t *lim, glm_refusal_t *no)
+{
+    glm_refuse(no, 400, "", j->score != NULL ? "choices" : "max_tokens", "This request needs room "
+               "for %lld tokens in the KV cache, which holds %lld.", (long long) slots,
+               (long long) lim->kv_pages * GLM_KV_PAGE);
+    no->limit = (int64_t) lim->kv_pages * GLM_KV_PAGE;
+    no->value = slots;
+    return GLM_EINVAL;
+}
+
+/* The last round has the longest context: when that fits, all do. */
+static int
+check_rounds(const glm_job_t *j, const glm_limits_t *lim, glm_refusal_t *no)
+{
+    int64_t  slots = j->nshared + (int64_t) j->infill->nblanks * j->prompt.max_tokens;
+
+    if (j->infill->beams)
+        slots += (int64_t) (j->r->beams - 1) * (j->prompt.max_tokens + 2 * GLM_KV_PAGE);
+    return slots <= (int64_t) lim->kv_pages * GLM_KV_PAGE ? 0 : refuse_room(j, slots, lim, no);
 }
 
 /*
@@ -67,14 +92,8 @@ size_job(glm_job_t *j, const glm_limits_t *lim, glm_refusal_t *no)
     if (j->prompt.max_tokens == 0 && glm_job_scored(j) >= j->nshared) return 0;
 
     mine = glm_kv_pages(slots);
-    if (mine > lim->kv_pages) {
-        glm_refuse(no, 400, "", j->score != NULL ? "choices" : "max_tokens", "This request needs room for %lld tokens in the KV "
-                   "cache, which holds %lld.", (long long) slots,
-                   (long long) lim->kv_pages * GLM_KV_PAGE);
-        no->limit = (int64_t) lim->kv_pages * GLM_KV_PAGE;
-        no->value = slots;
-        return GLM_EINVAL;
-    }
+    if (mine > lim->kv_pages) return refuse_room(j, slots, lim, no);
+    if (j->infill != NULL && j->blank == 0 && check_rounds(j, lim, no) != 0) return GLM_EINVAL;
     if (j->prompt.max_tokens == 0) {        /* only the prompt is computed */
         j->width = 1;
         j->npages = mine;
@@ -97,7 +116,7 @@ make_lane(glm_job_t *j, glm_seq_t *q, const glm_limits_t *lim)
     if (j->score != NULL) return 0;
 
     q->sample = j->r->sample;
-    q->sample.blank = 0;
+    q->sample.blank = (uint32_t) j->blank;
     q->sample.score = j->r->score_id;
     q->sample.nscore = (int32_t) j->r->nscore_id;
     if (j->best != NULL && q->sample.nlogprobs < 0) q->sample.nlogprobs = 0;
@@ -166,14 +185,55 @@ draw_seed(glm_req_t *r)
     return 0;
 }
 
+static glm_job_t *
+new_job(glm_req_t *r, const glm_limits_t *lim)
+{
+    glm_job_t  *j = calloc(1, sizeof(*j));
+
+    if (j == NULL) return NULL;
+    j->r = r;
+    j->vocab = lim->vocab;
+    j->usage = &j->own;
+    return j;
+}
+
+static int
+no_memory(glm_refusal_t *no)
+{
+    return glm_refuse(no, 500, "", "", "The server has no memory for this request.");
+}
+
+/* Which choices a round makes: its own, or of a search the best, in the end n. */
+static void
+set_round(glm_job_t *j, glm_infill_t *f, int32_t choice)
+{
+    j->infill = f;
+    j->usage = &f->usage;
+    j->blank = f->choice[choice].blank;
+    if (f->beams) {
+        j->nchoices = j->blank < f->nblanks - 1 ? 1 : f->nchoices;
+    } else if (j->blank > 0) {
+        j->next_choice = j->nfinished = choice;
+        j->nchoices = choice + 1;
+    }
+}
+
 static int
 make_prompt(glm_job_t *j, const glm_limits_t *lim, glm_refusal_t *no)
 {
-    const glm_req_t  *r = j->r;
+    glm_req_t     *r = j->r;
+    glm_infill_t  *f = NULL;
 
     j->nchoices = r->best_of > 0 ? r->best_of : r->n;
     if (glm_prompt_make(&j->prompt, &lim->vocab, r, 0, no) != 0) return GLM_EINVAL;
-    return check_min_tokens(j, no);
+    if (check_min_tokens(j, no) != 0) return GLM_EINVAL;
+    if (r->op != GLM_OP_INFILL) return 0;
+    if (glm_infill_make(&f, r, lim, &j->prompt) != 0) {
+        glm_infill_free(f);
+        return no_memory(no);
+    }
+    set_round(j, f, 0);
+    return 0;
 }
 
 static int
@@ -188,6 +248,19 @@ make_score(glm_job_t *j, const glm_limits_t *lim, glm_refusal_t *no)
     return glm_score_fit(j->score, &j->prompt, no);
 }
 
+/* All but the prompt. */
+static int
+make_rest(glm_job_t *j, const glm_limits_t *lim, glm_refusal_t *no)
+{
+    j->nshared = j->prompt.n - 1;
+    if (size_job(j, lim, no) != 0) return GLM_EINVAL;
+    if (j->score == NULL && glm_rules_make(&j->rules, &lim->vocab, j->r, &j->prompt, no) != 0)
+        return GLM_EINVAL;
+    if (make_lanes(j, lim) != 0) return no_memory(no);
+    for (int32_t i = 0; i < j->width; i++) j->lane[i].sample.seed = j->r->sample.seed;
+    return 0;
+}
+
 int
 glm_job_make(glm_job_t **out, glm_req_t *r, const glm_limits_t *lim, glm_refusal_t *no)
 {
@@ -196,27 +269,41 @@ glm_job_make(glm_job_t **out, glm_req_t *r, const glm_limits_t *lim, glm_refusal
 
     *out = NULL;
     if (rc != 0) return rc;
-    j = calloc(1, sizeof(*j));
-    if (j == NULL) goto memory;
-
-    j->r = r;
-    j->vocab = lim->vocab;
-    if ((r->op == GLM_OP_SCORE ? make_score(j, lim, no) : make_prompt(j, lim, no)) != 0) goto fail;
-    j->nshared = j->prompt.n - 1;
-    if (size_job(j, lim, no) != 0) goto fail;
-    if (j->score == NULL && glm_rules_make(&j->rules, &lim->vocab, r, &j->prompt, no) != 0)
-        goto fail;
-    if (decode_prompt(j) != 0 || make_lanes(j, lim) != 0 || draw_seed(r) != 0) goto memory;
-
-    for (int32_t i = 0; i < j->width; i++) j->lane[i].sample.seed = r->sample.seed;
+    j = new_job(r, lim);
+    if (j == NULL || draw_seed(r) != 0) rc = no_memory(no);
+    else rc = r->op == GLM_OP_SCORE ? make_score(j, lim, no) : make_prompt(j, lim, no);
+    if (rc == 0) rc = make_rest(j, lim, no);
+    if (rc == 0 && decode_prompt(j) != 0) rc = no_memory(no);
+    if (rc != 0) {
+        glm_job_free(j);
+        return rc;
+    }
+    j->usage->prompt_tokens = j->prompt.prompt_tokens;
     *out = j;
     return 0;
+}
 
-memory:
-    glm_refuse(no, 500, "", "", "The server has no memory for this request.");
-fail:
-    glm_job_free(j);
-    return GLM_EINVAL;
+int
+glm_job_make_round(glm_job_t **out, glm_infill_t *f, int32_t choice, glm_refusal_t *no)
+{
+    glm_job_t  *j = new_job(f->r, f->lim);
+    int         rc;
+
+    *out = NULL;
+    if (j == NULL) return no_memory(no);
+    rc = glm_infill_context(f, choice, &j->prompt) != 0 ? no_memory(no) : 0;
+    if (rc == 0) {
+        set_round(j, f, choice);
+        f->nrefs++;
+        rc = make_rest(j, f->lim, no);
+    }
+    if (rc != 0) {
+        glm_job_free(j);
+        return rc;
+    }
+    f->nopen++;
+    *out = j;
+    return 0;
 }
 
 void
@@ -234,6 +321,7 @@ glm_job_free(glm_job_t *j)
     glm_best_free(j->best);
     glm_beam_free(j->beams);
     glm_score_free(j->score);
+    if (j->infill != NULL && --j->infill->nrefs == 0) glm_infill_free(j->infill);
     glm_rules_free(j->rules);
     glm_text_free(&j->text);
     free(j->offset);

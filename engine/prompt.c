@@ -243,12 +243,9 @@ find_mask(const making_t *m, glm_prompt_t *p)
         if (check_masks(m, p->nblanks, names[k]) != 0) return GLM_EINVAL;
         while (m->ids.id[at] != kinds[k]) at++;
         p->kind = kinds[k];
-        p->frozen = k < 2 && !m->r->count_positions ? at : -1;
+        p->frozen = k < 2 && !(m->r->op == GLM_OP_SCORE && m->r->count_positions) ? at : -1;
         return 0;
     }
-    if (m->r->op == GLM_OP_INFILL)
-        return glm_refuse(m->no, 400, "", "prompt", "The prompt has no mask to fill: write [MASK] "
-                          "where text is missing, or use /v1/completions.");
     return 0;
 }
 
@@ -321,6 +318,9 @@ make_bidirectional(making_t *m, glm_prompt_t *p)
 {
     int  rc = 0;
 
+    if (m->r->op == GLM_OP_INFILL && count_masks(&m->ids, m->c) == 0)
+        return glm_refuse(m->no, 400, "", "prompt", "The prompt has no mask to fill: write [MASK] "
+                          "where text is missing, or use /v1/completions.");
     if (m->r->op == GLM_OP_SCORE) rc = m->r->add_special ? add_scored(m) : 0;
     else if (m->r->add_special) rc = add_special(&m->ids, m->c, m->r, m->cut, m->no);
     if (rc == 0) rc = find_mask(m, p);

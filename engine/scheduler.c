@@ -74,7 +74,8 @@ glm_sched_touch(glm_sched_t *s, const glm_job_t *j)
 /* ---- ends ---- */
 
 /* Out of every list, pages back; freed when the step is over, as its rows may
- * still point here.  The owner is told by the caller, before. */
+ * still point here.  The owner is told by the caller, before.  With the last of its
+ * rounds a request of several blanks is over. */
 void
 glm_sched_end(glm_sched_t *s, glm_job_t *j)
 {
@@ -87,16 +88,39 @@ glm_sched_end(glm_sched_t *s, glm_job_t *j)
     }
     if (j->beams != NULL) glm_table_clear(&s->kv, &j->beams->spare);
     if (s->prefilling == j) s->prefilling = NULL;
-    if (j->admitted) {
-        TAILQ_REMOVE(&s->run, j, link);
-        s->nrun--;
-    } else {
-        TAILQ_REMOVE(&s->queue, j, link);
-        s->nqueue--;
-    }
+    TAILQ_REMOVE(j->admitted ? &s->run : &s->queue, j, link);
     j->r = NULL;
     TAILQ_INSERT_TAIL(&s->ended, j, link);
+    if (j->infill != NULL && --j->infill->nopen > 0) return;
+
+    if (j->admitted || j->blank > 0) s->nrun--;
+    else s->nqueue--;
     atomic_fetch_sub(s->live, 1);
+}
+
+static void
+end_rounds(glm_sched_t *s, glm_jobs_t *list, const glm_infill_t *f)
+{
+    glm_job_t  *j, *next;
+
+    for (j = TAILQ_FIRST(list); j != NULL; j = next) {
+        next = TAILQ_NEXT(j, link);
+        if (j->infill == f) glm_sched_end(s, j);
+    }
+}
+
+/* The request that j belongs to, whatever its rounds are doing. */
+static void
+end_request(glm_sched_t *s, glm_job_t *j)
+{
+    const glm_infill_t  *f = j->infill;
+
+    if (f == NULL) {
+        glm_sched_end(s, j);
+        return;
+    }
+    end_rounds(s, &s->queue, f);
+    end_rounds(s, &s->run, f);
 }
 
 static void
@@ -113,21 +137,21 @@ free_ended(glm_sched_t *s)
 void
 glm_sched_fail(glm_sched_t *s, glm_job_t *j, const glm_refusal_t *why)
 {
-    s->st.finished_error += (uint64_t) (j->nchoices - j->nfinished);
+    s->st.finished_error += (uint64_t) glm_job_left(j);
     glm_sched_touch(s, j);
     glm_job_error(j, why);
-    glm_sched_end(s, j);
+    end_request(s, j);
 }
 
 /* Every choice that is not finished hears so: the running ones, then the rest. */
 static void
 cancel(glm_sched_t *s, glm_job_t *j, uint64_t now)
 {
-    s->st.finished_cancel += (uint64_t) (j->nchoices - j->nfinished);
+    s->st.finished_cancel += (uint64_t) glm_job_left(j);
     glm_sched_touch(s, j);
     glm_job_finish(j, GLM_FINISH_CANCEL);
     glm_job_done(j, 1, now);
-    glm_sched_end(s, j);
+    end_request(s, j);
 }
 
 static void
@@ -137,7 +161,9 @@ sweep(glm_sched_t *s, glm_jobs_t *list, uint64_t now)
 
     for (j = TAILQ_FIRST(list); j != NULL; j = next) {
         next = TAILQ_NEXT(j, link);
-        if (atomic_load(&j->r->cancel)) cancel(s, j, now);
+        if (!atomic_load(&j->r->cancel)) continue;
+        cancel(s, j, now);
+        if (j->infill != NULL) next = TAILQ_FIRST(list);    /* other rounds went with it */
     }
 }
 
@@ -161,10 +187,11 @@ glm_sched_abort(glm_sched_t *s, const glm_refusal_t *why)
 
 /* ---- queue ---- */
 
+/* What has begun is never late. */
 static int
 late(const glm_job_t *j, uint64_t now)
 {
-    return j->r->deadline != 0 && j->r->deadline <= now;
+    return j->r->deadline != 0 && j->blank == 0 && j->r->deadline <= now;
 }
 
 static void
@@ -172,6 +199,13 @@ too_late(glm_refusal_t *no)
 {
     glm_refuse(no, 504, "deadline_exceeded", "",
                "The server could not start this request in time.");
+}
+
+static void
+note_deadline(glm_sched_t *s, const glm_job_t *j)
+{
+    if (j->r->deadline != 0 && j->blank == 0 && j->r->deadline < s->next_deadline)
+        s->next_deadline = j->r->deadline;
 }
 
 static void
@@ -186,8 +220,7 @@ expire(glm_sched_t *s, uint64_t now)
     for (j = TAILQ_FIRST(&s->queue); j != NULL; j = next) {
         next = TAILQ_NEXT(j, link);
         if (late(j, now)) glm_sched_fail(s, j, &no);
-        else if (j->r->deadline != 0 && j->r->deadline < s->next_deadline)
-            s->next_deadline = j->r->deadline;
+        else note_deadline(s, j);
     }
 }
 
@@ -234,6 +267,27 @@ fits(const glm_sched_t *s, const glm_job_t *j)
     return j->score != NULL || wanted(s) + least_rows(j) <= s->max_seqs;
 }
 
+/* Tokenizer workers may finish in another order than they began. */
+static int
+comes_before(const glm_job_t *a, const glm_job_t *b)
+{
+    if (a->r->priority != b->r->priority) return a->r->priority < b->r->priority;
+    return a->r->link.serial < b->r->link.serial;
+}
+
+static void
+enqueue(glm_sched_t *s, glm_job_t *j)
+{
+    glm_job_t  *before = TAILQ_LAST(&s->queue, glm_jobs_s);
+
+    while (before != NULL && comes_before(j, before))
+        before = TAILQ_PREV(before, glm_jobs_s, link);
+    if (before != NULL) TAILQ_INSERT_AFTER(&s->queue, before, j, link);
+    else TAILQ_INSERT_HEAD(&s->queue, j, link);
+    s->nqueue += j->blank == 0;
+    note_deadline(s, j);
+}
+
 /* Enough pages are free. */
 static void
 reserve(glm_sched_t *s, glm_job_t *j)
@@ -255,26 +309,60 @@ reserve(glm_sched_t *s, glm_job_t *j)
 void
 glm_sched_finish(glm_sched_t *s, glm_job_t *j, uint64_t now)
 {
+    int32_t        left = glm_job_left(j);
+    glm_refusal_t  no;
+
     glm_sched_touch(s, j);
-    s->st.finished_length += (uint64_t) j->nchoices;
-    glm_job_finish(j, GLM_FINISH_LENGTH);
+    if (glm_job_finish(j, GLM_FINISH_LENGTH) != 0) {
+        glm_refuse(&no, 500, "", "", "The server has no memory for this request.");
+        glm_sched_fail(s, j, &no);
+        return;
+    }
+    s->st.finished_length += (uint64_t) left;
     glm_job_done(j, 0, now);
     glm_sched_end(s, j);
+}
+
+/*
+ * The blank of a choice is filled: its next round queues at the request's own place,
+ * so before all that came later, and for whatever the queue's limit is; it holds no page
+ * while it waits.  1: it was the last blank; negative: the request failed.
+ */
+int
+glm_sched_round(glm_sched_t *s, glm_job_t *j, int32_t choice)
+{
+    glm_infill_t   *f = j->infill;
+    glm_job_t      *round;
+    glm_refusal_t   no;
+
+    if (f->choice[choice].blank == f->nblanks) {
+        if (glm_infill_tell(f, choice) == 0) return 1;
+        glm_refuse(&no, 500, "", "", "The server has no memory for this request.");
+        glm_sched_fail(s, j, &no);
+        return GLM_ENOMEM;
+    }
+    if (glm_job_make_round(&round, f, choice, &no) != 0) {
+        glm_sched_fail(s, j, &no);
+        return GLM_ENOMEM;
+    }
+    enqueue(s, round);
+    return 0;
 }
 
 static void
 admit_job(glm_sched_t *s, glm_job_t *j, uint64_t now)
 {
-    j->t_admit = now;
+    if (j->usage->t_admit == 0) j->usage->t_admit = now;
+    if (j->blank > 0) j->usage->prompt_tokens += j->prompt.prompt_tokens;
     s->st.prompt_tokens += (uint64_t) j->prompt.prompt_tokens;
     if (j->width == 0) {
         glm_sched_finish(s, j, now);
         return;
     }
     TAILQ_REMOVE(&s->queue, j, link);
-    s->nqueue--;
     TAILQ_INSERT_TAIL(&s->run, j, link);
-    s->nrun++;
+    s->nqueue -= j->blank == 0;
+    s->nrun += j->blank == 0;
     j->admitted = 1;
     reserve(s, j);
 }
@@ -292,29 +380,6 @@ admit(glm_sched_t *s, uint64_t now)
         if (!fits(s, j)) break;
         admit_job(s, j, now);
     }
-}
-
-/* Tokenizer workers may finish in another order than they began. */
-static int
-comes_before(const glm_job_t *a, const glm_job_t *b)
-{
-    if (a->r->priority != b->r->priority) return a->r->priority < b->r->priority;
-    return a->r->link.serial < b->r->link.serial;
-}
-
-static void
-enqueue(glm_sched_t *s, glm_job_t *j)
-{
-    glm_job_t  *before = TAILQ_LAST(&s->queue, glm_jobs_s);
-
-    while (before != NULL && comes_before(j, before))
-        before = TAILQ_PREV(before, glm_jobs_s, link);
-    if (before != NULL) TAILQ_INSERT_AFTER(&s->queue, before, j, link);
-    else TAILQ_INSERT_HEAD(&s->queue, j, link);
-    s->nqueue++;
-
-    if (j->r->deadline != 0 && j->r->deadline < s->next_deadline)
-        s->next_deadline = j->r->deadline;
 }
 
 /* A job and its mates. */
@@ -460,15 +525,25 @@ glm_sched_step(glm_sched_t *s, uint64_t now)
     return worked;
 }
 
+/* A paused request counts once, however many of its rounds run. */
+static uint32_t
+paused_first(glm_job_t *j)
+{
+    if (!glm_job_paused(j)) return 0;
+    return j->infill == NULL || j->infill->counted++ == 0;
+}
+
 void
 glm_sched_gauges(glm_sched_t *s)
 {
-    const glm_job_t  *j;
+    glm_job_t  *j;
 
     s->st.running = (uint32_t) s->nrun;
     s->st.waiting = (uint32_t) s->nqueue;
     s->st.paused = 0;
-    TAILQ_FOREACH(j, &s->run, link) s->st.paused += (uint32_t) (glm_job_paused(j) != 0);
+    TAILQ_FOREACH(j, &s->run, link)
+        if (j->infill != NULL) j->infill->counted = 0;
+    TAILQ_FOREACH(j, &s->run, link) s->st.paused += paused_first(j);
     s->st.kv_pages_total = (uint32_t) s->kv.total;
     s->st.kv_pages_used = (uint32_t) (s->kv.total - s->kv.nfree);
 }

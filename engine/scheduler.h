@@ -34,7 +34,8 @@ typedef struct {
     glm_jobs_t            run;         /* admitted, by arrival */
     glm_jobs_t            ended;       /* to be freed before the step returns */
     glm_seqs_t            lanes;       /* running choices, next to be served first */
-    int32_t               nqueue, nrun;
+    int32_t               nqueue, nrun;    /* requests: each once, in the queue until
+                                              its first round is admitted */
     uint64_t              next_deadline;   /* no queued one is earlier; or UINT64_MAX */
     glm_job_t            *prefilling;  /* whose context is half computed */
     double                cost;        /* ns a token x layer of a context, smoothed */
@@ -84,6 +85,7 @@ void glm_sched_end(glm_sched_t *s, glm_job_t *j);
 void glm_sched_fail(glm_sched_t *s, glm_job_t *j, const glm_refusal_t *why);
 void glm_sched_touch(glm_sched_t *s, const glm_job_t *j);
 void glm_sched_finish(glm_sched_t *s, glm_job_t *j, uint64_t now);  /* max_tokens 0 */
+int glm_sched_round(glm_sched_t *s, glm_job_t *j, int32_t choice);
 int glm_sched_compute(glm_sched_t *s);
 int glm_job_paused(const glm_job_t *j);
 

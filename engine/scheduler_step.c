@@ -167,7 +167,7 @@ start_choices(glm_sched_t *s)
         for (int32_t i = 0; i < j->width && active < s->max_seqs; i++) {
             if (j->next_choice == j->nchoices) break;
             if (j->lane[i].running) continue;
-            if (start_choice(s, j, &j->lane[i]) != 0) break;
+            if (start_choice(s, j, &j->lane[i]) != 0) return;    /* next may have ended, too */
             active++;
         }
     }
@@ -329,10 +329,36 @@ fail_pick(glm_sched_t *s, glm_job_t *j, int32_t id)
     glm_sched_fail(s, j, &no);
 }
 
+/* A choice, or with blanks its present one, has ended.  Negative: so has its request. */
+static int
+end_choice(glm_sched_t *s, glm_job_t *j, int32_t choice, glm_finish_t reason)
+{
+    int  rc = j->infill != NULL ? glm_sched_round(s, j, choice) : 1;
+
+    if (rc > 0) count_finish(s, reason);
+    return rc;
+}
+
+/* None of its choices is left; of its request there may be other rounds. */
+static void
+end_job(glm_sched_t *s, glm_job_t *j, uint64_t now)
+{
+    if (j->infill == NULL || j->infill->nfilled == j->infill->nchoices) glm_job_done(j, 0, now);
+    glm_sched_end(s, j);
+}
+
+/* Before its last blank, all choices of a search become the best one. */
+static int
+share_best(glm_infill_t *f)
+{
+    return f != NULL && f->choice[0].blank == f->nblanks - 1 ? glm_infill_share(f) : 0;
+}
+
 /* The n best are told at once, when nothing can change them any more. */
 static void
 end_search(glm_sched_t *s, glm_job_t *j, uint64_t now)
 {
+    int32_t        before = j->usage->completion_tokens;
     glm_refusal_t  no;
 
     if (j->beams->ndone < j->nchoices) {
@@ -344,19 +370,19 @@ end_search(glm_sched_t *s, glm_job_t *j, uint64_t now)
         return;
     }
     glm_sched_touch(s, j);
-    j->t_first = now;
+    if (j->usage->t_first == 0) j->usage->t_first = now;
     while (j->next_choice < j->nchoices) {
+        int32_t       choice = j->next_choice;
         glm_finish_t  reason = glm_beam_tell(j);
 
-        if (reason == GLM_FINISH_ERROR) {
+        if (reason == GLM_FINISH_ERROR || share_best(j->infill) != 0) {
             fail_job(s, j, "The server has no memory for this request.");
             return;
         }
-        count_finish(s, reason);
+        if (end_choice(s, j, choice, reason) < 0) return;
     }
-    s->st.generated_tokens += (uint64_t) j->completion_tokens;
-    glm_job_done(j, 0, now);
-    glm_sched_end(s, j);
+    s->st.generated_tokens += (uint64_t) (j->usage->completion_tokens - before);
+    end_job(s, j, now);
 }
 
 static void
@@ -401,7 +427,7 @@ take_result(glm_sched_t *s, glm_seq_t *q, const glm_sampled_t *o, uint64_t now)
         return;
     }
     glm_sched_touch(s, j);
-    if (j->t_first == 0) j->t_first = now;
+    if (j->usage->t_first == 0) j->usage->t_first = now;
     s->st.generated_tokens++;
 
     reason = glm_seq_token(q, o);
@@ -410,12 +436,10 @@ take_result(glm_sched_t *s, glm_seq_t *q, const glm_sampled_t *o, uint64_t now)
         fail_job(s, j, "The server has no memory for this request.");
         return;
     }
-    count_finish(s, reason);
     TAILQ_REMOVE(&s->lanes, q, link);
     release_idle(s, j);
-    if (j->nfinished < j->nchoices) return;
-    glm_job_done(j, 0, now);
-    glm_sched_end(s, j);
+    if (end_choice(s, j, (int32_t) q->sample.choice, reason) < 0) return;
+    if (j->nfinished == j->nchoices) end_job(s, j, now);
 }
 
 static void
@@ -432,7 +456,7 @@ take_score(glm_sched_t *s, glm_seq_t *q, const glm_row_t *row, const glm_sampled
         return;
     }
     glm_sched_touch(s, j);
-    if (j->t_first == 0) j->t_first = now;
+    if (j->usage->t_first == 0) j->usage->t_first = now;
 
     n = glm_score_take(j->score, lane, row->slot - j->nshared, o, j->r);
     if (n < 0) {
@@ -440,7 +464,7 @@ take_score(glm_sched_t *s, glm_seq_t *q, const glm_row_t *row, const glm_sampled
         return;
     }
     if (n == 0) return;
-    j->completion_tokens = j->score->ntold;
+    j->usage->completion_tokens = j->score->ntold;
     s->st.finished_length += (uint64_t) n;
     j->nfinished += n;
     release_idle(s, j);

@@ -39,7 +39,8 @@ void
 glm_job_accept(glm_job_t *j, int32_t depth)
 {
     glm_accepted_t  a = {
-        .prompt_tokens = j->prompt.prompt_tokens, .max_tokens = j->prompt.max_tokens,
+        .prompt_tokens = j->prompt.prompt_tokens,
+        .max_tokens = j->prompt.max_tokens * (j->infill != NULL ? j->infill->nblanks : 1),
         .seed = j->r->sample.seed, .queue_depth = depth
     };
 
@@ -70,9 +71,10 @@ void
 glm_job_done(glm_job_t *j, int cancelled, uint64_t now)
 {
     glm_done_t  d = {
-        .prompt_tokens = j->prompt.prompt_tokens, .completion_tokens = j->completion_tokens,
-        .cancelled = cancelled, .t_submit = j->r->link.t_submit, .t_admit = j->t_admit,
-        .t_first = j->t_first, .t_done = now
+        .prompt_tokens = j->usage->prompt_tokens,
+        .completion_tokens = j->usage->completion_tokens,
+        .cancelled = cancelled, .t_submit = j->r->link.t_submit, .t_admit = j->usage->t_admit,
+        .t_first = j->usage->t_first, .t_done = now
     };
 
     j->r->sink->done(j->r, &d);
@@ -147,12 +149,13 @@ tell_token(glm_seq_t *q, const glm_sampled_t *o, uint32_t offset, int last)
 {
     glm_req_t        *r = q->job->r;
     glm_token_out_t   t = {
-        .choice = (int32_t) q->sample.choice, .id = o->id, .text = "", .offset = offset,
-        .sampled = q->sample.nlogprobs >= 0 ? o : NULL
+        .choice = (int32_t) q->sample.choice, .blank = q->job->blank, .id = o->id, .text = "",
+        .offset = offset, .sampled = q->sample.nlogprobs >= 0 ? o : NULL
     };
 
     if (q->job->vocab.tok != NULL) t.text = glm_stopper_take(&q->stopper, last, &t.ntext);
     if (q->job->best != NULL) return glm_best_token(q->job->best, &t);
+    if (q->job->infill != NULL && glm_infill_token(q->job->infill, &t) != 0) return GLM_ENOMEM;
     r->sink->token(r, &t);
     return 0;
 }
@@ -197,7 +200,7 @@ glm_seq_token(glm_seq_t *q, const glm_sampled_t *o)
     int                cut, repeated;
     uint32_t           offset = q->nchars;
     glm_finish_out_t   f = {
-        .choice = (int32_t) q->sample.choice, .stop_id = -1, .score = q->score
+        .choice = (int32_t) q->sample.choice, .blank = j->blank, .stop_id = -1, .score = q->score
     };
 
     check_id(q, o->id, &f);
@@ -210,7 +213,7 @@ glm_seq_token(glm_seq_t *q, const glm_sampled_t *o)
     q->sample.ntokens++;
     q->token = o->id;
     q->slot++;
-    j->completion_tokens++;
+    j->usage->completion_tokens++;
 
     f.stop_index = q->stopper.hit;
     if (f.stop_index >= 0) f.reason = GLM_FINISH_STOP;
@@ -223,6 +226,7 @@ glm_seq_token(glm_seq_t *q, const glm_sampled_t *o)
 
     f.ntokens = (int32_t) q->sample.ntokens;
     f.nkept = kept(q, cut);
+    if (j->infill != NULL && glm_infill_end(j->infill, &f) != 0) return GLM_FINISH_ERROR;
     q->running = 0;
     tell_finish(j, &f);
     return f.reason;
@@ -239,13 +243,9 @@ finish(glm_job_t *j, int32_t choice, int32_t ntokens, glm_finish_t reason)
     j->r->sink->finish(j->r, &f);
 }
 
-void
-glm_job_finish(glm_job_t *j, glm_finish_t reason)
+static void
+finish_choices(glm_job_t *j, glm_finish_t reason)
 {
-    if (j->score != NULL) {
-        glm_score_finish(j->score, j->r, reason);
-        return;
-    }
     /* Of these nothing was told yet, and their choices have no ranks. */
     if (j->best != NULL || j->beams != NULL) {
         for (int32_t k = 0; k < j->r->n; k++) finish(j, k, 0, reason);
@@ -258,4 +258,20 @@ glm_job_finish(glm_job_t *j, glm_finish_t reason)
             finish(j, (int32_t) q->sample.choice, (int32_t) q->sample.ntokens, reason);
     }
     for (int32_t k = j->next_choice; k < j->r->n; k++) finish(j, k, 0, reason);
+}
+
+int
+glm_job_finish(glm_job_t *j, glm_finish_t reason)
+{
+    if (j->infill != NULL) return glm_infill_finish(j->infill, reason);
+    if (j->score != NULL) glm_score_finish(j->score, j->r, reason);
+    else finish_choices(j, reason);
+    return 0;
+}
+
+int32_t
+glm_job_left(const glm_job_t *j)
+{
+    if (j->infill != NULL) return j->infill->nchoices - j->infill->nfilled;
+    return j->nchoices - j->nfinished;
 }

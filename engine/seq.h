@@ -12,6 +12,7 @@
 
 #include "best.h"
 #include "engine.h"
+#include "infill.h"
 #include "kv_cache.h"
 #include "prompt.h"
 #include "rules.h"
@@ -53,13 +54,16 @@ struct glm_job_s {
     glm_beams_t     *beams;         /* NULL: none; a lane each, told when all is over */
     glm_score_t     *score;         /* SCORE: its lanes are tables only, and are at no
                                        time among the running ones */
+    glm_infill_t    *infill;        /* INFILL: that of all its rounds */
+    int32_t          blank;         /* INFILL: which one this round fills */
     glm_seq_t       *lane;          /* (width) */
     glm_text_t       text;          /* of the prompt, when somebody wants it */
     uint32_t        *offset;        /* (prompt.nown) characters of it before each id,
                                        for their log-probabilities; or NULL */
     glm_detok_t      behind;        /* echo: how the text goes on */
     uint32_t         nchars;        /* of the echoed prompt */
-    int32_t          nchoices;      /* that are made: n or best_of; SCORE: its choices */
+    int32_t          nchoices;      /* that are made: n or best_of; SCORE: its choices; a
+                                       later round of INFILL makes next_choice alone */
     int32_t          width;         /* choices that run at once; 0: none ever does */
     int32_t          npages;        /* KV pages reserved at admission */
 
@@ -70,15 +74,14 @@ struct glm_job_s {
     int32_t          nready;        /* shared slots computed */
     int32_t          next_choice;   /* to be started */
     int32_t          nfinished;
-    int32_t          completion_tokens;
-    uint64_t         t_admit, t_first;
+    glm_usage_t      own, *usage;   /* of the request: own, or that of all rounds */
 };
 
 typedef TAILQ_HEAD(glm_jobs_s, glm_job_s)  glm_jobs_t;
 typedef TAILQ_HEAD(glm_seqs_s, glm_seq_s)  glm_seqs_t;
 
 /* What a job may take at most. */
-typedef struct {
+typedef struct glm_limits_s {
     glm_vocab_t      vocab;
     const uint64_t  *allow;         /* ids that may be picked, or NULL */
     int32_t          max_seqs;      /* lanes */
@@ -89,8 +92,11 @@ typedef struct {
 /* What a request's fields may be, whatever its prompt is (fields.c).  0 or GLM_EINVAL. */
 int glm_fields_check(const glm_req_t *r, const glm_vocab_t *v, glm_refusal_t *no);
 
-/* Checks and encodes a request of GENERATE or SCORE (job.c).  0 with *out, or negative with no. */
+/* Checks and encodes a request of GENERATE, INFILL or SCORE (job.c).  lim outlives the job.
+ * 0 with *out, or negative with no. */
 int glm_job_make(glm_job_t **out, glm_req_t *r, const glm_limits_t *lim, glm_refusal_t *no);
+/* The round of a choice's next blank, on the step thread. */
+int glm_job_make_round(glm_job_t **out, glm_infill_t *f, int32_t choice, glm_refusal_t *no);
 void glm_job_free(glm_job_t *j);    /* its tables must be cleared by then */
 
 /* Is everything computed that its choices share? */
@@ -119,6 +125,9 @@ void glm_seq_start(glm_seq_t *q);
 glm_finish_t glm_seq_token(glm_seq_t *q, const glm_sampled_t *o);
 
 /* Ends every choice that is not finished: its lane is given up, or it has none. */
-void glm_job_finish(glm_job_t *j, glm_finish_t reason);
+int glm_job_finish(glm_job_t *j, glm_finish_t reason);    /* 0 or GLM_ENOMEM */
+
+/* Choices that are not finished, in all rounds. */
+int32_t glm_job_left(const glm_job_t *j);
 
 #endif

@@ -152,10 +152,6 @@ handle(glm_engine_t *e, glm_req_t *r)
         glm_refuse(&no, 503, "engine_draining", "", "The server is shutting down.");
         no.retry_after = 5;
         tell_errors(e, r, &no);
-    } else if (r->op == GLM_OP_INFILL) {
-        glm_refuse(&no, 501, "not_implemented", "", "Filling several blanks is not supported by "
-                   "this engine.");
-        tell_errors(e, r, &no);
     } else if (r->op == GLM_OP_TOKENIZE) {
         tokenize(e, r);
     } else if (r->op == GLM_OP_DETOKENIZE) {

@@ -31,7 +31,12 @@ typedef struct {
     glm_req_t          r;
     glm_segment_t      seg;
     glm_engine_t      *e;
-    t_choice_t         c[T_CHOICES];
+    t_choice_t         c[T_CHOICES];      /* INFILL: (choices, blanks) */
+    int                blanks;            /* masks of the prompt; 1 but for INFILL */
+    struct {
+        char          *text;
+        glm_span_t    *span;
+    }                  filled[T_CHOICES];
     int                accepted, ended;   /* ended: 1 done, 2 error */
     int                wrong;
     int                cancel_after;      /* tokens, then cancel from elsewhere */
@@ -55,6 +60,12 @@ static t_req_t *
 t_of(glm_req_t *r)
 {
     return r->owner;
+}
+
+static t_choice_t *
+t_at(t_req_t *t, int32_t choice, int32_t blank)
+{
+    return &t->c[choice * t->blanks + blank];
 }
 
 static void
@@ -95,9 +106,11 @@ static void
 t_token(glm_req_t *r, const glm_token_out_t *o)
 {
     t_req_t     *t = t_of(r);
-    t_choice_t  *c = &t->c[o->choice];
+    t_choice_t  *c = t_at(t, o->choice, o->blank);
 
     pthread_mutex_lock(&t_lock);
+    t->wrong += o->blank >= t->blanks || t->filled[o->choice].text != NULL
+                || (o->blank > 0 && r->beams < 2 && !c[-1].finished);
     t->wrong += !t->accepted || t->ended || c->finished || o->choice >= r->n;
     t->wrong += (o->sampled != NULL) != (r->sample.nlogprobs >= 0);
     if (o->id >= 0) {
@@ -130,13 +143,49 @@ static void
 t_finish(glm_req_t *r, const glm_finish_out_t *f)
 {
     t_req_t     *t = t_of(r);
-    t_choice_t  *c = &t->c[f->choice];
+    t_choice_t  *c = t_at(t, f->choice, f->blank);
 
     pthread_mutex_lock(&t_lock);
     t->wrong += !t->accepted || t->ended || c->finished;
     t->wrong += f->ntokens != (int32_t) c->n || f->nkept > f->ntokens;
     c->finished = 1;
     c->fin = *f;
+    pthread_mutex_unlock(&t_lock);
+}
+
+/* The part of a text between two characters is said; 0 otherwise. */
+static int
+t_is_span(const char *text, glm_span_t span, const char *said)
+{
+    uint32_t     at = 0;
+    const char  *s = said != NULL ? said : "";
+
+    for (; *text != '\0' && at < span.start; at++) {
+        text++;
+        while ((*text & 0xC0) == 0x80) text++;
+    }
+    if (at != span.start || strncmp(text, s, strlen(s)) != 0) return 0;
+    for (; *s != '\0'; s++) at += (*s & 0xC0) != 0x80;
+    return at == span.end;
+}
+
+/* All blanks have ended before, and what they told is in their places. */
+static void
+t_filled(glm_req_t *r, const glm_filled_t *f)
+{
+    t_req_t     *t = t_of(r);
+    t_choice_t  *c = t_at(t, f->choice, 0);
+    int          first = r->beams > 1 && f->choice > 0 ? t->blanks - 1 : 0;
+
+    pthread_mutex_lock(&t_lock);
+    t->wrong += t->ended || f->nblanks != t->blanks || t->filled[f->choice].text != NULL;
+    t->filled[f->choice].text = calloc(f->ntext + 1, 1);
+    memcpy(t->filled[f->choice].text, f->text, f->ntext);
+    t->filled[f->choice].span = malloc((size_t) f->nblanks * sizeof(glm_span_t));
+    memcpy(t->filled[f->choice].span, f->span, (size_t) f->nblanks * sizeof(glm_span_t));
+    for (int b = first; b < f->nblanks; b++)
+        t->wrong += !c[b].finished
+                    || !t_is_span(t->filled[f->choice].text, f->span[b], c[b].text);
     pthread_mutex_unlock(&t_lock);
 }
 
@@ -181,6 +230,12 @@ t_end(t_req_t *t, int how)
     pthread_cond_broadcast(&t_cond);
 }
 
+static int
+t_tells_all(const glm_req_t *r)
+{
+    return r->op == GLM_OP_GENERATE || r->op == GLM_OP_INFILL;
+}
+
 static void
 t_done(glm_req_t *r, const glm_done_t *d)
 {
@@ -188,11 +243,15 @@ t_done(glm_req_t *r, const glm_done_t *d)
     int32_t   n = 0;
 
     pthread_mutex_lock(&t_lock);
-    for (int k = 0; k < r->n && r->op == GLM_OP_GENERATE; k++) {
-        n += (int32_t) t->c[k].n;
-        t->wrong += t->accepted && !t->c[k].finished;
+    for (int k = 0; k < r->n && t_tells_all(r); k++) {
+        t->wrong += t->accepted && r->op == GLM_OP_INFILL
+                    && !d->cancelled && t->filled[k].text == NULL;
+        for (int b = k > 0 && r->beams > 1 ? t->blanks - 1 : 0; b < t->blanks; b++) {
+            n += (int32_t) t_at(t, k, b)->n;
+            t->wrong += t->accepted && !t_at(t, k, b)->finished;
+        }
     }
-    if (r->op == GLM_OP_GENERATE)
+    if (t_tells_all(r))
         t->wrong += r->best_of > r->n ? n > d->completion_tokens : n != d->completion_tokens;
     t->done = *d;
     t_end(t, 1);
@@ -221,7 +280,8 @@ t_flush(void *arg)
 
 static const glm_sink_t  t_sink = {
     .accepted = t_accepted, .token = t_token, .finish = t_finish, .ids = t_ids,
-    .text = t_text, .done = t_done, .error = t_error, .flush = t_flush, .prompt = t_prompt
+    .text = t_text, .done = t_done, .error = t_error, .flush = t_flush, .prompt = t_prompt,
+    .filled = t_filled
 };
 
 /* A request with defaults: greedy, one choice. */
@@ -234,6 +294,7 @@ t_new(glm_engine_t *e)
     t->e = e;
     t->r.owner = t;
     t->r.sink = &t_sink;
+    t->blanks = 1;
     t->r.seg = &t->seg;
     t->r.nseg = 1;
     t->r.add_special = 1;
@@ -322,6 +383,8 @@ t_free(t_req_t *t)
         free(t->c[k].sampled);
         free(t->c[k].offset);
         free(t->c[k].text);
+        free(t->filled[k].text);
+        free(t->filled[k].span);
     }
     free(t->prompt.id);
     free(t->prompt.sampled);
