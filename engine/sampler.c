@@ -4,10 +4,10 @@
  * keys, and only what can survive is listed.  A pure function; no libm, whose
  * last bits differ from machine to machine.
  */
-#include <float.h>
 #include <math.h>
 #include <string.h>
 
+#include "sample_math.h"
 #include "sampler.h"
 #include "sampler_scan.h"
 
@@ -80,40 +80,6 @@ carve(work_t *s, void *scratch, int32_t vocab)
     s->x = (float *) p;
 }
 
-/* 53 bits of the generator's output. */
-static double
-uniform(const glm_sample_t *a)
-{
-    uint32_t  ctr[4] = { a->ntokens, a->blank, a->choice, 0 };
-    uint32_t  key[2] = { (uint32_t) a->seed, (uint32_t) (a->seed >> 32) };
-    uint32_t  out[4];
-
-    glm_philox(ctr, key, out);
-    return (double) (((uint64_t) out[0] << 32 | out[1]) >> 11) * 0x1p-53;
-}
-
-/* Natural logarithm of a positive normal number, the same on every machine. */
-static double
-log_fixed(double x)
-{
-    uint64_t  bits;
-    int       e;
-    double    m, s, s2, sum = 0;
-
-    memcpy(&bits, &x, sizeof(bits));
-    e = (int) (bits >> 52) - 1023;
-    bits = (bits & 0xfffffffffffffull) | 0x3ff0000000000000ull;
-    memcpy(&m, &bits, sizeof(m));
-    if (m > 1.4142135623730951) {
-        m *= 0.5;
-        e++;
-    }
-    s = (m - 1) / (m + 1);
-    s2 = s * s;
-    for (int k = 23; k >= 1; k -= 2) sum = sum * s2 + 1.0 / k;
-    return 2 * s * sum + e * 0.69314718055994530942;
-}
-
 static double
 sum_blocks(const double *sums, int32_t vocab)
 {
@@ -121,16 +87,6 @@ sum_blocks(const double *sums, int32_t vocab)
 
     for (size_t b = 0; b < blocks(vocab); b++) z += sums[b];
     return z;
-}
-
-static uint32_t
-key_of(float x)
-{
-    uint32_t  b;
-
-    x += 0.0f;                     /* -0 and 0 are one value */
-    memcpy(&b, &x, sizeof(b));
-    return b & 0x80000000u ? ~b : b | 0x80000000u;
 }
 
 /* The n best allowed ids, best first, ties by id.  Returns how many there are. */
@@ -164,7 +120,7 @@ list_from(const draw_t *d, const float *v, float least, cand_t *list)
     for (int32_t id = 0; id < d->vocab; id++) {
         id = d->scan->find(v, d->vocab, d->args->allow, least, id);
         if (id == d->vocab) break;
-        list[n++] = (cand_t) { id, key_of(d->x[id]) };
+        list[n++] = (cand_t) { id, glm_logit_key(d->x[id]) };
     }
     return n;
 }
@@ -236,16 +192,6 @@ cross(double *hist, cand_t *list, int32_t n, const float *w, double limit, doubl
 }
 
 static float
-value_of(uint32_t key)
-{
-    uint32_t  b = key & 0x80000000u ? key & 0x7fffffffu : ~key;
-    float     x;
-
-    memcpy(&x, &b, sizeof(x));
-    return x;
-}
-
-static float
 kth_largest(draw_t *d, int32_t k)
 {
     glm_logprob_t  top[SMALL_K];
@@ -257,8 +203,8 @@ kth_largest(draw_t *d, int32_t k)
         return have < k ? -INFINITY : top[k - 1].logprob;
     }
     d->nlist = list_from(d, d->x, -INFINITY, d->s.tmp);
-    if (k >= d->nlist) return -INFINITY;
-    return value_of(cross(d->s.hist, d->s.tmp, d->nlist, NULL, k - 1, &before));
+    if (k > d->nlist) return -INFINITY;
+    return glm_key_logit(cross(d->s.hist, d->s.tmp, d->nlist, NULL, k - 1, &before));
 }
 
 static double
@@ -382,7 +328,7 @@ choose(draw_t *d)
         return d->scan->find(d->x, d->vocab, d->args->allow, d->max.max_allowed, 0);
 
     filter(d);
-    u = uniform(d->args);
+    u = glm_uniform(d->args->seed, d->args->choice, d->args->blank, d->args->ntokens);
     return d->nlist < 0 ? draw_any(d, u) : draw_listed(d, u);
 }
 
@@ -413,7 +359,7 @@ static double
 log_sum_exp(const draw_t *d, const uint64_t *allow, float max)
 {
     d->scan->exps(d->x, d->vocab, allow, max, 1, d->s.sums, NULL);
-    return (double) max + log_fixed(sum_blocks(d->s.sums, d->vocab));
+    return (double) max + glm_log_fixed(sum_blocks(d->s.sums, d->vocab));
 }
 
 /* What is banned has probability 0, and no rank. */
@@ -466,19 +412,6 @@ scan_here(void)
     return s;
 }
 
-/* Stays finite: an infinite logit would pass for a broken model. */
-static float
-adjusted(const glm_sample_t *a, const glm_adjust_t *t, float x)
-{
-    float  repetition = a->repetition > 0 ? a->repetition : 1;
-
-    x += t->bias;
-    if (t->seen) x = x > 0 ? x / repetition : x * repetition;
-    x -= a->frequency * (float) t->count;
-    if (t->count > 0) x -= a->presence;
-    return x < FLT_MAX ? x : FLT_MAX;
-}
-
 /* Picks from a copy: log-probabilities are of what the model said. */
 static void
 adjust(draw_t *d)
@@ -489,7 +422,8 @@ adjust(draw_t *d)
     if (d->max.bad || (a->nadjust == 0 && a->nban == 0)) return;
     memcpy(x, d->x, (size_t) d->vocab * sizeof(float));
     for (int32_t i = 0; i < a->nadjust; i++)
-        x[a->adjust[i].id] = adjusted(a, &a->adjust[i], x[a->adjust[i].id]);
+        x[a->adjust[i].id] = glm_adjusted(&a->adjust[i], a->presence, a->frequency, a->repetition,
+                                          x[a->adjust[i].id]);
     for (int32_t i = 0; i < a->nban; i++) x[a->ban[i]] = -INFINITY;
     d->x = x;
     d->scan->max(x, d->vocab, a->allow, &d->max);

@@ -9,7 +9,7 @@
 
 #include <stdint.h>
 
-#define GLM_SCAN_BLOCK  256       /* logits of one partial sum */
+#include "sample_math.h"           /* GLM_SCAN_BLOCK */
 
 typedef struct {
     float  max;                   /* of all ids; -inf when there is none */

@@ -59,29 +59,18 @@ NAME(largest)(const v16f *v)
     return m;
 }
 
-/* exp(x) for x <= 0 (Cephes' polynomial, within 2e-7 of it); exactly 1 at 0,
- * exactly 0 below -86, where float would soon be subnormal. */
+/* glm_exp_neg() of each lane. */
 INLINE v16f
 NAME(exp_neg)(const v16f *arg)
 {
-    const float  magic = 12582912.0f;        /* 1.5 x 2^23: low bits = integer */
-    v16f         x = *arg, z, t, k, p;
-    v16i         live = x > -86.0f;
+    v16f   x = *arg, z, t, p;
+    v16i   live = x > GLM_EXP_LEAST;
 
     z = PICK(live, x, NAME(splat)(0));
-    t = z * 1.44269504088896341f + magic;
-    k = t - magic;
-    z = z - k * 0.693359375f;
-    z = z - k * -2.12194440e-4f;
-
-    p = z * 1.9875691500e-4f + 1.3981999507e-3f;
-    p = p * z + 8.3334519073e-3f;
-    p = p * z + 4.1665795894e-2f;
-    p = p * z + 1.6666665459e-1f;
-    p = p * z + 5.0000001201e-1f;
-    p = p * (z * z) + z + 1.0f;
-
-    p = (v16f) ((v16i) p + (((v16i) t - 0x4B400000) << 23));
+    t = GLM_EXP_ROUND(z);
+    z = GLM_EXP_REST(z, (t - GLM_EXP_MAGIC));
+    p = GLM_EXP_POLY(z);
+    p = (v16f) ((v16i) p + (((v16i) t - GLM_EXP_MAGIC_INT) << 23));
     return PICK(live, p, NAME(splat)(0));
 }
 
