@@ -9,6 +9,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 #define GLM_MAX_LOGPROBS  20
 #define GLM_MAX_RANK      64       /* (end tokens + 1) * beams */
 
@@ -96,5 +100,9 @@ void glm_sample_probs(const float *logits, int32_t vocab, const glm_sample_t *ar
 
 /* Philox4x32-10 (Salmon et al., SC 2011). */
 void glm_philox(const uint32_t ctr[4], const uint32_t key[2], uint32_t out[4]);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

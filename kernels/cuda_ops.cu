@@ -16,10 +16,11 @@
     int glm_kv_write_sm##arch(const glm_attn_args_t *, glm_stream_t *);                        \
     int glm_attn_row_sm##arch(const glm_attn_args_t *, glm_stream_t *);                        \
     int glm_attn_context_sm##arch(const glm_context_args_t *, glm_stream_t *);                 \
+    int glm_sample_sm##arch(const glm_sample_args_t *, glm_stream_t *);                        \
     static const glm_cuda_ops_t ops_sm##arch = {                                               \
         arch, glm_pack_sm##arch, glm_fill_sm##arch, glm_linear_sm##arch, glm_embed_sm##arch,   \
         glm_norm_sm##arch, glm_repack_sm##arch, glm_kv_write_sm##arch, glm_attn_row_sm##arch,  \
-        glm_attn_context_sm##arch, NULL                                                        \
+        glm_attn_context_sm##arch, glm_sample_sm##arch                                         \
     };
 
 GLM_TABLE(80)
@@ -93,11 +94,4 @@ extern "C" void *glm_cuda_stream_native(const glm_stream_t *s)
 extern "C" size_t glm_cuda_linear_ws(const glm_stream_t *s, int bucket)
 {
     return glm_cuda_linear_ws_sms(s->sms, bucket);
-}
-
-extern "C" size_t glm_cuda_sample_ws(int rows, int vocab)
-{
-    size_t  v = ((size_t) vocab + 63) / 64 * 64, blocks = (v + 255) / 256;
-
-    return (size_t) rows * (v * 4 + (blocks * 24 + 255) / 256 * 256 + 2048 * 12);
 }

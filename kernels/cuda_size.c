@@ -4,6 +4,7 @@
  */
 #include "cuda_size.h"
 #include "glm_cuda.h"
+#include "sample_ws.h"
 
 size_t
 glm_cuda_tile_bytes(int type, int k, int n)
@@ -39,6 +40,12 @@ glm_cuda_attn_ws(int rows, int heads, int d, int max_tokens)
     size_t  pairs = (size_t) rows * (size_t) heads;
 
     return (pairs * 4 + 127) / 128 * 128 + pairs * chunks * (size_t) (d + 4) * 4;
+}
+
+size_t
+glm_cuda_sample_ws(int rows, int vocab)
+{
+    return (size_t) rows * glm_sample_ws_row(vocab);
 }
 
 /* The next `bytes` of a buffer, on a boundary of 256. */

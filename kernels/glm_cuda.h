@@ -23,12 +23,11 @@
 
 #include "error.h"
 #include "glm_hash.h"
+#include "sampler.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
-
-#include "sampler.h"
 
 #define GLM_CUDA_GENERATION  1    /* goes up when any output bit may change */
 #define GLM_CUDA_MAX_ROWS    64   /* of a step, of attn_row */
@@ -250,7 +249,7 @@ typedef struct {
     uint32_t         score;       /* of int32_t (nscore) */
     int32_t          nadjust, nban, nscore;
     int32_t          live;        /* 0: no such row; nothing is read or written */
-    int32_t          reserved;
+    int32_t          rank;
 } glm_gsample_t;
 
 /*
@@ -266,8 +265,8 @@ typedef struct {
     const glm_gsample_t  *row;    /* (rows) device or pinned host memory, written
                                      before the first kernel starts */
     const void           *lists;  /* the same; NULL when no row has any */
-    glm_sampled_t        *out;    /* (rows) device or pinned host memory; of top only
-                                     ntop are written */
+    glm_sampled_t        *out;    /* (rows) device or pinned host memory; of top and
+                                     rank, ntop and nrank are written */
     int32_t              *ids;    /* (rows) device: the chosen ids, for the next
                                      step's embed; negative: see glm_sampled_t */
     int32_t               vocab;  /* at most 2^19 */
@@ -314,6 +313,7 @@ glm_cuda_sample_pack(const glm_sample_t *a, const uint64_t *allow, void *lists, 
     row->frequency = a->frequency;
     row->repetition = a->repetition;
     row->force = a->force;
+    row->rank = a->rank;
     row->nadjust = a->nadjust;
     row->nban = a->nban;
     row->nscore = a->nscore;
@@ -355,7 +355,7 @@ typedef struct {
     int (*kv_write)(const glm_attn_args_t *, glm_stream_t *);   /* rotates k */
     int (*attn_row)(const glm_attn_args_t *, glm_stream_t *);   /* rotates q */
     int (*attn_context)(const glm_context_args_t *, glm_stream_t *);   /* rotates q */
-    int (*sample)(const glm_sample_args_t *, glm_stream_t *);   /* NULL: none */
+    int (*sample)(const glm_sample_args_t *, glm_stream_t *);   /* three kernels */
 } glm_cuda_ops_t;
 
 /*

@@ -14,9 +14,12 @@ ifeq ($(HAVE_CUDA),1)
 NVFLAGS   := -O3 -std=c++17 -lineinfo -Ikernels -Iengine -Xcompiler -Wall,-Wextra
 SM80      := -gencode arch=compute_80,code=[sm_80,compute_80]
 SM90      := -gencode arch=compute_90a,code=sm_90a
-CUDA_TWICE := attn_context attn_row kv_write norm pack
+CUDA_TWICE := attn_context attn_row kv_write norm pack sample
 CUDA_OBJ  := $(B)/obj/cuda/cuda_ops.o $(B)/obj/cuda/linear_sm80.o $(B)/obj/cuda/linear_sm90.o \
              $(foreach a,80 90,$(CUDA_TWICE:%=$(B)/obj/cuda/%_$(a).o)) $(call obj,kernels/cuda_size.c)
+
+# The sampler rounds as the CPU's does.
+$(B)/obj/cuda/sample_%.o: NVFLAGS += -fmad=false
 
 # Every file but two is compiled once for each architecture, into names of its own.
 $(B)/obj/cuda/%_80.o: kernels/%.cu
@@ -49,6 +52,11 @@ $(B)/gpu/glm-gputest $(B)/gpu/glm-prefilltest: t/gpu/data.h t/gpu/host.h $(B)/li
 	@mkdir -p $(@D)
 	$(NVCC) $(NVFLAGS) -Xcompiler -fopenmp -o $@ $(filter %.cpp,$^) $(B)/libglm_cuda.a -lgomp
 
+$(B)/gpu/glm-gpusample: t/gpu/sample.cpp t/gpu/host.h t/unit/sample_rows.h \
+        $(call obj,engine/sampler.c engine/sampler_scan.c engine/philox.c) $(B)/libglm_cuda.a
+	@mkdir -p $(@D)
+	$(NVCC) $(NVFLAGS) -o $@ $< $(filter %.o %.a,$^)
+
 $(B)/gpu/gpubench: tools/gpubench/gpubench.cu tools/gpubench/model.h tools/gpubench/prefill.h $(B)/libglm_cuda.a
 	@mkdir -p $(@D)
 	$(NVCC) $(NVFLAGS) $(SM80) $(SM90) -Itools/gpubench -o $@ $< $(B)/libglm_cuda.a
@@ -57,8 +65,9 @@ $(B)/gpu/run.sh: t/gpu/run.sh
 	@mkdir -p $(@D)
 	cp $< $@
 
-gpu-bundle: $(B)/gpu/glm-gputest $(B)/gpu/glm-prefilltest $(B)/gpu/gpubench $(B)/gpu/run.sh
-	@test $$(du -sk $(B)/gpu | cut -f1) -le 40960 || { echo "build/gpu is over 40 MiB"; exit 1; }
+gpu-bundle: $(B)/gpu/glm-gputest $(B)/gpu/glm-prefilltest $(B)/gpu/glm-gpusample $(B)/gpu/gpubench \
+        $(B)/gpu/run.sh
+	@test $$(du -sk $(B)/gpu | cut -f1) -le 49152 || { echo "build/gpu is over 48 MiB"; exit 1; }
 
 -include $(wildcard $(B)/obj/cuda/*.d)
 

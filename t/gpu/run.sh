@@ -16,7 +16,7 @@ bad=0
 parts=${*:-tests sanitize bench}
 
 sanitize() {    # tool, arch
-    for program in glm-gputest glm-prefilltest; do
+    for program in glm-gputest glm-prefilltest glm-gpusample; do
         sanitize_one "$1" "$2" $program
     done
 }
@@ -37,7 +37,7 @@ sanitize_one() {    # tool, arch, program
 for part in $parts; do
     case $part in
     tests)
-        for program in glm-gputest glm-prefilltest; do
+        for program in glm-gputest glm-prefilltest glm-gpusample; do
             "$bin/$program" >"$out/$program.log" 2>&1 || bad=1
             grep -E '^(#|not ok|Bail|1\.\.)' "$out/$program.log"
             grep -E 'error|worst' "$out/$program.log"
