@@ -52,11 +52,15 @@ quantize_run(const uint16_t *w, int64_t n, float scale, float m, int8_t *q)
     }
 }
 
-static void
-pack_nibbles(const int8_t *q, int64_t n, uint8_t *out)
+void
+glm_quant_pack(glm_ttype_t type, const int8_t *q, int64_t n, uint8_t *out)
 {
     int64_t  i;
 
+    if (type == GLM_T_INT8) {
+        memcpy(out, q, (size_t) n);
+        return;
+    }
     for (i = 0; i < n / 2; i++) out[i] = (uint8_t) (q[2 * i] * 16 | (q[2 * i + 1] & 15));
 }
 
@@ -73,8 +77,7 @@ quantize_group(const glm_quantize_t *z, const uint16_t *w, uint16_t scale, uint8
         if (scale != 0) {
             quantize_run(w + c, n, glm_half_to_float(scale), (float) glm_quant_max(z->type), q);
         }
-        if (z->type == GLM_T_INT4) pack_nibbles(q, n, out + c / 2);
-        else memcpy(out + c, q, (size_t) n);
+        glm_quant_pack(z->type, q, n, out + glm_quant_row_bytes(z->type, c));
     }
 }
 

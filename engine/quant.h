@@ -41,6 +41,9 @@ typedef struct {
 int glm_quantize(const glm_quantize_t *z, const uint16_t *w, uint8_t *q, uint16_t *scale, int64_t *row,
     int64_t *col);
 
+/* n integers, each within its range, as they are stored: n or n / 2 bytes. */
+void glm_quant_pack(glm_ttype_t type, const int8_t *q, int64_t n, uint8_t *out);
+
 /* The scale of a group of weights up to max (fp16 bits, finite, no sign). */
 uint16_t glm_quant_scale(glm_ttype_t type, uint16_t max);
 

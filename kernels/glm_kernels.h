@@ -168,6 +168,13 @@ typedef struct {
      */
     void (*geglu)(float *act, size_t lda, const float *u1, const float *u2, size_t ldu,
         int rows, int n);
+
+    /*
+     * c (m, n) += a (m, k) b (k, n), fp32: each a chain of fma over k ascending,
+     * from c.  a[i, p] is at a + i * row + p * col.  For calibration only.
+     */
+    void (*gemm)(float *c, size_t ldc, const float *a, size_t row, size_t col, const float *b,
+        size_t ldb, int m, int n, int k);
 } glm_ops_t;
 
 static inline int

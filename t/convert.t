@@ -10,7 +10,6 @@ use Compress::Zlib ();
 use Cwd qw(abs_path);
 use File::Copy qw(copy);
 use File::Path qw(make_path);
-use IO::Compress::Zip qw(:constants $ZipError);
 use Test::More;
 
 use lib 't/lib';
@@ -31,40 +30,7 @@ sub copied {
 }
 
 ###############################################################################
-# a writer of .pt files and of a very small model
-
-sub str { my ($s) = @_; return 'X' . pack('V', length $s) . $s; }
-sub int4 { my ($n) = @_; return 'J' . pack('l<', $n); }
-sub tuple { return '(' . join('', @_) . 't'; }
-
-sub tensor {
-    my ($class, $key, $numel, $offset, $shape, $stride) = @_;
-    return "ctorch._utils\n_rebuild_tensor_v2\n"
-        . tuple(tuple(str('storage'), "ctorch\n$class\n", str($key), str('cpu'), int4($numel)) . 'Q',
-            int4($offset), tuple(map { int4($_) } @$shape), tuple(map { int4($_) } @$stride),
-            "\x89", "ccollections\nOrderedDict\n)R")
-        . 'R';
-}
-
-sub pickled {
-    my ($tensors, $more) = @_;
-    return "\x80\x02}(" . str('module') . '}(' . join('', map { str($_->[0]) . $_->[1] } @$tensors)
-        . 'u' . ($more // '') . 'u.';
-}
-
-# $tensors: list of [name, pickled tensor]; $storages: key => bytes
-sub write_pt {
-    my ($path, $tensors, $storages, $more) = @_;
-    my $pickle = pickled($tensors, $more);
-    my $zip = IO::Compress::Zip->new($path, Name => 'archive/data.pkl', Method => ZIP_CM_STORE)
-        or die $ZipError;
-    $zip->print($pickle);
-    for my $key (sort keys %$storages) {
-        $zip->newStream(Name => "archive/data/$key", Method => ZIP_CM_STORE);
-        $zip->print($storages->{$key});
-    }
-    $zip->close;
-}
+# a very small model
 
 # A stored zip in zip64 form; a member given as a number is that many bytes of
 # hole, whose checksum is not told.

@@ -1,8 +1,9 @@
 #!/usr/bin/perl
 # Writes a checkpoint with GLM-130B's names, types and relations in other sizes:
-#     fake_checkpoint.pl DIR [hidden=192] [layers=2] [vocab=2352] [ranks=8] [iteration=49300]
-# inner is 8/3 of hidden, a head has hidden/96 numbers or 24.  hidden=12288 layers=1
-# vocab=150528 is a layer in full size: 7.4 GB.
+#     fake_checkpoint.pl DIR [hidden=192] [heads=8] [layers=2] [vocab=2352] [ranks=8]
+#         [iteration=49300]
+# inner is 8/3 of hidden.  hidden=12288 layers=1
+# heads=96 vocab=150528 is a layer in full size: 7.4 GB.
 
 use warnings;
 use strict;
@@ -10,16 +11,15 @@ use strict;
 use Compress::Zlib qw(crc32);
 use File::Path qw(make_path);
 
-my $dir = shift // die "usage: $0 DIR [hidden=N] [layers=N] [vocab=N] [ranks=N] [iteration=N]\n";
-my %o = (hidden => 192, layers => 2, vocab => 2352, ranks => 8, iteration => 49300);
+my $dir = shift // die "usage: $0 DIR [hidden=N] [heads=N] [layers=N] [vocab=N] [ranks=N] [iteration=N]\n";
+my %o = (hidden => 192, heads => 8, layers => 2, vocab => 2352, ranks => 8, iteration => 49300);
 for (@ARGV) {
     my ($k, $v) = /^(\w+)=(\d+)$/ or die "$0: $_ is no option\n";
     exists $o{$k} or die "$0: $_ is no option\n";
     $o{$k} = $v;
 }
-my ($H, $L, $V, $R) = @o{qw(hidden layers vocab ranks)};
+my ($H, $A, $L, $V, $R) = @o{qw(hidden heads layers vocab ranks)};
 my $I = $H * 8 / 3;
-my $A = $H % 96 == 0 && $H >= 96 * 16 ? 96 : $H / 24;
 
 # [name, rows, cols] of a rank's part; cols absent for a vector
 my @tensors = (['word_embeddings.weight', $V / $R, $H], (map {

@@ -1,40 +1,20 @@
 /*
- * convert: reads the configuration, checks the source, writes tensor by
- * tensor.  Holds one whole tensor at a time.
+ * convert: reads the configuration, checks the source, says what it takes, and has it
+ * written.
  */
 #include <errno.h>
-#include <limits.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
 #include <zlib.h>
 
-#include "convert.h"
-#include "merge.h"
+#include "job.h"
 #include "preset.h"
-#include "progress.h"
-#include "quant.h"
-#include "stw.h"
+#include "tokenizer.h"
 
 #define CV_MAX_SMALL  (64u << 20)       /* bytes of a tokenizer's file */
-
-typedef struct {
-    const cv_options_t  *opt;
-    glm_config_t         cfg;
-    char                 home[PATH_MAX - 64];   /* the source's directory, or an archive's */
-    char                *text;          /* the source's config.json */
-    size_t               text_len;
-    char                *config;        /* text of the new one */
-    cv_source_t          source;
-    cv_forms_t           forms;
-    cv_out_t            *out;
-    cv_journal_t        *journal;
-    stw_t               *stw;
-    glm_progress_t        progress;
-    glm_err_t           *err;
-} cv_job_t;
-
 
 /* All bytes of a small file; *text is the caller's.  GLM_ENOENT is silent. */
 static int
@@ -146,6 +126,55 @@ cv_copy_file(cv_job_t *j, const char *dir, const char *name, int *there)
 }
 
 
+/* The tokenizer that the model will have. */
+static int
+cv_load_tokenizer(cv_job_t *j, glm_tokenizer_t **out)
+{
+    const char  *dir = j->opt->tokenizer ? j->opt->tokenizer : j->home;
+    char         path[PATH_MAX], *model = NULL;
+    size_t       len = 0;
+    int          rc = glm_tokenizer_load(out, dir, j->err);
+
+    if (rc != 0 || *out != NULL) return rc;
+    snprintf(path, sizeof(path), "%s/ice_text.model", dir);
+    if (j->cfg.vocab == CV_PRESET_VOCAB && cv_slurp(&model, &len, path, CV_MAX_SMALL, j->err) == 0) {
+        rc = glm_tokenizer_load_mem(out, cv_preset_tokenizer, strlen(cv_preset_tokenizer), model, len,
+                                    j->err);
+        free(model);
+        return rc;
+    }
+    return glm_fail(j->err, GLM_ENOENT, "%s: no tokenizer in it, which --calibrate needs; --tokenizer "
+                    "names another directory", dir);
+}
+
+
+/* What --calibrate asks for: the ids of its text, and room to run it. */
+static int
+cv_calibrate(cv_job_t *j)
+{
+    glm_tokenizer_t  *t = NULL;
+    glm_ids_t         ids = { 0 };
+    char             *text = NULL;
+    size_t            len = 0;
+    int               rc;
+
+    if (j->opt->calibrate == NULL) return 0;
+    rc = cv_slurp(&text, &len, j->opt->calibrate, CV_MAX_SMALL, j->err);
+    if (rc == GLM_ENOENT) rc = glm_fail(j->err, rc, "%s: no such file", j->opt->calibrate);
+    if (rc == 0) rc = cv_load_tokenizer(j, &t);
+    if (rc == 0 && glm_encode(t, text, len, &ids) != 0) rc = glm_fail(j->err, GLM_ENOMEM, "no memory");
+    if (ids.n > j->opt->calibrate_tokens) ids.n = j->opt->calibrate_tokens;
+    if (rc == 0) {
+        j->text_crc = (uint32_t) crc32_z(0, (const uint8_t *) ids.id, ids.n * sizeof(*ids.id));
+        rc = cv_calib_new(&j->calib, &j->cfg, &j->forms, ids.id, ids.n, j->err);
+    }
+    glm_ids_free(&ids);
+    glm_tokenizer_free(t);
+    free(text);
+    return rc;
+}
+
+
 static int
 cv_copy_tokenizer(cv_job_t *j)
 {
@@ -169,175 +198,22 @@ cv_copy_tokenizer(cv_job_t *j)
 }
 
 
-/* Room for a tensor as it is merged, and for its scales. */
-typedef struct {
-    void      *whole;
-    uint16_t  *scale;
-} cv_room_t;
-
-
-static uint64_t
-cv_values(const cv_item_t *item)
-{
-    return (uint64_t) (item->dim[0] * item->dim[1]);
-}
-
-
-static int
-cv_merge_said(cv_job_t *j, const cv_item_t *item, void *whole)
-{
-    int  differ, rc = cv_merge(&j->source, item, whole, &differ, j->opt->stop, j->err);
-
-    if (rc != 0 || !differ) return rc;
-    glm_progress_clear(&j->progress);
-    fprintf(stderr, "%s: ranks 0 and %d have different values; those of rank 0 are taken\n",
-            item->name, differ);
-    return 0;
-}
-
-
-static int
-cv_quantise(cv_job_t *j, const cv_form_t *form, const cv_item_t *item, const cv_room_t *room)
-{
-    glm_quantize_t  z = { form->choice.type, item->dim[0], item->dim[1], item->dim[1] / form->groups };
-    int64_t     row, col;
-
-    if (glm_quantize(&z, room->whole, room->whole, room->scale, &row, &col) == 0) return 0;
-    return glm_fail(j->err, GLM_EFORMAT, "%s: row %lld, column %lld is not a finite number, which "
-                    "cannot be quantised", item->name, (long long) row, (long long) col);
-}
-
-
-/* A quantised weight: its integers, then its scales. */
-static int
-cv_put_quantised(cv_job_t *j, const cv_form_t *form, const cv_item_t *item, const cv_room_t *room)
-{
-    cv_item_t  bytes, scale;
-    int        rc;
-
-    cv_plan_quantised(item, form->choice.type, form->groups, &bytes, &scale);
-    if (form->given) {
-        rc = cv_merge_said(j, &bytes, room->whole);
-        if (rc == 0) rc = cv_merge_said(j, &scale, room->scale);
-
-    } else {
-        rc = cv_merge_said(j, item, room->whole);
-        if (rc == 0) rc = cv_quantise(j, form, item, room);
-    }
-    if (rc == 0) rc = stw_write(j->stw, room->whole, cv_values(&bytes), j->err);
-    if (rc != 0) return rc;
-    return stw_write(j->stw, room->scale, (size_t) (item->dim[0] * form->groups * 2), j->err);
-}
-
-
-/* A tensor that is there already, with its scales. */
-static int
-cv_pass(cv_job_t *j, const cv_form_t *form, const cv_item_t *item)
-{
-    cv_item_t  bytes, scale;
-    int        rc;
-
-    if (form->choice.type == GLM_T_F16) return stw_write(j->stw, NULL, cv_values(item) * 2, j->err);
-    cv_plan_quantised(item, form->choice.type, form->groups, &bytes, &scale);
-    rc = stw_write(j->stw, NULL, cv_values(&bytes), j->err);
-    return rc ? rc : stw_write(j->stw, NULL, (size_t) (item->dim[0] * form->groups * 2), j->err);
-}
-
-
-static int
-cv_put_tensor(cv_job_t *j, size_t i, const cv_room_t *room)
-{
-    const cv_form_t  *form = &j->forms.of[i];
-    cv_item_t         item;
-    int               rc;
-
-    cv_plan_at(&j->cfg, i, &item);
-    if (stw_there(j->stw, form->choice.type != GLM_T_F16 ? 2 : 1)) {
-        rc = cv_pass(j, form, &item);
-
-    } else if (form->choice.type != GLM_T_F16) {
-        rc = cv_put_quantised(j, form, &item, room);
-
-    } else {
-        rc = cv_merge_said(j, &item, room->whole);
-        if (rc == 0) rc = stw_write(j->stw, room->whole, cv_values(&item) * 2, j->err);
-    }
-    if (rc == 0) glm_progress_add(&j->progress, cv_values(&item) * 2, item.name);
-    return rc;
-}
-
-
-/* Tells the writer what will come, in the order of the plan. */
-static int
-cv_declare(cv_job_t *j)
-{
-    const cv_form_t  *form;
-    cv_item_t         item, bytes, scale;
-    size_t            i;
-    int               rc = 0;
-
-    for (i = 0; i < j->forms.n && rc == 0; i++) {
-        form = &j->forms.of[i];
-        cv_plan_at(&j->cfg, i, &item);
-        if (form->choice.type == GLM_T_F16) {
-            rc = stw_declare(j->stw, item.name, GLM_F16, item.ndim, item.dim, j->err);
-            continue;
-        }
-        cv_plan_quantised(&item, form->choice.type, form->groups, &bytes, &scale);
-        rc = stw_declare(j->stw, bytes.name, GLM_I8, 2, bytes.dim, j->err);
-        scale.dim[1] = form->groups;
-        if (rc == 0) rc = stw_declare(j->stw, scale.name, GLM_F16, 2, scale.dim, j->err);
-    }
-    return rc;
-}
-
-
-/* Bytes of room for any tensor of the plan, and for the scales of any. */
-static void
-cv_needs(const cv_job_t *j, size_t *whole, size_t *scale)
-{
-    cv_item_t  item;
-    size_t     i, size;
-
-    *whole = *scale = 0;
-    for (i = 0; i < j->forms.n; i++) {
-        cv_plan_at(&j->cfg, i, &item);
-        size = cv_values(&item) * (j->forms.of[i].given ? 1 : 2);
-        if (size > *whole) *whole = size;
-        size = (size_t) (item.dim[0] * j->forms.of[i].groups * 2);
-        if (size > *scale) *scale = size;
-    }
-}
-
-
 /* Before hours of work: what they will take. */
 static void
 cv_say_needs(const cv_job_t *j)
 {
-    size_t  whole, scale;
+    size_t           whole, q, scale;
+    cv_calib_cost_t  cost = { .bytes = 0 };
 
-    cv_needs(j, &whole, &scale);
+    cv_needs(j, &whole, &q, &scale);
+    if (j->calib != NULL) cv_calib_cost(j->calib, &cost);
     fprintf(stderr, "needs %.1f MB of disk, %.1f MB of memory\n",
-            (double) cv_forms_bytes(&j->forms, &j->cfg) / 1e6, (double) (whole + scale) / 1e6);
-}
-
-
-static int
-cv_put_tensors(cv_job_t *j)
-{
-    cv_room_t  room;
-    size_t     i, whole, scale;
-    int        rc = 0;
-
-    cv_needs(j, &whole, &scale);
-    room = (cv_room_t) { malloc(whole), malloc(scale ? scale : 1) };
-    if (room.whole == NULL || room.scale == NULL) {
-        rc = glm_fail(j->err, GLM_ENOMEM, "no memory for the largest tensor, %zu bytes", whole);
+            (double) cv_forms_bytes(&j->forms, &j->cfg) / 1e6,
+            (double) (whole + q + scale + cost.bytes) / 1e6);
+    if (j->calib != NULL) {
+        fprintf(stderr, "calibrates with %zu tokens in %zu windows: about %.0f s on this machine\n",
+                cost.tokens, cost.windows, ceil(cost.seconds));
     }
-    for (i = 0; i < j->forms.n && rc == 0; i++) rc = cv_put_tensor(j, i, &room);
-    free(room.whole);
-    free(room.scale);
-    return rc ? rc : stw_finish(j->stw, j->err);
 }
 
 
@@ -363,6 +239,7 @@ cv_identity(const cv_job_t *j)
     fprintf(m, "glm-convert 1\nconfig.json %08lx\nquant-ranks %d\nshard-size %llu\nchecksums %d\n",
             crc32_z(0, (const uint8_t *) j->config, strlen(j->config)), opt->quant.ranks,
             (unsigned long long) opt->shard_bytes, !opt->no_checksums);
+    if (opt->calibrate) fprintf(m, "calibrated %08x\n", j->text_crc);
     for (i = 0; (f = cv_source_file(&j->source, i)) != NULL; i++) {
         slash = strrchr(f->path, '/');
         fprintf(m, "%s of %llu bytes, time %lld\n", slash ? slash + 1 : f->path,
@@ -442,6 +319,7 @@ cv_convert(const cv_options_t *opt, glm_err_t *err)
     rc = cv_read_config(&j);
     if (rc == 0) rc = cv_source_open(&j.source, opt->src, &j.cfg, err);
     if (rc == 0) rc = cv_choose(&j);
+    if (rc == 0) rc = cv_calibrate(&j);
     if (rc == 0) {
         if (!opt->quiet) {
             cv_source_unused(&j.source, cv_say);
@@ -459,6 +337,7 @@ cv_convert(const cv_options_t *opt, glm_err_t *err)
     stw_close(j.stw);
     cv_journal_close(j.journal);
     cv_out_close(j.out);
+    cv_calib_free(j.calib);
     cv_forms_free(&j.forms);
     free(j.config);
     free(j.text);

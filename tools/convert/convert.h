@@ -14,6 +14,8 @@ typedef struct {
     const char    *config;    /* NULL: src/config.json; a preset's name or a file */
     const char    *tokenizer; /* NULL: src; directory with the tokenizer's files */
     cv_quantise_t  quant;
+    const char    *calibrate; /* NULL, or the file of a text to quantise for */
+    size_t         calibrate_tokens;
     uint64_t       shard_bytes;
     int            force, dry_run, quiet, no_checksums;
     const volatile sig_atomic_t  *stop;         /* may be NULL */

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "calib.h"
 #include "convert.h"
 
 static volatile sig_atomic_t  stopped;
@@ -28,6 +29,9 @@ static const char  usage[] =
     "                     ranks share them, as the original's files for N ranks\n"
     "  --quant-except PATTERN=TYPE  another type, or fp16, for some weights;\n"
     "                     '*.0.mlp.*=fp16'; may be repeated, the last wins\n"
+    "  --calibrate FILE   quantise for the inputs that this text gives, instead of\n"
+    "                     to the nearest: slower, and closer to the model\n"
+    "  --calibrate-tokens N  of the text, at most [65536]\n"
     "  --shard-size SIZE  largest file, with suffix K, M or G (powers of 1000)\n"
     "                     [5G]; a single tensor may be larger\n"
     "  --no-checksums     leave the checksums of tensors out\n"
@@ -100,16 +104,12 @@ parse_quant(const char *text, cv_quantise_t *q)
 
 
 static int
-parse_ranks(const char *text, cv_quantise_t *q)
+parse_number(const char *text, long least, long most, long *out)
 {
     char  *end;
-    long   n = strtol(text, &end, 10);
 
-    if (*text < '0' || *text > '9' || *end != '\0' || n < 1 || n > CV_MAX_RANKS) {
-        return bad_usage("--quant-ranks is not a number from 1 to 100");
-    }
-    q->ranks = (int32_t) n;
-    return 0;
+    *out = strtol(text, &end, 10);
+    return *text < '0' || *text > '9' || *end != '\0' || *out < least || *out > most ? -1 : 0;
 }
 
 
@@ -121,11 +121,14 @@ parse_options(int argc, char **argv, cv_options_t *opt)
         { "config", required_argument, NULL, 'c' }, { "tokenizer", required_argument, NULL, 't' },
         { "quant", required_argument, NULL, 'Q' }, { "quant-ranks", required_argument, NULL, 'R' },
         { "quant-except", required_argument, NULL, 'X' },
+        { "calibrate", required_argument, NULL, 'A' },
+        { "calibrate-tokens", required_argument, NULL, 'T' },
         { "shard-size", required_argument, NULL, 's' }, { "force", no_argument, NULL, 'f' },
         { "dry-run", no_argument, NULL, 'n' }, { "quiet", no_argument, NULL, 'q' },
         { "no-checksums", no_argument, NULL, 'C' }, { "help", no_argument, NULL, 'h' }, { NULL, 0, NULL, 0 }
     };
-    int  c;
+    long  n;
+    int   c;
 
     while ((c = getopt_long(argc, argv, "fnqh", longs, NULL)) != -1) {
         switch (c) {
@@ -134,14 +137,24 @@ parse_options(int argc, char **argv, cv_options_t *opt)
         case 'f': opt->force = 1; break;
         case 'n': opt->dry_run = 1; break;
         case 'q': opt->quiet = 1; break;
+        case 'A': opt->calibrate = optarg; break;
+        case 'T':
+            if (parse_number(optarg, 1, 1 << 24, &n) == 0) {
+                opt->calibrate_tokens = (size_t) n;
+                break;
+            }
+            return bad_usage("--calibrate-tokens is not a number from 1 to 16777216");
         case 'C': opt->no_checksums = 1; break;
         case 'h': return -1;
         case 'Q':
             if (parse_quant(optarg, &opt->quant) == 0) break;
             return 2;
         case 'R':
-            if (parse_ranks(optarg, &opt->quant) == 0) break;
-            return 2;
+            if (parse_number(optarg, 1, CV_MAX_RANKS, &n) == 0) {
+                opt->quant.ranks = (int32_t) n;
+                break;
+            }
+            return bad_usage("--quant-ranks is not a number from 1 to 100");
         case 'X':
             if (parse_except(optarg, &opt->quant) == 0) break;
             return 2;
@@ -153,8 +166,8 @@ parse_options(int argc, char **argv, cv_options_t *opt)
         }
     }
     if (argc - optind != 2) return bad_usage("SRC and DST are needed, and nothing else");
-    if (!opt->quant.on && (opt->quant.nexcept > 0 || opt->quant.ranks > 1)) {
-        return bad_usage("--quant-ranks and --quant-except need --quant");
+    if (!opt->quant.on && (opt->quant.nexcept > 0 || opt->quant.ranks > 1 || opt->calibrate)) {
+        return bad_usage("--quant-ranks, --quant-except and --calibrate need --quant");
     }
     opt->src = argv[optind];
     opt->dst = argv[optind + 1];
@@ -165,7 +178,8 @@ parse_options(int argc, char **argv, cv_options_t *opt)
 int
 main(int argc, char **argv)
 {
-    cv_options_t      opt = { .shard_bytes = CV_SHARD_BYTES, .quant.ranks = 1, .stop = &stopped };
+    cv_options_t      opt = { .shard_bytes = CV_SHARD_BYTES, .quant.ranks = 1,
+                              .calibrate_tokens = CV_CALIB_TOKENS, .stop = &stopped };
     struct sigaction  sa = { .sa_handler = on_signal };
     glm_err_t         err = { "" };
     int               rc = parse_options(argc, argv, &opt);

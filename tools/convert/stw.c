@@ -250,6 +250,28 @@ stw_there(const stw_t *w, size_t n)
 
 
 int
+stw_read(const stw_t *w, size_t k, void *values, glm_err_t *err)
+{
+    size_t    at = w->next + k, first = at, i, len = 0;
+    char      name[64], *text = NULL;
+    uint64_t  offset, done, n;
+    int       fd, rc;
+
+    while (first > 0 && stw_same_shard(w, first, first - 1)) first--;
+    if ((rc = stw_shard(w, first, name, &text, &len, err)) != 0) return rc;
+    free(text);
+    for (i = first, offset = len; i < at; i++) offset += w->item[i].size;
+    if ((fd = cv_out_left(w->out, name, O_RDONLY)) < 0) return glm_fail(err, GLM_EIO, "%s: gone", name);
+    for (done = 0; done < w->item[at].size; done += n) {
+        n = w->item[at].size - done < STW_CHUNK ? w->item[at].size - done : STW_CHUNK;
+        if (pread(fd, (char *) values + done, n, (off_t) (offset + done)) != (ssize_t) n) break;
+    }
+    close(fd);
+    return done >= w->item[at].size ? 0 : glm_fail(err, GLM_EIO, "%s: read() failed", name);
+}
+
+
+int
 stw_write(stw_t *w, const void *values, size_t size, glm_err_t *err)
 {
     stw_item_t  *it = &w->item[w->next];

@@ -25,6 +25,8 @@ int stw_resume(stw_t *w, glm_err_t *err);
 /* Whether the next n tensors are there already; then their values are not looked
    at, and may be NULL. */
 int stw_there(const stw_t *w, size_t n);
+/* The values of the k-th tensor from here, which is there. */
+int stw_read(const stw_t *w, size_t k, void *values, glm_err_t *err);
 /* All values of the next tensor; size is what its shape takes. */
 int stw_write(stw_t *w, const void *values, size_t size, glm_err_t *err);
 /* After the last tensor: writes the index. */

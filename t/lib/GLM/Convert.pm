@@ -10,9 +10,11 @@ use Cwd qw(abs_path);
 use Digest::SHA;
 use Exporter qw(import);
 use File::Temp qw(tempdir);
+use IO::Compress::Zip qw(:constants $ZipError);
 use Test::More;
 
-our @EXPORT = qw($bin $dir $made convert slurp spew files sum fresh fails);
+our @EXPORT = qw($bin $dir $made convert slurp spew files sum fresh fails
+    str int4 tuple tensor pickled write_pt);
 
 our $bin = abs_path(($ENV{GLM_BUILD} // 'build') . '/glm-convert');
 die "glm-convert is not built\n" unless defined $bin && -x $bin;
@@ -69,6 +71,42 @@ sub fails {
     my @lines = split /\n/, $out;
     ok($status eq '1' && @lines == 1 && $out =~ /^glm-convert: .*$says/ && !-e $dst, $what)
         or diag("status $status: $out");
+}
+
+###############################################################################
+# a writer of .pt files
+
+sub str { my ($s) = @_; return 'X' . pack('V', length $s) . $s; }
+sub int4 { my ($n) = @_; return 'J' . pack('l<', $n); }
+sub tuple { return '(' . join('', @_) . 't'; }
+
+sub tensor {
+    my ($class, $key, $numel, $offset, $shape, $stride) = @_;
+    return "ctorch._utils\n_rebuild_tensor_v2\n"
+        . tuple(tuple(str('storage'), "ctorch\n$class\n", str($key), str('cpu'), int4($numel)) . 'Q',
+            int4($offset), tuple(map { int4($_) } @$shape), tuple(map { int4($_) } @$stride),
+            "\x89", "ccollections\nOrderedDict\n)R")
+        . 'R';
+}
+
+sub pickled {
+    my ($tensors, $more) = @_;
+    return "\x80\x02}(" . str('module') . '}(' . join('', map { str($_->[0]) . $_->[1] } @$tensors)
+        . 'u' . ($more // '') . 'u.';
+}
+
+# $tensors: list of [name, pickled tensor]; $storages: key => bytes
+sub write_pt {
+    my ($path, $tensors, $storages, $more) = @_;
+    my $pickle = pickled($tensors, $more);
+    my $zip = IO::Compress::Zip->new($path, Name => 'archive/data.pkl', Method => ZIP_CM_STORE)
+        or die $ZipError;
+    $zip->print($pickle);
+    for my $key (sort keys %$storages) {
+        $zip->newStream(Name => "archive/data/$key", Method => ZIP_CM_STORE);
+        $zip->print($storages->{$key});
+    }
+    $zip->close;
 }
 
 1;
