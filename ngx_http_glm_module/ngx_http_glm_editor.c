@@ -246,6 +246,29 @@ ngx_http_glm_editor_before(ngx_http_glm_params_t *p, u_char *data)
 }
 
 
+/* What llama.cpp calls a field. */
+
+const char *
+ngx_http_glm_editor_param(const char *name)
+{
+    ngx_uint_t  i;
+
+    static const char  *names[] = {
+        "max_tokens", "n_predict",
+        "suffix", "input_suffix",
+        "repetition_penalty", "repeat_penalty"
+    };
+
+    for (i = 0; i < sizeof(names) / sizeof(names[0]); i += 2) {
+        if (ngx_strcmp(name, names[i]) == 0) {
+            return names[i + 1];
+        }
+    }
+
+    return name;
+}
+
+
 /*
  * Editors send as much as llama.cpp cuts off.  The engine keeps the end of what
  * is before the blank; what is behind it may take half of the context, of which

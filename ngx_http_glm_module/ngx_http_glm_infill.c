@@ -61,11 +61,12 @@ ngx_http_glm_infill_blank(ngx_http_glm_call_t *call, ngx_uint_t i,
         return NGX_ERROR;
     }
 
-    /* of beams the first candidate alone tells all blanks but the last */
+    /* of beams the first candidate alone tells all blanks but the last, and
+       is there already */
 
     if (call->ctx->params.beams > 1 && i && ch->ntokens == 0 && !ch->reason) {
         ch->blank = n;
-        return NGX_OK;
+        return n == call->choices->blank ? NGX_OK : NGX_ERROR;
     }
 
     if (n != ch->blank + 1 || !ch->reason) {

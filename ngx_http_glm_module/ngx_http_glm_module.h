@@ -603,6 +603,7 @@ ngx_int_t ngx_http_glm_set_extra(ngx_http_glm_ctx_t *ctx,
 ngx_int_t ngx_http_glm_set_response_fields(ngx_http_glm_ctx_t *ctx,
     const ngx_http_glm_field_t *f, json_t *v);
 ngx_int_t ngx_http_glm_editor_together(ngx_http_glm_ctx_t *ctx);
+const char *ngx_http_glm_editor_param(const char *name);
 void ngx_http_glm_editor_fit(ngx_http_glm_ctx_t *ctx);
 void ngx_http_glm_editor_late(ngx_http_glm_call_t *call, ngx_str_t *text);
 void ngx_http_glm_put_editor(ngx_http_glm_out_t *out,

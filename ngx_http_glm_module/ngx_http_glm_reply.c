@@ -14,6 +14,8 @@ static ngx_int_t ngx_http_glm_reply_finish(ngx_http_glm_call_t *call,
     u_char *p, size_t len);
 static ngx_int_t ngx_http_glm_reply_done(ngx_http_glm_call_t *call,
     u_char *p, size_t len);
+static const char *ngx_http_glm_reply_param(ngx_http_glm_ctx_t *ctx,
+    const char *name);
 static ngx_int_t ngx_http_glm_reply_error(ngx_http_glm_call_t *call,
     u_char *p, size_t len);
 
@@ -472,6 +474,20 @@ ngx_http_glm_reply_done(ngx_http_glm_call_t *call, u_char *p, size_t len)
 }
 
 
+/* The engine knows a field by one name. */
+
+static const char *
+ngx_http_glm_reply_param(ngx_http_glm_ctx_t *ctx, const char *name)
+{
+    if (ngx_strcmp(name, "prompt") == 0) {
+        return ngx_http_glm_prompt_param(ctx);
+    }
+
+    return ctx->api->bit == NGX_HTTP_GLM_API_EDITOR
+           ? ngx_http_glm_editor_param(name) : name;
+}
+
+
 static ngx_int_t
 ngx_http_glm_reply_error(ngx_http_glm_call_t *call, u_char *p, size_t len)
 {
@@ -510,8 +526,7 @@ ngx_http_glm_reply_error(ngx_http_glm_call_t *call, u_char *p, size_t len)
     }
 
     (void) ngx_http_glm_error(ctx, m.status, m.code,
-                              ngx_strcmp(m.param, "prompt") == 0
-                              ? ngx_http_glm_prompt_param(ctx) : m.param,
+                              ngx_http_glm_reply_param(ctx, m.param),
                               "%V", &s.text);
 
     if (ctx->error && m.retry_after) {

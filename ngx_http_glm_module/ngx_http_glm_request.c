@@ -485,6 +485,7 @@ ngx_http_glm_request_check(ngx_http_request_t *r, ngx_http_glm_ctx_t *ctx)
 static ngx_int_t
 ngx_http_glm_request_limits(ngx_http_glm_ctx_t *ctx, glm_sock_welcome_t *w)
 {
+    const char             *name;
     ngx_http_glm_params_t  *p;
 
     p = &ctx->params;
@@ -526,10 +527,13 @@ ngx_http_glm_request_limits(ngx_http_glm_ctx_t *ctx, glm_sock_welcome_t *w)
     }
 
     if (p->max_tokens > w->max_seq) {
+        name = ctx->api->bit == NGX_HTTP_GLM_API_EDITOR
+               ? ngx_http_glm_editor_param("max_tokens") : "max_tokens";
+
         return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST,
-                                  "context_length_exceeded", "max_tokens",
-                                  "max_tokens (%L) is more than the model's "
-                                  "context of %uD tokens.",
+                                  "context_length_exceeded", name,
+                                  "%s (%L) is more than the model's context "
+                                  "of %uD tokens.", name,
                                   (int64_t) p->max_tokens, w->max_seq);
     }
 

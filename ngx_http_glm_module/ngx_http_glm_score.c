@@ -117,6 +117,11 @@ ngx_http_glm_score_together(ngx_http_glm_ctx_t *ctx)
         }
     }
 
+    if (p->stream) {
+        return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL, "stream",
+                                  "A score cannot be streamed.");
+    }
+
     p->logprobs = 0;
 
     if (!p->unconditional) {

@@ -102,7 +102,8 @@ ngx_http_glm_submit(ngx_http_glm_ctx_t *ctx)
 
         if (size > peer->submit.size / 2) {
             return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL,
-                                      "prompt", "The prompts are too long "
+                                      ctx->params.nscored ? "choices"
+                                      : "prompt", "The prompts are too long "
                                       "for the engine together: %uz bytes, "
                                       "%uD at most.", size,
                                       peer->submit.size / 2);
@@ -241,7 +242,8 @@ ngx_http_glm_submit_build(ngx_http_glm_ctx_t *ctx, ngx_http_glm_call_t *call,
 
     if (size > ctx->peer->welcome.max_message) {
         return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL,
-                                  ngx_http_glm_prompt_param(ctx),
+                                  p->nscored ? "choices"
+                                  : ngx_http_glm_prompt_param(ctx),
                                   "The request is too long for the engine: "
                                   "%uz bytes, %uD at most.", size,
                                   ctx->peer->welcome.max_message);

@@ -113,6 +113,9 @@ my @c = stream($URI, prompt => $P);
 like(join('', map { $_->{choices}[0]{blank} // 'x' } @c), qr/^0+1+x$/, 'chunks tell their blank') || diag(to_json(\@c));
 is($c[-1]{choices}[0]{text}, 'a t256 t257  b t256 t257  c fake: tokens=2', 'the last has the whole');
 is($c[-1]{choices}[0]{finish_reason}, 'stop', 'and a finish_reason');
+@c = stream($URI, prompt => 'a [MASK] b [MASK] fake: tokens=2 delay=20', stream_options => { include_usage => TRUE,
+    continuous_usage_stats => TRUE });
+is($c[-2]{usage}{completion_tokens}, 4, 'continuous_usage_stats counts the blanks before');
 @c = stream($URI, prompt => 'x [sMASK] fake: tokens=1');
 ok($c[0]{warnings} && $c[-1]{warnings}, 'a warning in a stream');
 

@@ -43,6 +43,16 @@ is_deeply([ @l[ 1 .. 5 ] ], [ 200, 'glm-demo-9m', 11, 2, 'length' ], 'a stream')
 ask('bad', { prompt => $P, temperature => 9 });
 is_deeply([ (logged('bad'))[ 1, 3 .. 9 ] ], [ 400, ('-') x 7 ], 'a refusal has no tokens');
 
+my @M = (prompt => 'This is the [MASK] package, which contains the [MASK] for development.', temperature => 0);
+$t->post('/v1/infill', { @M, max_tokens => 1 }, headers => [ 'X-Request-Id', 'infill' ]);
+is_deeply([ (logged('infill'))[ 1, 2, 4, 5 ] ], [ 200, 'glm-demo-9m', 2, 'length' ], 'blanks');
+$t->post('/v1/score', { prompt => $P, choices => [ 'Wo ist die Datei?', 'Ja' ] }, headers => [ 'X-Request-Id', 'score' ]);
+@l = logged('score');
+is_deeply([ @l[ 1, 2, 5 ] ], [ 200, 'glm-demo-9m', 'length' ], 'a score');
+cmp_ok($l[4], '>', 5, 'its tokens');
+$t->post('/infill', { prompt => 'English: The', input_suffix => ' is open.' }, headers => [ 'X-Request-Id', 'editor' ]);
+is_deeply([ (logged('editor'))[ 1, 2, 5 ] ], [ 200, 'glm-demo-9m', 'stop' ], 'an editor');
+
 $c = ask('left', { prompt => $P, temperature => 0, ignore_eos => TRUE, max_tokens => 1000, stream => TRUE }, start => 1);
 $c->read_head;
 $c->event for 1 .. 5;

@@ -127,6 +127,7 @@ my @bad = (
     [ { prompt => 'x', @c, normalize => TRUE }, 'normalize', qr/byte/, 'normalize true' ],
     [ { prompt => 'x', @c, mask => '[sMASK]' }, 'mask', qr/gMASK/, 'mask [sMASK]' ],
     [ { prompt => 'x', @c, mode => 'causal' }, 'mode', qr/unidirectional/, 'mode causal' ],
+    [ { prompt => 'x', @c, stream => TRUE }, 'stream', qr/streamed/, 'stream' ],
     [ { prompt => 'x', @c, unconditional => 1 }, 'unconditional', qr/true or false/, 'unconditional 1' ],
     [ '{"prompt":"x","choices":["a"],"choices":["b"]}', undef, qr/duplicate/i, 'a key twice' ],
 );
