@@ -541,16 +541,20 @@ static __global__ void __launch_bounds__(kPickThreads) sample_pick_kernel(const 
     grid_wait();
     if (!row_open(&r, &a, &sh.s)) return;
     probs = sh.s.nlogprobs >= 0;
+    if ((blockIdx.x == 1 && !probs) || (blockIdx.x == 2 && !r.ranks)) {
+        if (thread_at() == 0) *(blockIdx.x == 1 ? &out->ntop : &out->nrank) = 0;
+        return;
+    }
     raw_max = row_max(r.ws.raw_max, r.blocks, sh.warp);
     max = row_max(r.ws.max, r.blocks, sh.warp);
     id = raw_max == INFINITY ? -1 : r.picks && max == -INFINITY ? -2 : 0;
     if (blockIdx.x == 1) {
-        if (id == 0 && probs) list_top(&r, &sh, (const char *) a.lists, raw_max, out);
+        if (id == 0) list_top(&r, &sh, (const char *) a.lists, raw_max, out);
         else if (thread_at() == 0) out->ntop = 0;
         return;
     }
     if (blockIdx.x == 2) {
-        if (id == 0 && r.ranks) list_rank(&r, &sh, raw_max, max, out);
+        if (id == 0) list_rank(&r, &sh, raw_max, max, out);
         else if (thread_at() == 0) out->nrank = 0;
         return;
     }
