@@ -3,11 +3,7 @@
  * for each test model, each degree its files were cut at and each degree it is
  * run at.  Would break: any step of the architecture.
  */
-#include <jansson.h>
-
-#include "model_util.h"
-
-#define TOLERANCE  1e-3
+#include "forward_util.h"
 
 typedef struct {
     json_t  *layers;              /* of the case under way */
@@ -38,43 +34,6 @@ on_layer(void *arg, int layer, const float *x, int nrows)
         s->sum[layer] += x[k];
         s->abs_sum[layer] += fabsf(x[k]);
     }
-}
-
-static double
-ids_diff(json_t *pairs, const float *logits)
-{
-    double   d, worst = 0;
-    json_t  *e;
-    size_t   i;
-
-    json_array_foreach(pairs, i, e) {
-        d = fabs(logits[json_integer_value(json_array_get(e, 0))]
-                 - json_number_value(json_array_get(e, 1)));
-        if (!(d <= worst)) worst = d;
-    }
-    return worst;
-}
-
-static double
-logits_diff(json_t *rows, const float *logits, int vocab)
-{
-    double   worst = 0, d, sum;
-    json_t  *r;
-    size_t   i;
-
-    json_array_foreach(rows, i, r) {
-        const float  *l = logits + json_integer_value(json_object_get(r, "row")) * vocab;
-
-        d = ids_diff(json_object_get(r, "top20"), l);
-        if (!(d <= worst)) worst = d;
-        d = ids_diff(json_object_get(r, "at"), l);
-        if (!(d <= worst)) worst = d;
-        sum = 0;
-        for (int k = 0; k < vocab; k++) sum += l[k];
-        d = fabs(sum - json_number_value(json_object_get(r, "sum"))) / vocab;
-        if (!(d <= worst)) worst = d;
-    }
-    return worst;
 }
 
 /* Relative to the sum of magnitudes: an element that is off counts. */
@@ -116,16 +75,6 @@ run_parts(glm_model_t *m, pass_t p, seen_t *s, float *logits)
     return 0;
 }
 
-static int
-ints(json_t *a, int32_t *out)
-{
-    json_t  *e;
-    size_t   i;
-
-    json_array_foreach(a, i, e) out[i] = (int32_t) json_integer_value(e);
-    return (int) json_array_size(a);
-}
-
 static void
 check_case(glm_model_t *m, json_t *c, double *worst)
 {
@@ -156,29 +105,13 @@ check_case(glm_model_t *m, json_t *c, double *worst)
     free(logits);
 }
 
-static json_t *
-goldens(const char *model)
-{
-    char     path[256];
-    json_t  *j;
-
-    snprintf(path, sizeof(path), "t/data/goldens/glm-%s-random/forward.json", model);
-    j = json_load_file(path, 0, NULL);
-    if (j == NULL) {
-        snprintf(path, sizeof(path), "../shared/reference/goldens/glm-%s-random/forward.json",
-            model);
-        j = json_load_file(path, 0, NULL);
-    }
-    return j;
-}
-
 static void
 check_model(const char *model, int cut, int tp, int threads, const char *isa)
 {
     char          name[64];
     const char   *dir;
     glm_model_t  *m;
-    json_t       *cases = goldens(model), *c;
+    json_t       *cases = goldens(model, "forward.json"), *c;
     double        worst[2] = { 0, 0 };
     size_t        i;
 

@@ -234,6 +234,26 @@ check_load_errors(const char *dir)
     }
 }
 
+/* The same of quantised weights. */
+static void
+check_quant(const char *name)
+{
+    const char   *dir = model_dir(name);
+    glm_model_t  *m = dir == NULL ? NULL : model_open(dir, 1, 1, NULL);
+    uint64_t      print;
+
+    if (!ok(m != NULL, "%s loads", name)) return;
+    print = glm_model_fingerprint(m);
+    check_rows(m);
+    check_mix(m);
+    check_between(m);
+    glm_model_free(m);
+    check_other(dir, 1, 3, NULL, 1, print, "3 threads");
+    check_other(dir, 1, 2, "avx2", 1, print, "avx2");
+    check_other(dir, 1, 2, "plain", 1, print, "plain C");
+    check_other(dir, 4, 4, NULL, 0, print, "four ranks");
+}
+
 int
 main(void)
 {
@@ -267,6 +287,8 @@ main(void)
     check_other(dir, 4, 4, NULL, 0, print, "four ranks");
     check_other(dir, 2, 4, NULL, 0, print, "two ranks of two threads");
     check_load_errors(dir);
+    check_quant("mini-int8-tp2");
+    check_quant("mini-int4-g32");
     free(want);
     free(got);
     return tap_done();
