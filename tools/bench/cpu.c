@@ -1,6 +1,7 @@
 /*
  * cpu: steps and prefill of a model on the CPU backend, beside the floor of
- * reading its weights and OpenBLAS at its shapes, all in the same run.
+ * reading its weights and OpenBLAS at its shapes, all in the same run; or its
+ * steps beside those of another model.
  */
 #include <getopt.h>
 #include <jansson.h>
@@ -19,14 +20,14 @@ enum { ROWS_1, ROWS_8, ROWS_16, NROWS };
 static const int  row_counts[NROWS] = { 1, 8, MOST };
 
 typedef struct {
-    const char    *dir, *isa;
+    const char    *dir, *isa, *against;
     int            threads, tp, rounds, context, json, dummy;
     glm_model_t   *m;
     int32_t       *pages;         /* of all sequences, one after another */
     int32_t        pages_each;
     int32_t        tokens[2048];
     int            prefill;       /* tokens */
-    size_t         weights;       /* values: linears, embedding (also the head) */
+    uint64_t       weights;       /* bytes; the embedding, also the head, once */
     bench_times_t  step[NROWS], fill, floor[2], gemm[2];
     double         gemm_flops;
     const char    *gemm_config, *why;
@@ -38,7 +39,7 @@ options(run_t *r, int argc, char **argv)
     static const struct option  longs[] = {
         { "model", 1, NULL, 'm' }, { "json", 0, NULL, 'j' }, { "rounds", 1, NULL, 'r' },
         { "threads", 1, NULL, 't' }, { "tp", 1, NULL, 'p' }, { "isa", 1, NULL, 'i' },
-        { "context", 1, NULL, 'c' }, { "dummy", 0, NULL, 'd' },
+        { "context", 1, NULL, 'c' }, { "dummy", 0, NULL, 'd' }, { "against", 1, NULL, 'a' },
         { "cpu-time", 0, NULL, 'u' }, { NULL, 0, NULL, 0 },
     };
     int  c;
@@ -54,12 +55,15 @@ options(run_t *r, int argc, char **argv)
         case 'i':  r->isa = optarg; break;
         case 'c':  r->context = atoi(optarg); break;
         case 'd':  r->dummy = 1; break;
+        case 'a':  r->against = optarg; break;
         case 'u':  r->threads = 1; bench_cpu_time(); break;
         default:   return -1;
         }
     }
-    if (r->dir != NULL && r->rounds > 0 && r->context > 0 && optind >= argc) return 0;
-    fprintf(stderr, "glm-bench: --model DIR is needed; --rounds and --context are positive\n");
+    if (r->dir != NULL && r->rounds > 0 && r->context > 0 && optind >= argc
+        && !(r->json && r->against != NULL)) return 0;
+    fprintf(stderr, "glm-bench: --model DIR is needed; --rounds and --context are positive; "
+        "--against has no --json\n");
     return -1;
 }
 
@@ -84,8 +88,7 @@ load(run_t *r)
         return -1;
     }
     r->prefill = c->max_seq < PREFILL ? c->max_seq : PREFILL;
-    r->weights = (size_t) c->layers * ((size_t) c->hidden * (size_t) (4 * c->hidden
-                 + 3 * c->inner)) + (size_t) c->vocab * (size_t) c->hidden;
+    (void) glm_model_weights(r->m, &r->weights);
     r->pages = malloc((size_t) o.kv_pages * sizeof(*r->pages));
     if (r->pages == NULL) return -1;
     for (int i = 0; i < o.kv_pages; i++) r->pages[i] = i;
@@ -94,11 +97,11 @@ load(run_t *r)
 }
 
 static int
-contexts(run_t *r)
+contexts(run_t *r, int n)
 {
     int  layers = glm_model_config(r->m)->layers, rc = 0;
 
-    for (int i = 0; i < MOST && rc == 0; i++) {
+    for (int i = 0; i < n && rc == 0; i++) {
         rc = glm_model_prefill(r->m, r->tokens, r->context, r->pages + i * r->pages_each, 0,
             layers, NULL);
     }
@@ -214,13 +217,15 @@ print_text(const run_t *r, const sums_t *s, const char *isa, int threads)
 {
     const glm_config_t  *c = glm_model_config(r->m);
     double               rate = prefill_flops(r) / 1e9, blas = r->gemm_flops / 1e9;
+    uint64_t             bytes;
 
-    printf("%s: %d layers, hidden %d, inner %d, vocabulary %d; %.1f MB of fp16 weights\n",
-        c->name, c->layers, c->hidden, c->inner, c->vocab, (double) r->weights * 2e-6);
+    printf("%s: %d layers, hidden %d, inner %d, vocabulary %d; %.1f MB of weights, %s\n",
+        c->name, c->layers, c->hidden, c->inner, c->vocab, (double) r->weights * 1e-6,
+        glm_model_weights(r->m, &bytes));
     printf("%d threads, %d ranks, %s; context %d; %d rounds; median (least)\n\n", threads, r->tp,
         isa, r->context, r->rounds);
     printf("floor, weights read      %8.1f us (%.1f)  %.1f GB/s\n", s->floor.median * 1e6,
-        s->floor.least * 1e6, (double) r->weights * 2e-9 / s->floor.median);
+        s->floor.least * 1e6, (double) r->weights * 1e-9 / s->floor.median);
     for (int w = 0; w < NROWS; w++) {
         printf("step of %2d rows          %8.1f us (%.1f)  %.0f tokens/s (%.0f)\n", row_counts[w],
             s->step[w].median * 1e6, s->step[w].least * 1e6, row_counts[w] / s->step[w].median,
@@ -259,7 +264,7 @@ print_json(const run_t *r, const sums_t *s, const char *isa, int threads)
     json_t  *j = json_pack("{s:s, s:i, s:i, s:s, s:i, s:i, s:f, s:o, s:o, s:o, s:o, s:o, s:f}",
         "model", glm_model_config(r->m)->name, "threads", threads, "ranks", r->tp, "isa", isa,
         "context", r->context, "prefill_tokens", r->prefill,
-        "weight_bytes", 2.0 * (double) r->weights, "floor", json_pair(s->floor),
+        "weight_bytes", (double) r->weights, "floor", json_pair(s->floor),
         "step_1", json_pair(s->step[ROWS_1]), "step_8", json_pair(s->step[ROWS_8]),
         "step_16", json_pair(s->step[ROWS_16]), "prefill", json_pair(s->fill),
         "prefill_linear_flops", prefill_flops(r));
@@ -289,6 +294,62 @@ report(run_t *r, int threads)
     else print_text(r, &s, isa, threads);
 }
 
+static void
+run_free(run_t *r)
+{
+    glm_model_free(r->m);
+    free(r->pages);
+    for (int i = 0; i < NROWS; i++) bench_free(&r->step[i]);
+    for (int i = 0; i < 2; i++) {
+        bench_free(&r->floor[i]);
+        bench_free(&r->gemm[i]);
+    }
+    bench_free(&r->fill);
+}
+
+static pair_t
+decode(run_t *r, const char *dir)
+{
+    pair_t       s = pair(&r->step[ROWS_1]);
+    const char  *kind = glm_model_weights(r->m, &r->weights);
+
+    printf("%s: %s, %.1f MB; step of 1 row %.2f ms (%.2f), %.1f tokens/s, %.1f GB/s\n", dir, kind,
+        (double) r->weights * 1e-6, s.median * 1e3, s.least * 1e3, 1 / s.median,
+        (double) r->weights * 1e-9 / s.median);
+    return s;
+}
+
+/* Steps of one row of both models, in turns. */
+static int
+compare(run_t *r)
+{
+    run_t   other = *r;
+    pair_t  mine, its;
+    int     rc = 1;
+
+    other.dir = r->against;
+    other.m = NULL;
+    other.pages = NULL;
+    if (load(r) != 0 || load(&other) != 0 || contexts(r, 1) != 0 || contexts(&other, 1) != 0) {
+        goto done;
+    }
+    for (int i = 0; i < r->rounds; i++) {
+        steps(r, ROWS_1, 4);
+        steps(&other, ROWS_1, 2);
+    }
+    printf("%s, context %d, %d rounds; median (least)\n", glm_model_isa(r->m), r->context,
+        r->rounds);
+    mine = decode(r, r->dir);
+    its = decode(&other, other.dir);
+    printf("tokens/s, the first / the second: %.2f (%.2f)\n", its.median / mine.median,
+        its.least / mine.least);
+    rc = 0;
+
+done:
+    run_free(&other);
+    return rc;
+}
+
 int
 bench_cpu(int argc, char **argv)
 {
@@ -299,11 +360,15 @@ bench_cpu(int argc, char **argv)
     int             threads, rc = 1;
 
     if (options(&r, argc + 1, argv - 1) != 0) return 2;
-    threads = r.threads > 0 ? r.threads : glm_comm_cores();
-    if (load(&r) != 0 || contexts(&r) != 0 || glm_comm_new(&team, 1, threads, NULL) != 0) {
+    if (r.against != NULL) {
+        rc = compare(&r);
         goto done;
     }
-    floor = bench_floor_new(team, glm_cpu_ops(glm_model_isa(r.m)), r.weights,
+    threads = r.threads > 0 ? r.threads : glm_comm_cores();
+    if (load(&r) != 0 || contexts(&r, MOST) != 0 || glm_comm_new(&team, 1, threads, NULL) != 0) {
+        goto done;
+    }
+    floor = bench_floor_new(team, glm_cpu_ops(glm_model_isa(r.m)), (size_t) r.weights / 2,
         glm_model_config(r.m)->hidden);
     if (floor == NULL) goto done;
     gemm = bench_gemm_new(r.prefill, glm_model_config(r.m)->hidden,
@@ -320,13 +385,6 @@ done:
     bench_gemm_free(gemm);
     bench_floor_free(floor);
     glm_comm_free(team);
-    glm_model_free(r.m);
-    free(r.pages);
-    for (int i = 0; i < NROWS; i++) bench_free(&r.step[i]);
-    for (int i = 0; i < 2; i++) {
-        bench_free(&r.floor[i]);
-        bench_free(&r.gemm[i]);
-    }
-    bench_free(&r.fill);
+    run_free(&r);
     return rc;
 }

@@ -76,9 +76,9 @@ main(int argc, char **argv)
     fprintf(stderr,
         "usage: glm-bench cpu --model DIR [--json] [--rounds N] [--threads N] [--tp N]\n"
         "                     [--isa plain|avx2|avx512] [--context N] [--dummy]\n"
-        "                     [--cpu-time]\n"
+        "                     [--cpu-time] [--against DIR]\n"
         "--cpu-time: one thread, and the time that it has the core: for a machine that\n"
-        "others use too\n"
+        "others use too; --against: steps of one row alone, in turns with those of DIR\n"
         "       glm-bench steps --model DIR [--backend auto|cpu|cuda] [--load-format dummy]\n"
         "                     [--rows 1,8,16,32,64] [--context N] [--steps N] [--top-k N]\n"
         "                     [--prefill 512] [--json] and what else loads a model\n"
