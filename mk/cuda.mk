@@ -52,10 +52,13 @@ $(B)/gpu/glm-gputest $(B)/gpu/glm-prefilltest: t/gpu/data.h t/gpu/host.h $(B)/li
 	@mkdir -p $(@D)
 	$(NVCC) $(NVFLAGS) -Xcompiler -fopenmp -o $@ $(filter %.cpp,$^) $(B)/libglm_cuda.a -lgomp
 
+# With the sampler's kernels alone, for the bundle's size: the table's other entries
+# are NULL.
 $(B)/gpu/glm-gpusample: t/gpu/sample.cpp t/gpu/host.h t/unit/sample_rows.h \
-        $(call obj,engine/sampler.c engine/sampler_scan.c engine/philox.c) $(B)/libglm_cuda.a
+        $(call obj,engine/sampler.c engine/sampler_scan.c engine/philox.c kernels/cuda_size.c) \
+        $(addprefix $(B)/obj/cuda/,cuda_ops.o sample_80.o sample_90.o)
 	@mkdir -p $(@D)
-	$(NVCC) $(NVFLAGS) -o $@ $< $(filter %.o %.a,$^)
+	$(NVCC) $(NVFLAGS) -Xlinker --unresolved-symbols=ignore-all -o $@ $< $(filter %.o,$^)
 
 $(B)/gpu/gpubench: tools/gpubench/gpubench.cu tools/gpubench/model.h tools/gpubench/prefill.h $(B)/libglm_cuda.a
 	@mkdir -p $(@D)
@@ -67,7 +70,7 @@ $(B)/gpu/run.sh: t/gpu/run.sh
 
 gpu-bundle: $(B)/gpu/glm-gputest $(B)/gpu/glm-prefilltest $(B)/gpu/glm-gpusample $(B)/gpu/gpubench \
         $(B)/gpu/run.sh
-	@test $$(du -sk $(B)/gpu | cut -f1) -le 49152 || { echo "build/gpu is over 48 MiB"; exit 1; }
+	@test $$(du -sk $(B)/gpu | cut -f1) -le 40960 || { echo "build/gpu is over 40 MiB"; exit 1; }
 
 -include $(wildcard $(B)/obj/cuda/*.d)
 
