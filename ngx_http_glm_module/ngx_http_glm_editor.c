@@ -236,7 +236,9 @@ ngx_http_glm_editor_before(ngx_http_glm_params_t *p, u_char *data)
         *data++ = '\n';
     }
 
-    data = ngx_cpymem(data, p->editor.prefix.data, p->editor.prefix.len);
+    if (p->editor.prefix.len) {
+        data = ngx_cpymem(data, p->editor.prefix.data, p->editor.prefix.len);
+    }
 
     if (p->nprompts) {
         data = ngx_cpymem(data, p->prompts->text.data, p->prompts->text.len);

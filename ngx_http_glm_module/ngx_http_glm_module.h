@@ -334,7 +334,7 @@ typedef struct {
 typedef struct {
     ngx_uint_t                index;
     ngx_uint_t                blank;
-    ngx_array_t              *blanks;        /* those before, of a plain answer */
+    ngx_array_t              *blanks;        /* before it, of a plain answer */
     ngx_uint_t                before;        /* tokens of those before */
     ngx_http_glm_blob_t       text;          /* not yet sent, or all of it */
     ngx_http_glm_blob_t       ids;

@@ -125,6 +125,14 @@ my $long = 'word ' x 700;
 @c = stream("/small$URI", prompt => "$long [MASK] fake: tokens=2");
 is($c[-1]{choices}[0]{text}, "$long t256 t257  fake: tokens=2", 'a long text in a small window');
 
+my %huge = (prompt => 'a [MASK] b fake: tokens=3 bytes=100000', n => 2);
+my $fill = join '', map { my $i = $_; map { substr 'abcdefghijklmnop', ($i + $_) % 16, 1 } 0 .. 99_999 } 0 .. 2;
+for my $uri ($URI, "/small$URI") {
+    ok((json($t->post($uri, \%huge)->{body}))->{choices}[1]{text} eq "a $fill b fake: tokens=3 bytes=100000", "$uri: 300,000 bytes");
+    @c = stream($uri, %huge);
+    ok($c[-1]{choices}[0]{text} eq "a $fill b fake: tokens=3 bytes=100000", "$uri: 300,000 bytes, stream");
+}
+
 # A client that leaves in the second blank
 
 my $c = $t->post($URI, { prompt => 'a [MASK] [MASK] fake: tokens=100 delay=5', max_tokens => 100, stream => TRUE }, start => 1);

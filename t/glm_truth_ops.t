@@ -77,6 +77,12 @@ for my $c (grep { $_->{settings}{consider_end} && @{ $_->{rounds} } == 1 } @{ go
 }
 cmp_ok(scalar keys %seen, '>=', 3, 'widths');
 
+my $chat = ask($d, '/v1/chat/completions', { messages => [ { role => 'user', content => 'Where is the file?' } ], max_tokens => 6,
+    num_beams => 3, n => 3 });
+my @score = map { $_->{score} } @{ $chat->{choices} };
+is_deeply(\@score, [ sort { $b <=> $a } @score ], 'a chat by beams: three, best first') || diag(to_json($chat));
+is(scalar @score, 3, 'a chat by beams');
+
 # Two blanks by beams: the second goes on from the best of the first
 
 my ($two) = grep { @{ $_->{rounds} } == 2 } @{ golden('goldens/glm-mini-random/beam.json') };
