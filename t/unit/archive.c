@@ -208,14 +208,16 @@ test_parts(void)
         snprintf(name, sizeof(name), "g.tar.part_%02d", i);
         touch(name, i < 12 ? 100 : 1);
     }
-    ok(cv_parts_find(&p, top, &err) == 0 && p.n == 12 && strstr(p.path[11], "part_12"), "parts from 01 on %s", err.text);
+    ok(cv_parts_find(&p, top, &err) == 0 && p.n == 12 && strstr(p.path[11], "part_12"),
+       "parts from 01 on %s", err.text);
     cv_parts_free(&p);
     unlink(in_top("g.tar.part_10"));
     ok(cv_parts_find(&p, in_top("g.tar.part_03"), &err) == GLM_ENOENT
        && strstr(err.text, "g.tar.part_10: missing, but g.tar.part_11"), "%s", err.text);
     err.text[0] = '\0';
     touch("g.tar.part_10", 99);
-    ok(cv_parts_find(&p, top, &err) == GLM_EFORMAT && strstr(err.text, "part_10, byte 99: the part ends"), "%s", err.text);
+    ok(cv_parts_find(&p, top, &err) == GLM_EFORMAT
+       && strstr(err.text, "part_10, byte 99: the part ends"), "%s", err.text);
     err.text[0] = '\0';
     touch("g.tar.part_x0", 100);
     ok(cv_parts_find(&p, top, &err) < 0 && strstr(err.text, "part_13: missing"), "%s", err.text);

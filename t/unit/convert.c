@@ -263,7 +263,8 @@ test_out(void)
     touch("m/config.json.tmp");
     touch("m/mine.tmp");
     ok(cv_out_open(&o, in_top("m"), 0, NULL) == 0 && entries("m") == 5
-       && cv_out_clear(o, NULL) == 0 && entries("m") == 3 && exists("m/mine.tmp"), "what a killed conversion left goes away, other files stay");
+       && cv_out_clear(o, NULL) == 0 && entries("m") == 3 && exists("m/mine.tmp"),
+       "what a killed conversion left goes away, other files stay");
     cv_out_close(o);
     ok(entries("m") == 3, "a directory that was there stays");
 

@@ -202,14 +202,14 @@ cv_copy_tokenizer(cv_job_t *j)
 static void
 cv_say_needs(const cv_job_t *j)
 {
-    size_t           whole, q, scale;
+    size_t           whole, scale;
     cv_calib_cost_t  cost = { .bytes = 0 };
 
-    cv_needs(j, &whole, &q, &scale);
+    cv_needs(j, &whole, &scale);
     if (j->calib != NULL) cv_calib_cost(j->calib, &cost);
     fprintf(stderr, "needs %.1f MB of disk, %.1f MB of memory\n",
             (double) cv_forms_bytes(&j->forms, &j->cfg) / 1e6,
-            (double) (whole + q + scale + cost.bytes) / 1e6);
+            (double) (whole + scale + cost.bytes) / 1e6);
     if (j->calib != NULL) {
         fprintf(stderr, "calibrates with %zu tokens in %zu windows: about %.0f s on this machine\n",
                 cost.tokens, cost.windows, ceil(cost.seconds));

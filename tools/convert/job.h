@@ -7,6 +7,7 @@
 #include <limits.h>
 
 #include "calib.h"
+#include "comm.h"
 #include "convert.h"
 #include "progress.h"
 #include "stw.h"
@@ -22,6 +23,7 @@ typedef struct {
     uint32_t             text_crc;      /* of the ids of its text */
     cv_source_t          source;
     cv_forms_t           forms;
+    glm_comm_t          *team;          /* for weights that are not calibrated */
     cv_out_t            *out;
     cv_journal_t        *journal;
     stw_t               *stw;
@@ -33,8 +35,7 @@ typedef struct {
 int cv_declare(cv_job_t *j);
 /* All tensors, and the index. */
 int cv_put_tensors(cv_job_t *j);
-/* Bytes of room for any tensor of the plan, for the integers of any where they are not
-   made in place, and for the scales of any. */
-void cv_needs(const cv_job_t *j, size_t *whole, size_t *q, size_t *scale);
+/* Bytes of room for any tensor of the plan with its integers, and for the scales of any. */
+void cv_needs(const cv_job_t *j, size_t *whole, size_t *scale);
 
 #endif

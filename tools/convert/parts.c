@@ -74,11 +74,12 @@ cv_by_name(const void *a, const void *b)
 static int
 cv_add_part(cv_parts_t *p, const char *dir, const char *name, glm_err_t *err)
 {
-    void  *more = reallocarray(p->path, p->n + 1, sizeof(*p->path));
+    void  *more;
 
     if (p->n == CV_MAX_PARTS) {
         return glm_fail(err, GLM_ELIMIT, "%s: more than %d parts", dir, CV_MAX_PARTS);
     }
+    more = reallocarray(p->path, p->n + 1, sizeof(*p->path));
     if (more != NULL) p->path = more;
     if (more == NULL || asprintf(&p->path[p->n], "%s%s%s", dir, dir[strlen(dir) - 1] == '/' ? "" : "/",
                                  name) < 0)

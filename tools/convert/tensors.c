@@ -2,6 +2,7 @@
  * tensors: one after another is merged, quantised, written and, where the conversion is
  * calibrated, run.  Holds one whole tensor at a time.
  */
+#include <stdatomic.h>
 #include <stdlib.h>
 
 #include "job.h"
@@ -9,10 +10,10 @@
 #include "quant.h"
 
 
-/* Room for a tensor as it is merged, for its integers and for its scales. */
+/* Room for a tensor as it is merged, its integers behind it, and its scales. */
 typedef struct {
     void      *whole;
-    uint8_t   *q;             /* whole itself where nothing is calibrated */
+    uint8_t   *q;             /* of the tensor at hand */
     uint16_t  *scale;
 } cv_room_t;
 
@@ -37,17 +38,55 @@ cv_merge_said(cv_job_t *j, const cv_item_t *item, void *whole)
 }
 
 
+/* A weight that threads quantise together, each its share of the rows. */
+typedef struct {
+    glm_quantize_t   z;
+    const cv_room_t *room;
+    _Atomic int64_t  bad;     /* the first element that is not finite; INT64_MAX: none */
+} cv_shared_t;
+
+
+static void
+cv_run_quantise(const glm_member_t *me, void *arg)
+{
+    cv_shared_t     *t = arg;
+    glm_quantize_t   z = t->z;
+    const uint16_t  *w = t->room->whole;
+    int64_t          row, col, at, was;
+    int              first, last;
+
+    glm_comm_share(me, (int) t->z.rows, &first, &last);
+    z.rows = last - first;
+    if (glm_quantize(&z, w + first * z.cols, t->room->q + first * glm_quant_row_bytes(z.type, z.cols),
+                     t->room->scale + first * (z.cols / z.group), &row, &col) == 0)
+    {
+        return;
+    }
+    at = (first + row) * z.cols + col;
+    was = atomic_load(&t->bad);
+    while (at < was && !atomic_compare_exchange_weak(&t->bad, &was, at)) { /* void */ }
+}
+
+
 static int
 cv_quantise(cv_job_t *j, size_t i, const cv_item_t *item, const cv_room_t *room)
 {
     const cv_form_t  *form = &j->forms.of[i];
-    glm_quantize_t    z = { form->choice.type, item->dim[0], item->dim[1], item->dim[1] / form->groups };
-    int64_t           row, col;
-    int               rc;
+    cv_shared_t       t = {
+        .z = { form->choice.type, item->dim[0], item->dim[1], item->dim[1] / form->groups },
+        .room = room, .bad = INT64_MAX,
+    };
+    int64_t           row = 0, col = 0;
 
-    rc = j->calib ? cv_calib_quantize(j->calib, i, &z, room->whole, room->q, room->scale, &row, &col)
-                  : glm_quantize(&z, room->whole, room->q, room->scale, &row, &col);
-    if (rc == 0) return 0;
+    if (j->calib == NULL) {
+        glm_comm_run(j->team, cv_run_quantise, &t);
+        if (t.bad == INT64_MAX) return 0;
+        row = t.bad / t.z.cols;
+        col = t.bad % t.z.cols;
+
+    } else if (cv_calib_quantize(j->calib, i, &t.z, room->whole, room->q, room->scale, &row, &col) == 0) {
+        return 0;
+    }
     return glm_fail(j->err, GLM_EFORMAT, "%s: row %lld, column %lld is not a finite number, which "
                     "cannot be quantised", item->name, (long long) row, (long long) col);
 }
@@ -84,15 +123,17 @@ cv_fetch(cv_job_t *j, size_t i, const cv_room_t *room)
 
 
 static int
-cv_put_tensor(cv_job_t *j, size_t i, const cv_room_t *room)
+cv_put_tensor(cv_job_t *j, size_t i, cv_room_t *room)
 {
     const cv_form_t  *form = &j->forms.of[i];
     int               quantised = form->choice.type != GLM_T_F16, rc = 0;
-    const void       *values = quantised ? room->q : room->whole;
+    const void       *values;
     uint64_t          scales;
     cv_item_t         item;
 
     cv_plan_at(&j->cfg, i, &item);
+    room->q = (uint8_t *) room->whole + (form->given ? 0 : cv_values(&item) * 2);
+    values = quantised ? room->q : room->whole;
     scales = (uint64_t) (item.dim[0] * form->groups * 2);
     if (!stw_there(j->stw, quantised ? 2 : 1)) {
         rc = cv_make(j, i, &item, room);
@@ -133,24 +174,22 @@ cv_declare(cv_job_t *j)
 
 
 void
-cv_needs(const cv_job_t *j, size_t *whole, size_t *q, size_t *scale)
+cv_needs(const cv_job_t *j, size_t *whole, size_t *scale)
 {
     cv_item_t  item;
-    size_t     i, size;
+    size_t     i, size, scales;
 
-    *whole = *q = *scale = 0;
+    *whole = *scale = 0;
     for (i = 0; i < j->forms.n; i++) {
         const cv_form_t  *form = &j->forms.of[i];
 
         cv_plan_at(&j->cfg, i, &item);
-        size = cv_values(&item) * (form->given ? 1 : 2);
+        scales = (size_t) (item.dim[0] * form->groups * 2);
+        size = form->given ? 0 : cv_values(&item) * 2;
+        if (form->choice.type != GLM_T_F16) size += cv_form_bytes(form, &item) - scales;
         if (size > *whole) *whole = size;
-        if (form->choice.type == GLM_T_F16) continue;
-        size = (size_t) (item.dim[0] * form->groups * 2);
-        if (size > *scale) *scale = size;
-        if (cv_form_bytes(form, &item) - size > *q) *q = cv_form_bytes(form, &item) - size;
+        if (scales > *scale) *scale = scales;
     }
-    if (j->opt->calibrate == NULL) *q = 0;      /* in place */
 }
 
 
@@ -158,17 +197,17 @@ int
 cv_put_tensors(cv_job_t *j)
 {
     cv_room_t  room;
-    size_t     i, whole, q, scale;
+    size_t     i, whole, scale;
     int        rc = 0;
 
-    cv_needs(j, &whole, &q, &scale);
+    cv_needs(j, &whole, &scale);
     room = (cv_room_t) { malloc(whole), NULL, malloc(scale ? scale : 1) };
-    room.q = q ? malloc(q) : room.whole;
-    if (room.whole == NULL || room.q == NULL || room.scale == NULL) {
-        rc = glm_fail(j->err, GLM_ENOMEM, "no memory for the largest tensor, %zu bytes", whole + q);
+    if (room.whole == NULL || room.scale == NULL) {
+        rc = glm_fail(j->err, GLM_ENOMEM, "no memory for the largest tensor, %zu bytes", whole);
     }
+    if (rc == 0) rc = glm_comm_new(&j->team, 1, glm_comm_cores(), j->err);
     for (i = 0; i < j->forms.n && rc == 0; i++) rc = cv_put_tensor(j, i, &room);
-    if (q) free(room.q);
+    glm_comm_free(j->team);
     free(room.whole);
     free(room.scale);
     return rc ? rc : stw_finish(j->stw, j->err);
