@@ -46,8 +46,10 @@ infill_text(glm_engine_t *e, const char *text, int32_t max_tokens)
 static int
 run(t_req_t *t)
 {
-    int  good = t_run(t) && t->ended == 1 && !t->wrong;
+    int  good;
 
+    if (!t_run(t)) bail_out("a request did not end");
+    good = t->ended == 1 && !t->wrong;
     if (t->ended == 2) diag("%s", t->no.text);
     return good;
 }
@@ -56,6 +58,13 @@ static const char *
 said(const t_req_t *t, int k)
 {
     return t->c[k].text != NULL ? t->c[k].text : "";
+}
+
+/* A sanitizer is slow, and looks for other faults than numbers. */
+static int
+fewer(int n)
+{
+    return getenv("GLM_SANITIZED") != NULL ? (n + 4) / 5 : n;
 }
 
 /* ---- the original's fills ---- */
@@ -225,7 +234,7 @@ test_goldens(void)
     static const int          ranks[5] = { 1, 2, 4, 1, 2 };
     const char               *base = getenv("GLM_TEST_MODELS");
 
-    for (int m = 0; m < 5; m++) {
+    for (int m = 0; m < fewer(5); m++) {
         char           dir[512], what[64];
         glm_engine_t  *e;
 
@@ -270,10 +279,10 @@ test_demo(glm_engine_t *e, const char *what)
     const json_t  *cases = json_object_get(g, "blanks");
     size_t         good = 0;
 
-    for (size_t i = 0; i < json_array_size(cases); i++)
+    for (size_t i = 0; i < (size_t) fewer((int) json_array_size(cases)); i++)
         good += (size_t) demo_case(e, json_array_get(cases, i));
-    ok(good > 0 && good == json_array_size(cases), "demo, %s: %zu of %zu texts", what, good,
-       json_array_size(cases));
+    ok(good > 0 && (int) good == fewer((int) json_array_size(cases)), "demo, %s: %zu of %zu texts",
+       what, good, json_array_size(cases));
     json_decref(g);
 }
 
@@ -317,6 +326,29 @@ test_cut(glm_engine_t *e)
     free(second);
     t_free(t);
     t_free(u);
+}
+
+/* A suffix is a mask and text that the client does not hear of. */
+static void
+test_suffix(glm_engine_t *e)
+{
+    t_req_t  *t = t_new_text(e, "Debian is a free"), *u = infill_text(e, "Debian is a free [MASK] system.", 12);
+    t_req_t  *v = t_new_text(e, "Debian is a free");
+
+    t->r.suffix = " system.";
+    t->r.nsuffix = 8;
+    t->r.max_tokens = 12;
+    t->r.echo = t->r.want_text = t->r.want_ids = 1;
+    v->r.want_ids = 1;
+    ok(run(t) && run(u) && run(v) && t->c[0].n == u->c[0].n
+       && memcmp(t->c[0].id, u->c[0].id, t->c[0].n * sizeof(int32_t)) == 0
+       && t->done.prompt_tokens == u->done.prompt_tokens, "a suffix: what [MASK] is filled with");
+    ok(strcmp(t->text, "Debian is a free") == 0 && t->c[0].offset[0] == 16 && t->nids + 1 == v->nids
+       && memcmp(t->ids, v->ids, t->nids * sizeof(int32_t)) == 0,
+       "text, ids and offsets are those of the prompt alone");
+    t_free(t);
+    t_free(u);
+    t_free(v);
 }
 
 /* Beams: every blank but the last has the best fill, the last n. */
@@ -449,9 +481,9 @@ test_company(glm_engine_t *e)
     t_req_t             *alone[NRANDOM], *t[NRANDOM];
     glm_engine_t        *small = start("models/demo", 1, 5, 700);
     glm_engine_stats_t   st;
-    int                  bad = 0, differ = 0;
+    int                  bad = 0, differ = 0, n = fewer(NRANDOM);
 
-    for (int i = 0; i < NRANDOM; i++) {
+    for (int i = 0; i < n; i++) {
         alone[i] = random_request(e, i);
         bad += !run(alone[i]);
         for (int k = 0; k < alone[i]->r.n && alone[i]->ended == 1; k++) {
@@ -460,9 +492,9 @@ test_company(glm_engine_t *e)
             diag("\"%s\" became \"%s\"", alone[i]->seg.text, alone[i]->filled[k].text);
         }
     }
-    ok(bad == 0, "%d requests: each blank is where it says, around it is the prompt", NRANDOM);
-    for (int i = 0; i < NRANDOM; i++) t_submit(t[i] = random_request(small, i));
-    for (int i = 0; i < NRANDOM; i++) {
+    ok(bad == 0, "%d requests: each blank is where it says, around it is the prompt", n);
+    for (int i = 0; i < n; i++) t_submit(t[i] = random_request(small, i));
+    for (int i = 0; i < n; i++) {
         t_wait(&t[i]->ended, 1);
         if (t[i]->ended == 1 && !t[i]->wrong && equal(alone[i], t[i])) continue;
         differ++;
@@ -471,7 +503,7 @@ test_company(glm_engine_t *e)
     ok(differ == 0, "all at once, with few rows and pages: the same bits");
     T_UNTIL((glm_engine_stats(small, &st), st.running == 0));
     ok(st.kv_pages_used == 0 && st.waiting == 0 && glm_engine_idle(small), "no page is left");
-    for (int i = 0; i < NRANDOM; i++) {
+    for (int i = 0; i < n; i++) {
         t_free(alone[i]);
         t_free(t[i]);
     }
@@ -484,12 +516,12 @@ static void
 test_masks(glm_engine_t *e)
 {
     const glm_config_t  *c = glm_engine_config(e);
-    t_req_t             *t = infill_text(e, "The [MASK] and the [MASK].", 300);
+    t_req_t             *t = infill_text(e, "The [MASK] and the [MASK].", fewer(300));
     int                  bad = 0;
 
     t->r.sample.temperature = 100;
     t->r.ignore_eos = 1;
-    ok(run(t) && t->c[1].n == 300, "600 ids at random");
+    ok(run(t) && (int) t->c[1].n == fewer(300), "%d ids at random", 2 * fewer(300));
     for (int b = 0; b < 2; b++)
         for (size_t i = 0; i < t->c[b].n; i++)
             bad += glm_token_kind(glm_engine_tokenizer(e), t->c[b].id[i]) == GLM_TOK_NONTEXT
@@ -584,9 +616,9 @@ test_cancels(void)
 {
     glm_engine_t        *e = start("models/demo", 1, 4, 400);
     glm_engine_stats_t   st;
-    int                  bad = 0, cut = 0;
+    int                  bad = 0, cut = 0, n = fewer(80);
 
-    for (int i = 0; i < 80; i++) {
+    for (int i = 0; i < n; i++) {
         t_req_t  *t = infill_text(e, prompts[6], 6);
 
         t->r.n = 1 + i % 4;
@@ -606,8 +638,8 @@ test_cancels(void)
         t_free(t);
     }
     T_UNTIL((glm_engine_stats(e, &st), st.running == 0));
-    ok(bad == 0 && cut > 25 && st.kv_pages_used == 0 && glm_engine_idle(e),
-       "80 cancels, %d before the end: each blank has an end, pages are back", cut);
+    ok(bad == 0 && cut > n / 3 && st.kv_pages_used == 0 && glm_engine_idle(e),
+       "%d cancels, %d before the end: each blank has an end, pages are back", n, cut);
     glm_engine_stop(e);
 }
 
@@ -648,12 +680,15 @@ main(void)
         skip("no demo model");
         return tap_done();
     }
-    e = start("models/demo", 2, 16, 0);
-    test_demo(e, "2 ranks");
-    glm_engine_stop(e);
+    if (fewer(5) == 5) {
+        e = start("models/demo", 2, 16, 0);
+        test_demo(e, "2 ranks");
+        glm_engine_stop(e);
+    }
     e = start("models/demo", 1, 16, 0);
     test_demo(e, "1 rank");
     test_cut(e);
+    test_suffix(e);
     test_beams(e);
     test_masks(e);
     test_refusals(e);

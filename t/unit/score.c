@@ -65,7 +65,10 @@ static int
 run(t_req_t *t)
 {
     int32_t  total = 0;
-    int      good = t_run(t) && t->ended == 1 && !t->wrong;
+    int      good;
+
+    if (!t_run(t)) bail_out("a request did not end");
+    good = t->ended == 1 && !t->wrong;
 
     for (int k = 0; k < t->r.n && good; k++) {
         const t_choice_t  *c = &t->c[k];
@@ -78,6 +81,13 @@ run(t_req_t *t)
     }
     if (t->ended == 2) diag("%s", t->no.text);
     return good && t->done.completion_tokens == total;
+}
+
+/* A sanitizer is slow, and looks for other faults than numbers. */
+static int
+fewer(int n)
+{
+    return getenv("GLM_SANITIZED") != NULL ? (n + 4) / 5 : n;
 }
 
 /* ---- the original's numbers ---- */
@@ -183,7 +193,7 @@ test_goldens(void)
                                            "tiny-tp2" };
     const char               *base = getenv("GLM_TEST_MODELS");
 
-    for (int m = 0; m < 5; m++) {
+    for (int m = 0; m < fewer(5); m++) {
         char           dir[512], what[64];
         glm_engine_t  *e;
         int            tp = m % 3 + 1 == 3 ? 4 : m % 3 + 1;
@@ -308,7 +318,7 @@ test_bits(void)
     glm_engine_t  *e = start("models/demo", 1, 256, 8192), *small = start("models/demo", 1, 9, 64);
     t_req_t       *alone[NBITS], *beside[3];
 
-    for (int mode = 0; mode < 4; mode++) {
+    for (int mode = 0; mode < fewer(4); mode++) {
         int  bad = 0;
 
         for (int k = 0; k < NBITS; k++) {
@@ -478,10 +488,10 @@ test_cancels(void)
     glm_engine_t        *e = start("models/demo", 1, 16, 1024);
     glm_engine_stats_t   st;
     glm_segment_t        seg[NBITS];
-    int                  bad = 0, cut = 0;
+    int                  bad = 0, cut = 0, times = fewer(40);
 
     for (int k = 0; k < NBITS; k++) seg[k] = bits_choice(k);
-    for (int n = 0; n < 40; n++) {
+    for (int n = 0; n < times; n++) {
         t_req_t  *t = bits(e, seg, NBITS, n % 4, n % 2);
 
         t_submit(t);
@@ -494,8 +504,8 @@ test_cancels(void)
         t_free(t);
     }
     settled(e, &st);
-    ok(bad == 0 && cut > 5 && st.kv_pages_used == 0,
-       "40 cancels, %d before the end: each choice has an end, pages are back", cut);
+    ok(bad == 0 && cut > 2 && st.kv_pages_used == 0,
+       "%d cancels, %d before the end: each choice has an end, pages are back", times, cut);
     glm_engine_stop(e);
 }
 
