@@ -13,7 +13,8 @@ WARN     := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototy
 CFLAGS   = -std=gnu11 $(OPT) $(ISA) -g -fno-omit-frame-pointer -ffp-contract=off $(WARN) $(SAN)
 CPPFLAGS := -D_GNU_SOURCE -Iengine -Ikernels -Ingx_http_glm_module
 LDFLAGS  := -pthread $(SAN)
-LIBS     := -ljansson -lz -lm -ldl
+ENGINE_LIBS := -ljansson -lz -lm -ldl
+LIBS     := $(ENGINE_LIBS)
 
 ENGINE_SRC  := $(filter-out engine/main.c,$(wildcard engine/*.c)) $(wildcard kernels/*.c kernels/cpu/*.c)
 CONVERT_SRC := $(filter-out tools/convert/main.c,$(wildcard tools/convert/*.c))
@@ -49,9 +50,9 @@ $(B)/obj/kernels/cpu/%.o:        OPT := -O3
 $(B)/obj/kernels/cpu/ops_plain.o: ISA := --param asan-stack=0 -fno-sanitize-address-use-after-scope
 $(B)/obj/engine/quant.o:   OPT := -O3
 
-$(B)/libglm_engine.a: $(call obj,$(ENGINE_SRC))
+$(B)/libglm_engine.a: $(call obj,$(ENGINE_SRC)) $(B)/cuda.$(HAVE_CUDA)
 	rm -f $@
-	$(AR) rcs $@ $^
+	$(AR) rcs $@ $(filter %.o,$^)
 
 # ---- programs ----
 

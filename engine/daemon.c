@@ -9,6 +9,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/resource.h>
@@ -26,7 +27,7 @@ typedef enum { LOADING, SERVING, DRAINING, ENDING } state_t;
 typedef struct {
     const glm_daemon_opts_t  *o;
     state_t          state;
-    int              signal_fd, loaded_fd;
+    int              signal_fd, loaded_fd, failed_fd;
     glm_sockpath_t   sock;
     glm_server_t    *server;
     glm_engine_t    *engine;
@@ -34,6 +35,8 @@ typedef struct {
     int              joined;      /* loading is over */
     int              load_rc;
     glm_err_t        load_err;
+    atomic_int       fault;       /* code of what happened to the device */
+    glm_err_t        fault_err;   /* before fault is set */
     uint64_t         idle_since;  /* ms; draining: the engine has nothing left */
 } daemon_t;
 
@@ -59,7 +62,8 @@ signals(daemon_t *d, glm_err_t *err)
     signal(SIGPIPE, SIG_IGN);
     d->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
     d->loaded_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (d->signal_fd < 0 || d->loaded_fd < 0) {
+    d->failed_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (d->signal_fd < 0 || d->loaded_fd < 0 || d->failed_fd < 0) {
         return glm_fail(err, GLM_EIO, "signalfd() failed: %s", strerror(errno));
     }
     return 0;
@@ -76,17 +80,37 @@ raise_limits(void)
     setrlimit(RLIMIT_NOFILE, &r);
 }
 
+static void
+knock(int fd)
+{
+    uint64_t  one = 1;
+    ssize_t   n = write(fd, &one, sizeof(one));
+
+    (void) n;
+}
+
+/* On the step thread. */
+static void
+on_failure(void *arg, int code, const char *text)
+{
+    daemon_t  *d = arg;
+
+    (void) glm_fail(&d->fault_err, code, "the device failed: %s", text);
+    atomic_store(&d->fault, code);
+    knock(d->failed_fd);
+}
+
 static void *
 load(void *arg)
 {
-    uint64_t   one = 1;
-    ssize_t    n;
-    daemon_t  *d = arg;
+    daemon_t           *d = arg;
+    glm_engine_opts_t   o = d->o->engine;
 
     if (d->o->loading_ms) usleep(d->o->loading_ms * 1000);
-    d->load_rc = glm_engine_start(&d->engine, &d->o->engine, &d->load_err);
-    n = write(d->loaded_fd, &one, sizeof(one));
-    (void) n;
+    o.on_failure = on_failure;
+    o.on_failure_arg = d;
+    d->load_rc = glm_engine_start(&d->engine, &o, &d->load_err);
+    knock(d->loaded_fd);
     return NULL;
 }
 
@@ -95,7 +119,7 @@ start(daemon_t *d, glm_err_t *err)
 {
     int  rc;
 
-    d->signal_fd = d->loaded_fd = d->sock.fd = d->sock.lock_fd = -1;
+    d->signal_fd = d->loaded_fd = d->failed_fd = d->sock.fd = d->sock.lock_fd = -1;
     rc = signals(d, err);
     if (rc == 0) {
         rc = glm_sockpath_open(&d->sock, d->o->socket, d->o->socket_group, d->o->socket_mode,
@@ -120,7 +144,7 @@ on_loaded(daemon_t *d)
     if (d->load_rc != 0) {
         glm_log(GLM_LOG_ERR, "%s", d->load_err.text[0] ? d->load_err.text
                                                        : "the model cannot be loaded");
-        return 1;
+        return glm_daemon_status(d->load_rc);
     }
     rc = glm_server_engine(d->server, d->engine, &err);
     if (rc != 0) {
@@ -166,12 +190,13 @@ serve(daemon_t *d)
 {
     int                      status;
     uint64_t                 count;
-    struct pollfd            p[2] = { { .fd = d->signal_fd, .events = POLLIN },
-                                      { .fd = d->loaded_fd, .events = POLLIN } };
+    struct pollfd            p[3] = { { .fd = d->signal_fd, .events = POLLIN },
+                                      { .fd = d->loaded_fd, .events = POLLIN },
+                                      { .fd = d->failed_fd, .events = POLLIN } };
     struct signalfd_siginfo  si;
 
     while (d->state != ENDING) {
-        poll(p, 2, d->state == DRAINING ? DRAIN_POLL_MS : -1);
+        poll(p, 3, d->state == DRAINING ? DRAIN_POLL_MS : -1);
         while (read(d->signal_fd, &si, sizeof(si)) == (ssize_t) sizeof(si)) {
             on_signal(d, (int) si.ssi_signo);
         }
@@ -179,6 +204,10 @@ serve(daemon_t *d)
             && (status = on_loaded(d)) != 0)
         {
             return status;
+        }
+        if (atomic_load(&d->fault) != 0) {
+            glm_log(GLM_LOG_ERR, "%s", d->fault_err.text);
+            return glm_daemon_status(d->fault);
         }
         if (d->state == DRAINING && drained(d)) d->state = ENDING;
     }
@@ -196,6 +225,19 @@ finish(daemon_t *d)
     glm_sockpath_close(&d->sock);
     if (d->signal_fd >= 0) close(d->signal_fd);
     if (d->loaded_fd >= 0) close(d->loaded_fd);
+    if (d->failed_fd >= 0) close(d->failed_fd);
+}
+
+int
+glm_daemon_status(int rc)
+{
+    switch (rc) {
+    case GLM_ENOMEM:    return 3;
+    case GLM_EGPU:      return 4;
+    case GLM_ELOST:     return 5;
+    case GLM_ETIMEOUT:  return 6;
+    default:            return 1;
+    }
 }
 
 int
@@ -220,6 +262,7 @@ glm_daemon_run(const glm_daemon_opts_t *o, int *abandoned)
         return 0;
     }
     finish(&d);
+    *abandoned = status == glm_daemon_status(GLM_ETIMEOUT);
     if (status == 0) glm_log(GLM_LOG_NOTICE, "ended");
     return status;
 }

@@ -27,8 +27,16 @@ typedef struct {
       .server = GLM_SERVER_OPTS_DEFAULT }
 
 /*
- * Runs until a signal ends it; failures are logged in one line.  Returns the
- * exit status.  *abandoned: a thread is still loading, so end with _exit().
+ * Exit statuses: 0 after a signal, 1 when it cannot serve, 3 when the model does not
+ * fit in memory, and of a card that failed, at start or later: 4 a CUDA error, 5 the
+ * card is gone, 6 it did not finish in time.  Of one of our codes:
+ */
+int glm_daemon_status(int rc);
+
+/*
+ * Runs until a signal or a failed card ends it; failures are logged in one line.
+ * Returns the exit status.  *abandoned: a thread is still loading, or the card may
+ * hold whoever calls it, so end with _exit().
  */
 int glm_daemon_run(const glm_daemon_opts_t *o, int *abandoned);
 

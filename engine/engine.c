@@ -14,7 +14,6 @@
 #define DEFAULT_SEQS        64
 #define DEFAULT_ROWS        256
 #define DEFAULT_QUEUE       1024
-#define DEFAULT_KV_PROMPTS  16     /* of full length, that the cache holds */
 
 /* ---- the step thread ---- */
 
@@ -66,15 +65,29 @@ sleep_idle(glm_engine_t *e)
     pthread_mutex_unlock(&e->lock);
 }
 
+/* The device has failed: whatever is here, and whatever comes, ends with an error.
+ * The owner is told once, and is expected to end the process. */
+static void
+end_all(glm_engine_t *e, int code, const char *text)
+{
+    glm_refusal_t  no;
+
+    glm_sched_broken(&no);
+    glm_sched_abort(&e->sched, &no);
+    if (e->on_failure != NULL) e->on_failure(e->on_failure_arg, code, text);
+    e->on_failure = NULL;
+}
+
 static void *
 step_main(void *engine)
 {
     glm_engine_t   *e = engine;
+    const char     *why;
     glm_sched_t    *s = &e->sched;
     glm_refusal_t   no;
     glm_jobs_t      jobs;
     glm_job_t      *j;
-    int             kick, stop, worked = 1;
+    int             kick, stop, fault, worked = 1;
 
     pthread_setname_np(pthread_self(), "glm-step");
     do {
@@ -86,6 +99,10 @@ step_main(void *engine)
         }
         if (kick) glm_sched_sweep(s, glm_now());
         worked = stop ? 0 : glm_sched_step(s, glm_now());
+        if ((fault = glm_model_fault(e->model, &why)) != 0) {
+            end_all(e, fault, why);
+            worked = 0;
+        }
         publish(e);
         glm_sched_wake(s);
     } while (!stop);
@@ -143,29 +160,48 @@ check_tokenizer(const glm_engine_t *e, const char *dir, glm_err_t *err)
     return 0;
 }
 
+/* What the model is asked for. */
+static int
+model_opts(const glm_engine_opts_t *o, glm_model_opts_t *m, glm_err_t *err)
+{
+    int32_t  seqs = o->max_num_seqs > 0 ? o->max_num_seqs : DEFAULT_SEQS;
+
+    if (o->kv_tokens > (int64_t) INT32_MAX / 2)
+        return glm_fail(err, GLM_ELIMIT, "a KV cache of %lld tokens is too large",
+                        (long long) o->kv_tokens);
+    *m = o->model;
+    m->dir = o->model_dir;
+    m->kv_pages = o->kv_tokens > 0 ? glm_kv_pages(o->kv_tokens) : 0;
+    if (m->max_rows <= 0) m->max_rows = DEFAULT_ROWS;
+    if (m->max_rows < seqs) m->max_rows = seqs;
+    return 0;
+}
+
+int
+glm_engine_plan(const glm_engine_opts_t *o, FILE *out, glm_err_t *err)
+{
+    glm_model_opts_t  m;
+    int               rc = model_opts(o, &m, err);
+
+    return rc != 0 ? rc : glm_model_plan(&m, out, err);
+}
+
 static int
 load(glm_engine_t *e, const glm_engine_opts_t *o, int32_t *pages, glm_err_t *err)
 {
-    glm_model_opts_t  m = o->model;
+    glm_model_opts_t  m;
     glm_sched_t      *s = &e->sched;
-    int64_t           tokens = o->kv_tokens;
     int               rc = glm_config_load(&e->cfg, o->model_dir, err);
 
     if (rc != 0) return rc;
     if ((rc = glm_tokenizer_load(&e->tok, o->model_dir, err)) != 0) return rc;
     if ((rc = check_tokenizer(e, o->model_dir, err)) != 0) return rc;
 
-    if (tokens <= 0) tokens = (int64_t) DEFAULT_KV_PROMPTS * e->cfg.max_seq;
-    if (tokens > (int64_t) INT32_MAX / 2)
-        return glm_fail(err, GLM_ELIMIT, "a KV cache of %lld tokens is too large",
-                        (long long) tokens);
-    s->max_seqs = o->max_num_seqs > 0 ? o->max_num_seqs : DEFAULT_SEQS;
-    if (m.max_rows <= 0) m.max_rows = DEFAULT_ROWS;
-    if (m.max_rows < s->max_seqs) m.max_rows = s->max_seqs;
-    m.dir = o->model_dir;
-    m.kv_pages = *pages = glm_kv_pages(tokens);
+    if ((rc = model_opts(o, &m, err)) != 0) return rc;
     if ((rc = glm_model_load(&e->model, &m, err)) != 0) return rc;
 
+    *pages = glm_model_kv_pages(e->model);
+    s->max_seqs = o->max_num_seqs > 0 ? o->max_num_seqs : DEFAULT_SEQS;
     s->max_rows = m.max_rows;
     s->max_queue = o->max_queue > 0 ? o->max_queue : o->max_queue < 0 ? 0 : DEFAULT_QUEUE;
     s->budget = o->prefill_budget;
@@ -181,6 +217,8 @@ set_up(glm_engine_t *e, const glm_engine_opts_t *o, int32_t pages)
     s->model = e->model;
     s->cfg = &e->cfg;
     s->live = &e->live;
+    e->on_failure = o->on_failure;
+    e->on_failure_arg = o->on_failure_arg;
     s->st.started = glm_now();
     e->stats.started = e->stats.heartbeat = s->st.started;
     e->lim = (glm_limits_t) {

@@ -281,7 +281,14 @@ typedef struct {
     int          tokenizer_threads;
     int64_t      prefill_budget;       /* tokens x layers of context computed between
                                           two decode steps; 0: what takes some 20 ms */
+    /* The device failed (glm_model_fault()); every request has been told and any
+       further one is refused.  Once, on the step thread.  Or NULL */
+    void       (*on_failure)(void *arg, int code, const char *text);
+    void        *on_failure_arg;
 } glm_engine_opts_t;
+
+/* Prints what the model of these options needs on a card; see glm_model_plan(). */
+int glm_engine_plan(const glm_engine_opts_t *opts, FILE *out, glm_err_t *err);
 
 /* Loads the model and starts the threads; flush is called without a request,
  * too.  Failure: err says which file and why. */

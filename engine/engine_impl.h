@@ -24,6 +24,8 @@ struct glm_engine_s {
     glm_sched_t          sched;         /* the step thread's */
 
     atomic_int           live;          /* requests not ended */
+    void               (*on_failure)(void *arg, int code, const char *text);
+    void                *on_failure_arg;
 
     pthread_mutex_t      lock;          /* all below */
     pthread_cond_t       work;          /* for the workers: reqs or stop */

@@ -17,8 +17,10 @@
 #define GLM_ENOENT   (-5)     /* a file or tensor is missing */
 #define GLM_ELIMIT   (-6)     /* larger than a stated limit */
 #define GLM_EBUSY    (-7)     /* no room now; later may succeed */
-#define GLM_EGPU     (-8)
+#define GLM_EGPU     (-8)     /* a CUDA error after which the card is unusable */
 #define GLM_ECANCEL  (-9)
+#define GLM_ELOST    (-10)    /* the card is gone */
+#define GLM_ETIMEOUT (-11)    /* a kernel did not end */
 
 typedef struct {
     char  text[512];          /* one line, no newline, "" until set */

@@ -1,6 +1,6 @@
 /*
- * glm-engine: serves a model on a Unix socket.  Options, then daemon.c.  Exit
- * status: 0 after a signal, 1 when it cannot serve, 2 for a wrong option.
+ * glm-engine: serves a model on a Unix socket.  Options, then daemon.c, whose exit
+ * status it is: 0 after a signal, 2 for a wrong option, else see daemon.h.
  */
 #include <stdio.h>
 #include <string.h>
@@ -10,7 +10,7 @@
 #include "options.h"
 #include "version.h"
 
-static const char *const  noarg[] = { "help", "version", NULL };
+static const char *const  noarg[] = { "help", "plan", "version", NULL };
 
 static const char  usage[] =
     "Usage: glm-engine --model DIR [options]\n"
@@ -26,9 +26,17 @@ static const char  usage[] =
     "  --threads N              CPU threads over all ranks, 1 to 1024 (all cores)\n"
     "  --isa plain|avx2|avx512  CPU instruction set (the best there is)\n"
     "  --max-num-seqs N         rows of a decode step, 1 to 65536\n"
-    "  --kv-tokens N            tokens that the KV cache holds, 16 to 1g\n"
+    "  --kv-tokens N            tokens that the KV cache holds, 16 to 1g (cuda: what fits)\n"
     "  --max-queue N            requests that may wait, 0 to 1m\n"
     "  --tokenizer-threads N    1 to 256 (2)\n"
+    "\n"
+    "On a card\n"
+    "  --kv-dtype fp16|int8     of keys and values (fp16)\n"
+    "  --head fp16|int8         output head (int8 where linears are quantised, else fp16)\n"
+    "  --device-memory N        bytes to use at most, 1m to 16384g (what is free)\n"
+    "  --gpu-timeout S          seconds that a step may take, 1 to 3600 (60)\n"
+    "  --plan                   print what the model needs, on the card that is here or on\n"
+    "                           one of --device-memory bytes, and end\n"
     "\n"
     "Serving\n"
     "  --socket PATH            at most 107 bytes (" GLM_DAEMON_SOCKET ")\n"
@@ -53,7 +61,7 @@ fail(const char *text)
 
 /* -1: go on; else the exit status. */
 static int
-options(int argc, char **argv, glm_daemon_opts_t *o)
+options(int argc, char **argv, glm_daemon_opts_t *o, int *plan)
 {
     int          i, rc;
     char         name[64];
@@ -71,6 +79,10 @@ options(int argc, char **argv, glm_daemon_opts_t *o)
             printf("glm-engine %s, wire ABI %d\n", GLM_VERSION, GLM_WIRE_ABI);
             return 0;
         }
+        if (rc == 1 && strcmp(name, "plan") == 0) {
+            *plan = 1;
+            continue;
+        }
         if (rc == 1) rc = glm_option_server(o, name, value, &err);
         if (rc == 0) rc = glm_option_engine(&o->engine, name, value, &err);
         if (rc == 0) rc = glm_fail(&err, GLM_EINVAL, "unknown option --%s; --help lists them", name);
@@ -80,16 +92,29 @@ options(int argc, char **argv, glm_daemon_opts_t *o)
     return -1;
 }
 
+/* The budget on standard output; status 3 when the model does not fit. */
+static int
+print_plan(const glm_engine_opts_t *o)
+{
+    glm_err_t  err = {{0}};
+    int        rc = glm_engine_plan(o, stdout, &err);
+
+    if (rc == 0) return 0;
+    fprintf(stderr, "glm-engine: %s\n", err.text);
+    return glm_daemon_status(rc);
+}
+
 int
 main(int argc, char **argv)
 {
-    int                status, abandoned;
+    int                status, abandoned, plan = 0;
     glm_err_t          err = {{0}};
     glm_daemon_opts_t  o = GLM_DAEMON_OPTS_DEFAULT;
 
     o.engine = (glm_engine_opts_t) GLM_ENGINE_OPTS_DEFAULT;
-    status = options(argc, argv, &o);
+    status = options(argc, argv, &o, &plan);
     if (status >= 0) return status;
+    if (plan) return print_plan(&o.engine);
     if (glm_model_backend(o.engine.model.backend, &err) != 0) {
         fprintf(stderr, "glm-engine: %s\n", err.text);
         return 1;

@@ -39,18 +39,33 @@ check_opts(const glm_model_opts_t *o, const glm_config_t *c, glm_err_t *err)
         return glm_fail(err, GLM_EINVAL, "tensor parallel degree %d does not divide %d heads, "
             "inner size %d and vocabulary %d", o->tp, c->heads, c->inner, c->vocab);
     }
-    if (o->kv_pages < 1 || o->max_rows < 1 || o->threads < 0) {
+    if (o->kv_pages < 0 || o->max_rows < 1 || o->threads < 0) {
         return glm_fail(err, GLM_EINVAL, "%d KV pages, %d rows, %d threads: not possible",
             o->kv_pages, o->max_rows, o->threads);
     }
     return 0;
 }
 
+/* NULL: it cannot be used, and err says why. */
+static const glm_backend_t *
+choose(int want, glm_err_t *err)
+{
+    glm_err_t  why = { "" };
+
+    if (want == GLM_BACKEND_CPU) return &glm_backend_cpu;
+    if (glm_backend_cuda.probe(&why) == 0) return &glm_backend_cuda;
+    if (want == GLM_BACKEND_AUTO) {
+        glm_log(GLM_LOG_INFO, "no cuda backend: %s", why.text);
+        return &glm_backend_cpu;
+    }
+    (void) glm_fail(err, GLM_EGPU, "--backend cuda: %s", why.text);
+    return NULL;
+}
+
 int
 glm_model_backend(int want, glm_err_t *err)
 {
-    if (want != GLM_BACKEND_CUDA) return 0;
-    return glm_fail(err, GLM_EGPU, "--backend cuda: this program was built without CUDA");
+    return want == GLM_BACKEND_CUDA && choose(want, err) == NULL ? GLM_EGPU : 0;
 }
 
 /* Ranks sum in another order at another degree, so it is part of the hash; the
@@ -64,62 +79,66 @@ fingerprint(glm_model_t *m, const glm_loader_t *l, glm_err_t *err)
     if ((rc = glm_loader_hash(l, &h, err)) != 0) return rc;
     h = (h ^ (uint64_t) m->tp) * 0x9e3779b97f4a7c15u;
     h ^= h >> 32;
-    h = (h ^ m->backend->generation) * 0x9e3779b97f4a7c15u;
+    h = (h ^ m->backend->generation ^ m->variant) * 0x9e3779b97f4a7c15u;
     m->fingerprint = h ^ h >> 32;
     glm_loader_describe(l, m->weights, &m->weight_bytes);
     return 0;
 }
 
-/* The model of a backend, its shared part filled. */
-static glm_model_t *
-new_model(const glm_backend_t *b, const glm_model_opts_t *o, const glm_config_t *cfg)
+int
+glm_model_setup(glm_model_t *m, const glm_backend_t *b, const glm_model_opts_t *opts,
+    glm_err_t *err)
 {
-    glm_model_t  *m = calloc(1, b->size);
+    int  rc;
 
-    if (m == NULL) return NULL;
     m->backend = b;
-    m->cfg = *cfg;
-    m->tp = o->tp;
-    m->kv_pages = o->kv_pages;
-    m->max_rows = o->max_rows;
-    m->max_seq = cfg->max_seq;
-    return m;
+    if ((rc = glm_config_load(&m->cfg, opts->dir, err)) != 0
+        || (rc = check_opts(opts, &m->cfg, err)) != 0)
+    {
+        return rc;
+    }
+    m->tp = opts->tp;
+    m->kv_pages = opts->kv_pages;
+    m->max_rows = opts->max_rows;
+    m->max_seq = m->cfg.max_seq;
+    return 0;
+}
+
+static int
+load(glm_model_t *m, const glm_model_opts_t *opts, glm_err_t *err)
+{
+    glm_loader_t  *l = NULL;
+    int            rc;
+
+    if ((rc = glm_loader_open(&l, opts->dir, &m->cfg, opts->dummy, err)) == 0
+        && (rc = glm_loader_check(l, err)) == 0
+        && (rc = m->backend->load(m, opts, l, err)) == 0)
+    {
+        rc = fingerprint(m, l, err);
+    }
+    glm_loader_close(l);
+    return rc;
 }
 
 int
 glm_model_load(glm_model_t **out, const glm_model_opts_t *opts, glm_err_t *err)
 {
-    glm_config_t   cfg;
-    glm_loader_t  *l = NULL;
-    glm_model_t   *m = NULL;
-    int            rc;
+    const glm_backend_t  *b = choose(opts->backend, err);
+    glm_model_t          *m;
+    int                   rc;
 
     *out = NULL;
-    if ((rc = glm_model_backend(opts->backend, err)) != 0
-        || (rc = glm_config_load(&cfg, opts->dir, err)) != 0
-        || (rc = check_opts(opts, &cfg, err)) != 0)
-    {
+    if (b == NULL) return GLM_EGPU;
+    m = calloc(1, b->size);
+    if (m == NULL) return glm_fail(err, GLM_ENOMEM, "no memory for the model");
+    if ((rc = glm_model_setup(m, b, opts, err)) != 0 || (rc = load(m, opts, err)) != 0) {
+        glm_model_free(m);
         return rc;
     }
-    m = new_model(&glm_backend_cpu, opts, &cfg);
-    if (m == NULL) return glm_fail(err, GLM_ENOMEM, "no memory for the model");
-    if ((rc = glm_loader_open(&l, opts->dir, &m->cfg, opts->dummy, err)) != 0
-        || (rc = glm_loader_check(l, err)) != 0
-        || (rc = m->backend->load(m, opts, l, err)) != 0
-        || (rc = fingerprint(m, l, err)) != 0)
-    {
-        goto fail;
-    }
-    glm_loader_close(l);
-    glm_log(GLM_LOG_NOTICE, "backend %s, %s; weights %s, %.2f GB", m->backend->name,
-        glm_model_isa(m), m->weights, (double) m->weight_bytes * 1e-9);
+    glm_log(GLM_LOG_NOTICE, "backend %s, %s; weights %s, %.2f GB", b->name, glm_model_isa(m),
+        m->weights, (double) m->weight_bytes * 1e-9);
     *out = m;
     return 0;
-
-fail:
-    glm_loader_close(l);
-    glm_model_free(m);
-    return rc;
 }
 
 void
@@ -146,6 +165,12 @@ size_t
 glm_model_kv_page_bytes(const glm_model_t *m)
 {
     return m->backend->kv_page_bytes(m);
+}
+
+int32_t
+glm_model_kv_pages(const glm_model_t *m)
+{
+    return m->kv_pages;
 }
 
 const char *
@@ -225,6 +250,13 @@ glm_model_prefill(glm_model_t *m, const int32_t *tokens, int n, const int32_t *p
     m->prefill_n = n;
     m->prefill_next = last == m->cfg.layers ? 0 : last;
     return 0;
+}
+
+int
+glm_model_fault(const glm_model_t *m, const char **text)
+{
+    *text = "";
+    return m->backend->fault == NULL ? 0 : m->backend->fault(m, text);
 }
 
 int

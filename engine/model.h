@@ -22,6 +22,11 @@ typedef struct glm_model_s  glm_model_t;
 /* auto: cuda where it is compiled in and a device can be used, else cpu. */
 enum { GLM_BACKEND_AUTO, GLM_BACKEND_CPU, GLM_BACKEND_CUDA };
 
+/* The output head on the card. auto: int8 where linears are quantised, else fp16. */
+enum { GLM_HEAD_AUTO, GLM_HEAD_F16, GLM_HEAD_INT8 };
+
+#define GLM_GPU_TIMEOUT  60
+
 typedef struct {
     int          backend;         /* GLM_BACKEND_* */
     const char  *dir;             /* model directory */
@@ -30,12 +35,23 @@ typedef struct {
     int          tp;              /* ranks; divides heads, inner, vocab */
     int          threads;         /* over all ranks; 0: the cores we may use */
     const char  *isa;             /* NULL: best; "plain", "avx2", "avx512" */
-    int32_t      kv_pages;        /* pages of GLM_KV_PAGE tokens */
+    int32_t      kv_pages;        /* pages of GLM_KV_PAGE tokens; 0: what fits the card,
+                                     or as many as some full prompts need (CPU) */
     int32_t      max_rows;        /* largest step, rows */
+
+    /* cuda */
+    int          kv_int8;         /* keys and values int8 instead of fp16 */
+    int          head;            /* GLM_HEAD_* */
+    int          gpu_timeout;     /* s that a step may take; 0: GLM_GPU_TIMEOUT */
+    uint64_t     device_memory;   /* use no more; 0: what the card has free */
 } glm_model_opts_t;
 
 /* 0 when this backend can be used here; else err says what is missing. */
 int glm_model_backend(int backend, glm_err_t *err);
+
+/* Prints what the CUDA backend would hold on a card of opts->device_memory bytes, or
+ * on the one that is here, and how many tokens of KV are left.  Loads nothing. */
+int glm_model_plan(const glm_model_opts_t *opts, FILE *out, glm_err_t *err);
 
 /* Nothing is allocated after this returns.  err names file, tensor, shapes. */
 int glm_model_load(glm_model_t **out, const glm_model_opts_t *opts, glm_err_t *err);
@@ -46,6 +62,7 @@ const glm_config_t *glm_model_config(const glm_model_t *m);
  * continue each other's streams bit for bit. */
 uint64_t glm_model_fingerprint(const glm_model_t *m);
 size_t glm_model_kv_page_bytes(const glm_model_t *m);
+int32_t glm_model_kv_pages(const glm_model_t *m);
 const char *glm_model_isa(const glm_model_t *m);     /* "avx512" */
 /* How linears are stored, "int4-g128"; in bytes what all weights take in files. */
 const char *glm_model_weights(const glm_model_t *m, uint64_t *bytes);
@@ -81,6 +98,13 @@ int glm_model_step(glm_model_t *m, const glm_row_t *rows, int nrows,
  */
 int glm_model_prefill(glm_model_t *m, const int32_t *tokens, int n, const int32_t *pages,
     int first, int last, float *logits);
+
+/*
+ * 0, or the code of a failure of the device after which nothing can be computed any
+ * more (GLM_EGPU, GLM_ELOST, GLM_ETIMEOUT; text tells it): a step or prefill that
+ * failed has changed nothing that was reported, and this process should end.
+ */
+int glm_model_fault(const glm_model_t *m, const char **text);
 
 /* Copies a KV page (all layers), for a fork that writes into a shared page. */
 int glm_model_copy_page(glm_model_t *m, int32_t dst, int32_t src);

@@ -14,8 +14,14 @@ typedef struct {
     size_t       size;            /* of its model; a glm_model_t comes first */
     uint64_t     generation;      /* of its kernels: part of the fingerprint */
 
-    /* Memory and weights.  m is zeroed but for the shared part; after a failure
-     * free() is called all the same. */
+    /* 0 when this machine has what it needs; else err says what is missing. */
+    int (*probe)(glm_err_t *err);
+
+    /*
+     * Memory and weights; m->kv_pages becomes what there are, and m->variant a
+     * number of what else changes bits.  m is zeroed but for the shared part; after a
+     * failure free() is called all the same.
+     */
     int (*load)(glm_model_t *m, const glm_model_opts_t *opts, const glm_loader_t *l,
         glm_err_t *err);
     void (*free)(glm_model_t *m);       /* all but m itself */
@@ -28,16 +34,20 @@ typedef struct {
     int (*prefill)(glm_model_t *m, const int32_t *tokens, int n, const int32_t *pages,
         int first, int last, float *logits);
     int (*copy_page)(glm_model_t *m, int32_t dst, int32_t src);
+
+    /* 0, or the code of a failure after which nothing can be computed any more, and
+     * what it was.  NULL: there are none. */
+    int (*fault)(const glm_model_t *m, const char **text);
 } glm_backend_t;
 
-extern const glm_backend_t  glm_backend_cpu;
+extern const glm_backend_t  glm_backend_cpu, glm_backend_cuda;
 
 struct glm_model_s {
     const glm_backend_t  *backend;
     glm_config_t          cfg;
     int                   tp;
     int32_t               kv_pages, max_rows, max_seq;
-    uint64_t              fingerprint;
+    uint64_t              fingerprint, variant;
     char                  weights[128];   /* how they are stored, in words */
     uint64_t              weight_bytes;
     int                   prefill_n;      /* tokens of the prefill under way */
@@ -45,6 +55,10 @@ struct glm_model_s {
     glm_trace_pt          trace;
     void                 *trace_arg;
 };
+
+/* Reads config.json and fills the shared part of m. */
+int glm_model_setup(glm_model_t *m, const glm_backend_t *b, const glm_model_opts_t *opts,
+    glm_err_t *err);
 
 /* The rotary table of section 1, (npos, d / 2) each: fp16 values. */
 void glm_model_rope(int d, int npos, float *cos, float *sin);

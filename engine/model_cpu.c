@@ -7,10 +7,19 @@
 
 #include "model_cpu.h"
 
+#define DEFAULT_PROMPTS  16        /* of full length, that the KV cache holds */
+
 static glm_cpu_model_t *
 cpu(glm_model_t *m)
 {
     return (glm_cpu_model_t *) m;
+}
+
+static int
+cpu_probe(glm_err_t *err)
+{
+    (void) err;
+    return 0;
 }
 
 static int
@@ -46,6 +55,13 @@ cpu_load(glm_model_t *model, const glm_model_opts_t *opts, const glm_loader_t *l
 
     if (d % 16 != 0) {
         return glm_fail(err, GLM_EINVAL, "head size %d is not a multiple of 16", d);
+    }
+    if (opts->kv_int8 || opts->head == GLM_HEAD_INT8) {
+        return glm_fail(err, GLM_EINVAL, "--%s int8 is the CUDA backend's: this one keeps fp32",
+            opts->kv_int8 ? "kv-dtype" : "head");
+    }
+    if (model->kv_pages == 0) {
+        model->kv_pages = DEFAULT_PROMPTS * ((model->max_seq + GLM_KV_PAGE - 1) / GLM_KV_PAGE);
     }
     if ((rc = choose_ops(m, opts, err)) != 0
         || (rc = start_team(m, opts, err)) != 0
@@ -131,7 +147,7 @@ cpu_copy_page(glm_model_t *model, int32_t dst, int32_t src)
 
 const glm_backend_t  glm_backend_cpu = {
     .name = "cpu", .size = sizeof(glm_cpu_model_t), .generation = GLM_KERNEL_GENERATION,
-    .load = cpu_load, .free = cpu_free,
+    .probe = cpu_probe, .load = cpu_load, .free = cpu_free,
     .kv_page_bytes = cpu_kv_page_bytes, .isa = cpu_isa,
     .step = cpu_step, .prefill = cpu_prefill, .copy_page = cpu_copy_page,
 };

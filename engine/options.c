@@ -149,7 +149,8 @@ load_format(glm_engine_opts_t *o, const char *value, glm_err_t *err)
 int
 glm_option_engine(glm_engine_opts_t *o, const char *name, const char *value, glm_err_t *err)
 {
-    int  rc;
+    int      rc;
+    int64_t  n = 0;
 
     if (strcmp(name, "model") == 0) {
         o->model_dir = value;
@@ -174,6 +175,22 @@ glm_option_engine(glm_engine_opts_t *o, const char *name, const char *value, glm
     }
     if (strcmp(name, "tokenizer-threads") == 0) {
         return number(name, value, 1, 256, &o->tokenizer_threads, err);
+    }
+    if (strcmp(name, "kv-dtype") == 0) {
+        o->model.kv_int8 = strcmp(value, "int8") == 0;
+        return one_of(name, value, "fp16, int8", err);
+    }
+    if (strcmp(name, "head") == 0) {
+        o->model.head = strcmp(value, "int8") == 0 ? GLM_HEAD_INT8 : GLM_HEAD_F16;
+        return one_of(name, value, "fp16, int8", err);
+    }
+    if (strcmp(name, "gpu-timeout") == 0) {
+        return number(name, value, 1, 3600, &o->model.gpu_timeout, err);
+    }
+    if (strcmp(name, "device-memory") == 0) {
+        rc = glm_option_size(name, value, 1 << 20, (int64_t) 1 << 44, &n, err);
+        o->model.device_memory = (uint64_t) n;
+        return rc == 0 ? 1 : rc;
     }
     if (strcmp(name, "kv-tokens") == 0) {
         rc = glm_option_size(name, value, GLM_KV_PAGE, INT32_MAX / 2, &o->kv_tokens, err);

@@ -22,7 +22,7 @@ int glm_option_server(glm_daemon_opts_t *o, const char *name, const char *value,
 
 /*
  * Takes one of --model, --backend, --tp, --threads, --isa, --load-format,
- * --max-num-seqs, --kv-tokens, --max-queue, --served-model-name,
+ * --max-num-seqs, --kv-tokens, --kv-dtype, --head, --device-memory, --gpu-timeout, --max-queue, --served-model-name,
  * --tokenizer-threads.  1: taken; 0: none of these; GLM_EINVAL.
  */
 int glm_option_engine(glm_engine_opts_t *o, const char *name, const char *value, glm_err_t *err);

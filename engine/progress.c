@@ -28,6 +28,14 @@ glm_progress_begin(glm_progress_t *p, uint64_t total, int quiet)
     clock_gettime(CLOCK_MONOTONIC, &p->began);
 }
 
+int
+glm_progress_left(const glm_progress_t *p)
+{
+    double  left = (double) (p->total > p->done ? p->total - p->done : 0);
+
+    return p->done > 0 ? (int) (since(&p->began) * left / (double) p->done + 0.5) : 0;
+}
+
 static void
 draw(glm_progress_t *p, const char *what)
 {
@@ -37,8 +45,8 @@ draw(glm_progress_t *p, const char *what)
 
     for (i = 0; i < BAR_WIDTH; i++) bar[i] = i < filled ? '#' : '.';
     bar[BAR_WIDTH] = '\0';
-    fprintf(stderr, "\r\033[K[%s] %3d%% %.0f MB/s %.32s", bar, (int) (part * 100),
-            s > 0 ? (double) p->done / s / 1e6 : 0, what);
+    fprintf(stderr, "\r\033[K[%s] %3d%% %.0f MB/s %d s left %.32s", bar, (int) (part * 100),
+            s > 0 ? (double) p->done / s / 1e6 : 0, glm_progress_left(p), what);
     p->drawn = 1;
 }
 

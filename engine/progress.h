@@ -17,6 +17,8 @@ typedef struct {
 
 void glm_progress_begin(glm_progress_t *p, uint64_t total, int quiet);
 void glm_progress_add(glm_progress_t *p, uint64_t bytes, const char *what);
+/* Seconds that are left at the speed so far. */
+int glm_progress_left(const glm_progress_t *p);
 /* Takes the bar away, so that a line can be printed. */
 void glm_progress_clear(glm_progress_t *p);
 

@@ -185,6 +185,13 @@ glm_sched_abort(glm_sched_t *s, const glm_refusal_t *why)
     free_ended(s);
 }
 
+void
+glm_sched_broken(glm_refusal_t *no)
+{
+    glm_refuse(no, 503, "engine_failed", "", "The engine failed.");
+    no->retry_after = 5;
+}
+
 /* ---- queue ---- */
 
 /* What has begun is never late. */

@@ -71,6 +71,9 @@ int glm_sched_step(glm_sched_t *s, uint64_t now);
 /* Ends everything with an error. */
 void glm_sched_abort(glm_sched_t *s, const glm_refusal_t *why);
 
+/* What they are told when the device has failed. */
+void glm_sched_broken(glm_refusal_t *no);
+
 /* Calls the flush of whoever heard something since the last time. */
 void glm_sched_wake(glm_sched_t *s);
 

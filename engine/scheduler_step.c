@@ -22,9 +22,11 @@ budget(const glm_sched_t *s)
 static void
 fail_job(glm_sched_t *s, glm_job_t *j, const char *text)
 {
-    glm_refusal_t  no;
+    glm_refusal_t   no;
+    const char     *why;
 
-    glm_refuse(&no, 500, "", "", "%s", text);
+    if (glm_model_fault(s->model, &why) != 0) glm_sched_broken(&no);
+    else glm_refuse(&no, 500, "", "", "%s", text);
     glm_sched_fail(s, j, &no);
 }
 

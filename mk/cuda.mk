@@ -9,7 +9,27 @@ else
 HAVE_CUDA := $(GLM_CUDA)
 endif
 
+# With and without CUDA the archive has other members: a change of GLM_CUDA makes it anew.
+$(shell mkdir -p $(B); [ -f $(B)/cuda.$(HAVE_CUDA) ] || \
+    { rm -f $(B)/cuda.[01]; touch $(B)/cuda.$(HAVE_CUDA); })
+
+# Files of the engine that call the CUDA runtime, or stand on it.
+CUDA_ENGINE  := engine/gpu.c $(filter-out engine/model_cuda_plan.c engine/model_cuda_report.c, \
+                $(wildcard engine/model_cuda*.c))
+CUDA_HOME    ?= $(patsubst %/bin/nvcc,%,$(shell command -v $(NVCC) 2>/dev/null || echo /usr/local/cuda/bin/nvcc))
+CUDA_INCLUDE := $(patsubst %/cuda_runtime_api.h,%,$(wildcard $(CUDA_HOME)/include/cuda_runtime_api.h))
+
+$(B)/obj/engine/gpu.o: CPPFLAGS += -isystem $(CUDA_INCLUDE)
+
 ifeq ($(HAVE_CUDA),1)
+
+ENGINE_SRC := $(filter-out engine/gpu_none.c,$(ENGINE_SRC))
+LIBS       := $(B)/libglm_cuda.a -L$(CUDA_HOME)/lib64 -lcudart_static -lrt \
+              -Wl,-Bstatic -lstdc++ -Wl,-Bdynamic $(LIBS)
+
+# The runtime is linked in, and finds the driver when it is first called: a program
+# with CUDA runs where there is neither.
+$(PROGRAMS) $(UNIT) $(B)/t/fake_engine: | $(B)/libglm_cuda.a
 
 NVFLAGS   := -O3 -std=c++17 -lineinfo -Ikernels -Iengine -Xcompiler -Wall,-Wextra
 SM80      := -gencode arch=compute_80,code=[sm_80,compute_80]
@@ -75,6 +95,8 @@ gpu-bundle: $(B)/gpu/glm-gputest $(B)/gpu/glm-prefilltest $(B)/gpu/glm-gpusample
 -include $(wildcard $(B)/obj/cuda/*.d)
 
 else
+
+ENGINE_SRC := $(filter-out $(CUDA_ENGINE),$(ENGINE_SRC))
 
 gpu-bundle:
 	@echo "no nvcc: GLM_CUDA=$(GLM_CUDA)"; exit 1

@@ -63,7 +63,7 @@ ok($status eq '1' && $err =~ /\Q$path\E.*No such file/, 'no engine there');
 ($status, $out, $err) = run([ $glm, 'complete', '--model', '/nonexistent', 'x' ]);
 ok($status eq '1' && $err =~ m{/nonexistent/config.json}, 'no model there');
 ($status, $out, $err) = run([ $glm, 'complete', '--backend', 'cuda', '--model', $demo, 'x' ]);
-ok($status eq '1' && $err =~ /CUDA/, 'no CUDA here');
+ok($status eq '1' ? $err =~ /CUDA/ : $status eq '0', 'no CUDA here, or a card');
 
 # ---- the scripted engine ----
 

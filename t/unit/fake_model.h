@@ -27,7 +27,7 @@ struct glm_model_s {
     int               layer, n;   /* of the prefill under way */
 };
 
-static atomic_int       fake_wrong, fake_fail, fake_step_ns, fake_steps, fake_slices;
+static atomic_int       fake_fault, fake_wrong, fake_fail, fake_step_ns, fake_steps, fake_slices;
 static atomic_int       fake_max_rows_seen;
 static int              fake_shut, fake_waiting;
 static pthread_mutex_t  fake_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -99,7 +99,8 @@ glm_model_load(glm_model_t **out, const glm_model_opts_t *o, glm_err_t *err)
         return GLM_EINVAL;
     }
     m->o = *o;
-    m->kv = calloc((size_t) o->kv_pages * GLM_KV_PAGE, sizeof(uint64_t));
+    if (o->kv_pages == 0) m->o.kv_pages = m->cfg.max_seq;       /* 16 prompts */
+    m->kv = calloc((size_t) m->o.kv_pages * GLM_KV_PAGE, sizeof(uint64_t));
     m->logits = malloc((size_t) m->cfg.vocab * sizeof(float));
     if (posix_memalign(&m->scratch, 64, glm_sample_scratch(m->cfg.vocab)) != 0) abort();
     *out = m;
@@ -127,6 +128,28 @@ glm_model_fingerprint(const glm_model_t *m)
 {
     (void) m;
     return 42;
+}
+
+int32_t
+glm_model_kv_pages(const glm_model_t *m)
+{
+    return m->o.kv_pages;
+}
+
+int
+glm_model_fault(const glm_model_t *m, const char **text)
+{
+    (void) m;
+    *text = "a fault of the fake";
+    return atomic_load(&fake_fault);
+}
+
+int
+glm_model_plan(const glm_model_opts_t *opts, FILE *out, glm_err_t *err)
+{
+    (void) opts;
+    (void) out;
+    return glm_fail(err, GLM_EINVAL, "a fake has no plan");
 }
 
 size_t

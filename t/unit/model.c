@@ -219,7 +219,7 @@ check_load_errors(const char *dir)
     static const struct { glm_model_opts_t o; const char *says; } bad[] = {
         { { .tp = 3, .kv_pages = 1, .max_rows = 1 }, "degree 3" },
         { { .tp = 8, .kv_pages = 1, .max_rows = 1 }, "does not divide" },
-        { { .tp = 1, .kv_pages = 0, .max_rows = 1 }, "0 KV pages" },
+        { { .tp = 1, .kv_pages = -1, .max_rows = 1 }, "-1 KV pages" },
         { { .tp = 1, .kv_pages = 1, .max_rows = 1, .isa = "sse2" }, "\"sse2\"" },
     };
     glm_model_t  *m;
@@ -229,6 +229,7 @@ check_load_errors(const char *dir)
         glm_err_t         err = { "" };
 
         o.dir = dir;
+        o.backend = GLM_BACKEND_CPU;
         ok(glm_model_load(&m, &o, &err) < 0 && m == NULL && strstr(err.text, bad[i].says),
             "refused: %s", err.text);
     }
@@ -267,7 +268,8 @@ main(void)
     make_pass(glm_model_config(m));
     diag("instruction set %s, %zu bytes a KV page", glm_model_isa(m),
         glm_model_kv_page_bytes(m));
-    ok(glm_model_kv_page_bytes(m) == 2 * 2 * 256 * 16 * 4, "size of a KV page");
+    ok(glm_model_kv_page_bytes(m) == 2 * 2 * 256 * 16 * (model_cuda ? 2 : 4),
+        "size of a KV page");
     print = glm_model_fingerprint(m);
     check_rows(m);
     check_mix(m);
@@ -277,18 +279,21 @@ main(void)
     check_refused(m);
     glm_model_free(m);
 
+    check_other(two, 1, 2, NULL, 1, print, "files cut in two");
+    if (model_cuda) goto done;
     check_other(dir, 1, 2, NULL, 1, print, "2 threads");
     check_other(dir, 1, 3, NULL, 1, print, "3 threads");
     check_other(dir, 1, 5, NULL, 1, print, "5 threads");
     check_other(dir, 1, 2, "avx2", 1, print, "avx2");
     check_other(dir, 1, 2, "plain", 1, print, "plain C");
-    check_other(two, 1, 2, NULL, 1, print, "files cut in two");
     check_other(dir, 2, 2, NULL, 0, print, "two ranks");
     check_other(dir, 4, 4, NULL, 0, print, "four ranks");
     check_other(dir, 2, 4, NULL, 0, print, "two ranks of two threads");
     check_load_errors(dir);
     check_quant("mini-int8-tp2");
     check_quant("mini-int4-g32");
+
+done:
     free(want);
     free(got);
     return tap_done();

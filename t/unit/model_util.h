@@ -14,6 +14,16 @@
 #include "model.h"
 #include "tap.h"
 
+/* Built with GLM_FAKECUDA the same tests run the CUDA backend over t/fakecuda: in
+ * fp16, on one rank. */
+#ifdef GLM_FAKECUDA
+#define MODEL_BACKEND  GLM_BACKEND_CUDA
+#else
+#define MODEL_BACKEND  GLM_BACKEND_CPU
+#endif
+
+static const int  model_cuda = MODEL_BACKEND == GLM_BACKEND_CUDA;
+
 /* Path of a test model, or NULL when it is not there. */
 static inline const char *
 model_dir(const char *name)
@@ -33,7 +43,7 @@ model_dir(const char *name)
 static inline glm_model_t *
 model_open(const char *dir, int tp, int threads, const char *isa)
 {
-    glm_model_opts_t  o = { .backend = GLM_BACKEND_CPU, .dir = dir, .tp = tp,
+    glm_model_opts_t  o = { .backend = MODEL_BACKEND, .dir = dir, .tp = tp,
                             .threads = threads, .isa = isa, .kv_pages = 128, .max_rows = 512 };
     glm_model_t      *m;
     glm_err_t         err = { "" };

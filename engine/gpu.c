@@ -1,0 +1,405 @@
+/*
+ * gpu: see gpu.h.  A call of the runtime is CALL(g, function, arguments): made
+ * unless the card has failed before, its status turned into one of our codes and
+ * the first failure kept with its name.
+ */
+#include "gpu.h"
+
+#include <cuda_runtime_api.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define MAX_ALLOCS  16
+#define NAP_NS      20000         /* between two looks at an event */
+
+struct glm_gpu_s {
+    int                    device, timeout;
+    glm_gpu_info_t         info;
+    const glm_cuda_ops_t  *ops;
+    void                  *alloc[MAX_ALLOCS];
+    int                    nalloc;
+    atomic_int             fault;     /* a code: the card cannot be used */
+    pthread_mutex_t        lock;      /* of text */
+    char                   text[200];
+};
+
+/* ---- status ---- */
+
+#ifdef GLM_GPU_FAULTS
+static atomic_long  calls, fail_call;
+static atomic_int   fail_status;
+static char         fail_name[64];    /* "": any */
+
+long
+glm_gpu_fault_at(long n, int status)
+{
+    atomic_store(&fail_status, status);
+    atomic_store(&fail_call, n);
+    return atomic_exchange(&calls, 0);
+}
+
+static cudaError_t
+injected(const char *what)
+{
+    long  n;
+
+    if (fail_name[0] != '\0' && strcmp(fail_name, what) != 0) return cudaSuccess;
+    n = atomic_fetch_add(&calls, 1) + 1;
+    return n == atomic_load(&fail_call) ? (cudaError_t) atomic_load(&fail_status) : cudaSuccess;
+}
+
+static void
+faults_from_environment(void)
+{
+    const char  *env = getenv("GLM_GPU_FAULT");
+    long         n;
+    int          e;
+
+    if (env == NULL || fail_name[0] != '\0') return;
+    if (sscanf(env, "%63[^,],%ld,%d", fail_name, &n, &e) == 3) glm_gpu_fault_at(n, e);
+}
+#else
+static cudaError_t
+injected(const char *what)
+{
+    (void) what;
+    return cudaSuccess;
+}
+
+static void
+faults_from_environment(void)
+{
+}
+#endif
+
+static int
+code_of(cudaError_t e)
+{
+    switch (e) {
+    case cudaSuccess:                   return 0;
+    case cudaErrorMemoryAllocation:     return GLM_ENOMEM;
+    case cudaErrorLaunchTimeout:        return GLM_ETIMEOUT;
+    case cudaErrorNoDevice:
+    case cudaErrorInvalidDevice:
+    case cudaErrorDevicesUnavailable:
+    case cudaErrorDeviceUninitialized:
+    case cudaErrorUnknown:              return GLM_ELOST;     /* fallen off the bus */
+    default:                            return GLM_EGPU;
+    }
+}
+
+static int
+failed(glm_gpu_t *g, int rc, const char *what, const char *text)
+{
+    pthread_mutex_lock(&g->lock);
+    if (g->text[0] == '\0') snprintf(g->text, sizeof(g->text), "%s: %s", what, text);
+    pthread_mutex_unlock(&g->lock);
+    if (rc != GLM_ENOMEM) atomic_store(&g->fault, rc);
+    return rc;
+}
+
+static int
+status(glm_gpu_t *g, const char *what, cudaError_t e)
+{
+    if (e == cudaSuccess) return 0;
+    (void) cudaGetLastError();
+    return failed(g, code_of(e), what, cudaGetErrorString(e));
+}
+
+#define CALL(g, f, ...)                                                         \
+    __extension__ ({                                                            \
+        int          rc_ = atomic_load(&(g)->fault);                            \
+        cudaError_t  e_ = rc_ == 0 ? injected(#f) : cudaSuccess;                  \
+        if (rc_ == 0) rc_ = status(g, #f, e_ != cudaSuccess ? e_ : f(__VA_ARGS__)); \
+        rc_;                                                                    \
+    })
+
+/* Gives something back, whatever state the card is in; but after a time-out any
+ * call may wait for ever. */
+#define FREE(g, f, x)                                                           \
+    do {                                                                        \
+        if (atomic_load(&(g)->fault) != GLM_ETIMEOUT && f(x) != cudaSuccess) {  \
+            (void) cudaGetLastError();                                          \
+        }                                                                       \
+    } while (0)
+
+int
+glm_gpu_fault(glm_gpu_t *g)
+{
+    return atomic_load(&g->fault);
+}
+
+const char *
+glm_gpu_error(glm_gpu_t *g)
+{
+    return g->text;
+}
+
+/* Arguments are our own making: a launcher that refuses them is a defect that
+ * must not go unseen, so it counts as a failure of the card. */
+int
+glm_gpu_op(glm_gpu_t *g, const char *what, int rc)
+{
+    cudaError_t  e = injected(what);
+
+    if (e != cudaSuccess) return status(g, what, e);
+    if (rc == 0) return 0;
+    if (rc == GLM_EGPU) return failed(g, rc, "launch", glm_cuda_error());
+    return failed(g, GLM_EGPU, what, "arguments refused");
+}
+
+/* ---- the card ---- */
+
+static int
+read_info(glm_gpu_t *g)
+{
+    struct cudaDeviceProp  p;
+    int                    rc = CALL(g, cudaGetDeviceProperties, &p, g->device);
+
+    if (rc != 0) return rc;
+    snprintf(g->info.name, sizeof(g->info.name), "%.127s", p.name);
+    g->info.major = p.major;
+    g->info.minor = p.minor;
+    g->info.sms = p.multiProcessorCount;
+    return CALL(g, cudaMemGetInfo, &g->info.free, &g->info.total);
+}
+
+static int
+find_device(glm_gpu_t *g, glm_err_t *err)
+{
+    int  n = 0, rc = CALL(g, cudaGetDeviceCount, &n);
+
+    if (rc == 0 && n <= g->device) {
+        return glm_fail(err, GLM_ELOST, "no CUDA device %d: there are %d", g->device, n);
+    }
+    if (rc != 0
+        || (rc = CALL(g, cudaSetDevice, g->device)) != 0
+        || (rc = read_info(g)) != 0)
+    {
+        return glm_fail(err, rc, "no CUDA device can be used: %s", g->text);
+    }
+    g->ops = glm_cuda_ops(0);
+    if (g->ops != NULL) return 0;
+    return glm_fail(err, GLM_EGPU, "%s has compute capability %d.%d, needed is 8.0 or above",
+        g->info.name, g->info.major, g->info.minor);
+}
+
+int
+glm_gpu_open(glm_gpu_t **out, int device, int timeout, glm_err_t *err)
+{
+    glm_gpu_t  *g = calloc(1, sizeof(*g));
+    int         rc;
+
+    *out = NULL;
+    if (g == NULL) return glm_fail(err, GLM_ENOMEM, "no memory for a device");
+    faults_from_environment();
+    pthread_mutex_init(&g->lock, NULL);
+    g->device = device;
+    g->timeout = timeout;
+    if ((rc = find_device(g, err)) != 0) {
+        glm_gpu_close(g);
+        return rc;
+    }
+    *out = g;
+    return 0;
+}
+
+void
+glm_gpu_close(glm_gpu_t *g)
+{
+    if (g == NULL) return;
+    for (int i = 0; i < g->nalloc; i++) FREE(g, cudaFree, g->alloc[i]);
+    pthread_mutex_destroy(&g->lock);
+    free(g);
+}
+
+int
+glm_gpu_thread(glm_gpu_t *g)
+{
+    return CALL(g, cudaSetDevice, g->device);
+}
+
+const glm_gpu_info_t *
+glm_gpu_info(const glm_gpu_t *g)
+{
+    return &g->info;
+}
+
+const glm_cuda_ops_t *
+glm_gpu_ops(const glm_gpu_t *g)
+{
+    return g->ops;
+}
+
+/* ---- memory ---- */
+
+int
+glm_gpu_alloc(glm_gpu_t *g, void **p, size_t bytes)
+{
+    int  rc;
+
+    *p = NULL;
+    if (g->nalloc == MAX_ALLOCS) return failed(g, GLM_EGPU, "device memory", "too many pieces");
+    rc = CALL(g, cudaMalloc, p, bytes);
+    if (rc == 0) g->alloc[g->nalloc++] = *p;
+    return rc;
+}
+
+int
+glm_gpu_pin(glm_gpu_t *g, void **p, size_t bytes)
+{
+    *p = NULL;
+    return CALL(g, cudaHostAlloc, p, bytes, cudaHostAllocPortable);
+}
+
+void
+glm_gpu_unpin(glm_gpu_t *g, void *p)
+{
+    if (p != NULL) FREE(g, cudaFreeHost, p);
+}
+
+/* ---- streams ---- */
+
+static cudaStream_t
+native(const glm_stream_t *s)
+{
+    return glm_cuda_stream_native(s);
+}
+
+int
+glm_gpu_stream(glm_gpu_t *g, glm_stream_t **out)
+{
+    cudaError_t  e = injected("stream");
+    int          rc = glm_gpu_fault(g);
+
+    *out = NULL;
+    if (rc != 0) return rc;
+    if (e != cudaSuccess) return status(g, "stream", e);
+    rc = glm_cuda_stream(out);
+    return rc == GLM_EGPU ? failed(g, rc, "launch", glm_cuda_error()) : rc;
+}
+
+void
+glm_gpu_stream_free(glm_gpu_t *g, glm_stream_t *s)
+{
+    if (glm_gpu_fault(g) != GLM_ETIMEOUT) glm_cuda_stream_free(s);
+}
+
+int
+glm_gpu_copy(glm_gpu_t *g, void *dst, const void *src, size_t bytes, glm_stream_t *s)
+{
+    return CALL(g, cudaMemcpyAsync, dst, src, bytes, cudaMemcpyDefault, native(s));
+}
+
+int
+glm_gpu_copy_rows(glm_gpu_t *g, void *dst, size_t dst_pitch, const void *src,
+    size_t src_pitch, size_t width, size_t rows, glm_stream_t *s)
+{
+    return CALL(g, cudaMemcpy2DAsync, dst, dst_pitch, src, src_pitch, width, rows,
+        cudaMemcpyDefault, native(s));
+}
+
+int
+glm_gpu_zero(glm_gpu_t *g, void *dst, size_t bytes, glm_stream_t *s)
+{
+    return CALL(g, cudaMemsetAsync, dst, 0, bytes, native(s));
+}
+
+/* ---- events ---- */
+
+static cudaEvent_t
+event(glm_gpu_event_t *e)
+{
+    return (cudaEvent_t) e;
+}
+
+int
+glm_gpu_event(glm_gpu_t *g, glm_gpu_event_t **out)
+{
+    cudaEvent_t  e = NULL;
+    int          rc = CALL(g, cudaEventCreateWithFlags, &e, cudaEventDisableTiming);
+
+    *out = (glm_gpu_event_t *) e;
+    return rc;
+}
+
+void
+glm_gpu_event_free(glm_gpu_t *g, glm_gpu_event_t *e)
+{
+    if (e != NULL) FREE(g, cudaEventDestroy, event(e));
+}
+
+int
+glm_gpu_record(glm_gpu_t *g, glm_gpu_event_t *e, glm_stream_t *s)
+{
+    return CALL(g, cudaEventRecord, event(e), native(s));
+}
+
+static double
+seconds(void)
+{
+    struct timespec  t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double) t.tv_sec + (double) t.tv_nsec * 1e-9;
+}
+
+/* Looks again and again rather than wait inside the driver: a kernel that never
+ * ends would hold it there. */
+int
+glm_gpu_wait(glm_gpu_t *g, glm_gpu_event_t *e)
+{
+    struct timespec  nap = { 0, NAP_NS };
+    double           until = seconds() + g->timeout;
+    cudaError_t      s = injected("cudaEventQuery");
+    char             text[64];
+    int              rc = glm_gpu_fault(g);
+
+    if (rc != 0) return rc;
+    if (s == cudaSuccess) s = cudaEventQuery(event(e));
+    while (s == cudaErrorNotReady && seconds() < until) {
+        nanosleep(&nap, NULL);
+        s = cudaEventQuery(event(e));
+    }
+    if (s != cudaErrorNotReady) return status(g, "waiting for the device", s);
+    snprintf(text, sizeof(text), "not done after %d s", g->timeout);
+    return failed(g, GLM_ETIMEOUT, "waiting for the device", text);
+}
+
+/* ---- graphs ---- */
+
+int
+glm_gpu_capture(glm_gpu_t *g, glm_stream_t *s)
+{
+    return CALL(g, cudaStreamBeginCapture, native(s), cudaStreamCaptureModeThreadLocal);
+}
+
+int
+glm_gpu_captured(glm_gpu_t *g, glm_stream_t *s, int rc, glm_gpu_graph_t **out)
+{
+    cudaGraph_t      graph = NULL;
+    cudaGraphExec_t  x = NULL;
+
+    *out = NULL;
+    if (rc == 0) rc = CALL(g, cudaStreamEndCapture, native(s), &graph);
+    if (rc != 0 && graph == NULL) (void) cudaStreamEndCapture(native(s), &graph);
+    if (rc == 0) rc = CALL(g, cudaGraphInstantiate, &x, graph, 0);
+    if (graph != NULL) FREE(g, cudaGraphDestroy, graph);
+    *out = (glm_gpu_graph_t *) x;
+    return rc;
+}
+
+int
+glm_gpu_launch(glm_gpu_t *g, glm_gpu_graph_t *x, glm_stream_t *s)
+{
+    return CALL(g, cudaGraphLaunch, (cudaGraphExec_t) x, native(s));
+}
+
+void
+glm_gpu_graph_free(glm_gpu_t *g, glm_gpu_graph_t *x)
+{
+    if (x != NULL) FREE(g, cudaGraphExecDestroy, (cudaGraphExec_t) x);
+}

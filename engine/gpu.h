@@ -1,0 +1,93 @@
+/*
+ * gpu: one card: its memory, streams, events and graphs, and the state that a
+ * failure leaves it in.  The sole user of the CUDA runtime; no CUDA type is named
+ * here.  Every status is checked.  Once a call has failed in a way that the card
+ * cannot be used after, every further one returns the same code, and nothing is
+ * launched any more.
+ *
+ * Codes: GLM_ENOMEM (no room; the card is as before), GLM_ELOST (the card is
+ * gone), GLM_ETIMEOUT (a kernel did not end), GLM_EGPU (any other CUDA error).
+ * All threads may call; a thread of its own begins with glm_gpu_thread().
+ */
+#ifndef GLM_GPU_H
+#define GLM_GPU_H
+
+#include <stddef.h>
+
+#include "error.h"
+#include "glm_cuda.h"
+
+typedef struct glm_gpu_s        glm_gpu_t;
+typedef struct glm_gpu_event_s  glm_gpu_event_t;
+typedef struct glm_gpu_graph_s  glm_gpu_graph_t;
+
+typedef struct {
+    char    name[128];
+    int     major, minor;         /* compute capability */
+    int     sms;                  /* multiprocessors */
+    size_t  total, free;          /* bytes; free: as found when it was opened */
+} glm_gpu_info_t;
+
+/* timeout: seconds after which glm_gpu_wait() gives up. */
+int glm_gpu_open(glm_gpu_t **out, int device, int timeout, glm_err_t *err);
+/* Frees the device memory.  After GLM_ETIMEOUT nothing is given back, as that might
+ * wait for ever: the process is about to end. */
+void glm_gpu_close(glm_gpu_t *g);
+int glm_gpu_thread(glm_gpu_t *g);
+
+const glm_gpu_info_t *glm_gpu_info(const glm_gpu_t *g);
+const glm_cuda_ops_t *glm_gpu_ops(const glm_gpu_t *g);
+
+/* 0, or the code of the failure after which the card cannot be used. */
+int glm_gpu_fault(glm_gpu_t *g);
+/* The first failure: "cudaMalloc: out of memory"; "" while there was none. */
+const char *glm_gpu_error(glm_gpu_t *g);
+
+/* What a launcher returned; what names it. */
+int glm_gpu_op(glm_gpu_t *g, const char *what, int rc);
+
+/* ---- memory ---- */
+
+int glm_gpu_alloc(glm_gpu_t *g, void **p, size_t bytes);
+/* Host memory that the card reads and copies from; page-aligned. */
+int glm_gpu_pin(glm_gpu_t *g, void **p, size_t bytes);
+void glm_gpu_unpin(glm_gpu_t *g, void *p);      /* before glm_gpu_close() */
+
+/* ---- streams; copies are asynchronous ---- */
+
+int glm_gpu_stream(glm_gpu_t *g, glm_stream_t **out);
+void glm_gpu_stream_free(glm_gpu_t *g, glm_stream_t *s);
+
+int glm_gpu_copy(glm_gpu_t *g, void *dst, const void *src, size_t bytes, glm_stream_t *s);
+/* rows of width bytes */
+int glm_gpu_copy_rows(glm_gpu_t *g, void *dst, size_t dst_pitch, const void *src,
+    size_t src_pitch, size_t width, size_t rows, glm_stream_t *s);
+int glm_gpu_zero(glm_gpu_t *g, void *dst, size_t bytes, glm_stream_t *s);
+
+/* ---- events ---- */
+
+int glm_gpu_event(glm_gpu_t *g, glm_gpu_event_t **out);
+void glm_gpu_event_free(glm_gpu_t *g, glm_gpu_event_t *e);
+int glm_gpu_record(glm_gpu_t *g, glm_gpu_event_t *e, glm_stream_t *s);
+/* Until what was recorded is done: all before it in its stream. */
+int glm_gpu_wait(glm_gpu_t *g, glm_gpu_event_t *e);
+
+/* ---- graphs ---- */
+
+int glm_gpu_capture(glm_gpu_t *g, glm_stream_t *s);
+/* Ends a capture; with rc != 0, what it gave, that is returned and no graph made. */
+int glm_gpu_captured(glm_gpu_t *g, glm_stream_t *s, int rc, glm_gpu_graph_t **out);
+int glm_gpu_launch(glm_gpu_t *g, glm_gpu_graph_t *x, glm_stream_t *s);
+void glm_gpu_graph_free(glm_gpu_t *g, glm_gpu_graph_t *x);
+
+#ifdef GLM_GPU_FAULTS
+/*
+ * Test builds: the n-th checked call from now on (1: the next) is not made and
+ * gives this CUDA status instead; 0: none.  Returns how many were made since the
+ * last time.  GLM_GPU_FAULT=FUNCTION,N,STATUS does it for the n-th call of that one:
+ * cudaGraphLaunch, or the name of a launcher.
+ */
+long glm_gpu_fault_at(long n, int status);
+#endif
+
+#endif

@@ -1,0 +1,332 @@
+/*
+ * model_cuda_step: rows.  What a step reads is written to pinned memory and copied
+ * in one piece; then two graphs of its bucket run, the forward pass to logits and
+ * the sampler.  Both have all rows of the bucket: those past the last have slot -1
+ * and are not live.  Nothing in the graphs is told by the host between the two, so
+ * that a later forward may start before the host has read a sampler's ids.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "cpu/half.h"
+#include "model_cuda.h"
+
+static int
+bucket_of(int rows)
+{
+    return rows <= 8 ? 0 : rows <= 16 ? 1 : rows <= 32 ? 2 : 3;
+}
+
+static int
+bucket_rows(int b)
+{
+    return 8 << b;
+}
+
+/* ---- launches ---- */
+
+int
+glm_cuda_linear(glm_cuda_model_t *m, const glm_tiles_t *w, const void *x, void *y, size_t ldy,
+    int out, int rows, int bucket)
+{
+    glm_linear_args_t  a = { .w = w, .x = x, .y = y, .ldy = ldy, .out = out, .rows = rows,
+                             .bucket = bucket, .ws = m->ws };
+
+    return glm_gpu_op(m->gpu, "linear", m->ops->linear(&a, m->stream));
+}
+
+int
+glm_cuda_norm(glm_cuda_model_t *m, const glm_cuda_norm_t *nm, const float *y,
+    const void *residual, void *out, int rows, int bucket)
+{
+    int               hidden = m->base.cfg.hidden;
+    glm_gnorm_args_t  a = { .y = y, .ldy = (size_t) hidden, .a = residual,
+                            .weight = nm->weight, .bias = nm->bias, .out = out,
+                            .alpha = m->alpha, .eps = m->base.cfg.ln_eps, .dim = hidden,
+                            .rows = rows, .bucket = bucket };
+
+    return glm_gpu_op(m->gpu, "norm", m->ops->norm(&a, m->stream));
+}
+
+static const glm_cuda_rows_t *
+rows_of(const char *base)
+{
+    return (const glm_cuda_rows_t *) (const void *) base;
+}
+
+static int
+embed(glm_cuda_model_t *m, int rows)
+{
+    const glm_config_t  *c = &m->base.cfg;
+    glm_embed_args_t     a = { .y = m->y, .ldy = (size_t) c->hidden, .table = m->table,
+                               .token = rows_of(m->rows)->token, .vocab = c->vocab,
+                               .dim = c->hidden, .rows = rows };
+
+    return glm_gpu_op(m->gpu, "embed", m->ops->embed(&a, m->stream));
+}
+
+static int
+attention(glm_cuda_model_t *m, const glm_cuda_layer_t *l, int rows)
+{
+    const glm_cuda_rows_t  *r = rows_of(m->rows);
+    glm_grows_t             at = { .slot = r->slot, .position = r->position,
+                                   .pages = (const int32_t *) (const void *) (r + 1),
+                                   .ldpages = m->ldpages, .rows = rows };
+    glm_attn_args_t         a = { .kv = &l->kv, .rows = &at, .qkv = m->qkv, .rope = m->rope,
+                                  .out = m->ctx, .bucket = rows, .ws = m->attn_ws,
+                                  .ws_bytes = m->attn_ws_bytes };
+    int                     rc;
+
+    rc = glm_gpu_op(m->gpu, "kv_write", m->ops->kv_write(&a, m->stream));
+    if (rc != 0) return rc;
+    return glm_gpu_op(m->gpu, "attn_row", m->ops->attn_row(&a, m->stream));
+}
+
+static int
+layer(glm_cuda_model_t *m, int i, int rows)
+{
+    const glm_cuda_layer_t  *l = &m->layer[i];
+    size_t                   hidden = (size_t) m->base.cfg.hidden;
+    int                      rc;
+
+    if ((rc = glm_cuda_norm(m, &l->ln[0], m->y, i == 0 ? NULL : m->a, m->a, rows, rows)) != 0
+        || (rc = glm_cuda_linear(m, &l->w[GLM_CUDA_QKV], m->a, m->qkv, 3 * hidden, GLM_OUT_F16,
+                                 rows, rows)) != 0
+        || (rc = attention(m, l, rows)) != 0
+        || (rc = glm_cuda_linear(m, &l->w[GLM_CUDA_DENSE], m->ctx, m->y, hidden, GLM_OUT_F32,
+                                 rows, rows)) != 0
+        || (rc = glm_cuda_norm(m, &l->ln[1], m->y, m->a, m->a, rows, rows)) != 0
+        || (rc = glm_cuda_linear(m, &l->w[GLM_CUDA_UP], m->a, m->act,
+                                 (size_t) l->w[GLM_CUDA_UP].n, GLM_OUT_GLU, rows, rows)) != 0)
+    {
+        return rc;
+    }
+    return glm_cuda_linear(m, &l->w[GLM_CUDA_DOWN], m->act, m->y, hidden, GLM_OUT_F32, rows,
+        rows);
+}
+
+static int
+head(glm_cuda_model_t *m, int rows)
+{
+    int  rc = glm_cuda_norm(m, &m->final, m->y, m->a, m->a, rows, rows);
+
+    if (rc != 0) return rc;
+    return glm_cuda_linear(m, &m->head, m->a, m->logits, (size_t) m->base.cfg.vocab,
+        GLM_OUT_F32, rows, rows);
+}
+
+static int
+forward(glm_cuda_model_t *m, int rows)
+{
+    int  rc = embed(m, rows);
+
+    for (int i = 0; i < m->base.cfg.layers && rc == 0; i++) rc = layer(m, i, rows);
+    return rc != 0 ? rc : head(m, rows);
+}
+
+static int
+sample(glm_cuda_model_t *m, int rows)
+{
+    glm_sample_args_t  a = { .logits = m->logits, .ldl = (size_t) m->base.cfg.vocab,
+                             .row = rows_of(m->rows)->sample, .lists = m->rows + m->lists_at,
+                             .out = m->sampled, .ids = m->ids, .vocab = m->base.cfg.vocab,
+                             .rows = rows, .ws = m->sample_ws };
+
+    return glm_gpu_op(m->gpu, "sample", m->ops->sample(&a, m->stream));
+}
+
+static int
+capture(glm_cuda_model_t *m, int (*what)(glm_cuda_model_t *, int), int rows,
+    glm_gpu_graph_t **out)
+{
+    int  rc = glm_gpu_capture(m->gpu, m->stream);
+
+    if (rc != 0) return rc;
+    return glm_gpu_captured(m->gpu, m->stream, what(m, rows), out);
+}
+
+int
+glm_cuda_graphs(glm_cuda_model_t *m)
+{
+    int  rc = 0;
+
+    for (int b = 0; b < GLM_CUDA_BUCKETS && rc == 0; b++) {
+        rc = capture(m, forward, bucket_rows(b), &m->forward[b]);
+        if (rc == 0) rc = capture(m, sample, bucket_rows(b), &m->sampler[b]);
+    }
+    return rc;
+}
+
+/* ---- what a step reads ---- */
+
+typedef struct {
+    glm_cuda_model_t  *m;
+    glm_cuda_rows_t   *r;
+    size_t             used;      /* of masks and lists */
+} upload_t;
+
+static char *
+lists(const upload_t *u)
+{
+    return (char *) u->r + u->m->lists_at;
+}
+
+/* A mask of allowed ids, once however many rows have it.  Contents are copied at
+ * every step, as their owner may change them between two. */
+static int
+put_mask(upload_t *u, const glm_row_t *rows, int i)
+{
+    glm_cuda_model_t  *m = u->m;
+    size_t             bytes = ((size_t) m->base.cfg.vocab + 63) / 64 * sizeof(uint64_t);
+
+    for (int j = 0; j < i; j++) {
+        if (rows[j].sample == NULL || rows[j].sample->allow != rows[i].sample->allow) continue;
+        u->r->sample[i].allow = u->r->sample[j].allow;
+        return 0;
+    }
+    if (bytes > m->lists_bytes - u->used) return GLM_ELIMIT;
+    memcpy(lists(u) + u->used, rows[i].sample->allow, bytes);
+    u->r->sample[i].allow = (const uint64_t *) (const void *) (m->rows + m->lists_at + u->used);
+    u->used += (bytes + 15) / 16 * 16;
+    return 0;
+}
+
+static int
+put_sample(upload_t *u, const glm_row_t *rows, int i)
+{
+    const glm_sample_t  *s = rows[i].sample;
+    int                  rc;
+
+    memset(&u->r->sample[i], 0, sizeof(u->r->sample[i]));
+    if (s == NULL) return 0;
+    rc = glm_cuda_sample_pack(s, NULL, lists(u), u->m->lists_bytes, &u->used,
+        &u->r->sample[i]);
+    return rc == 0 && s->allow != NULL ? put_mask(u, rows, i) : rc;
+}
+
+/* Rows n .. of the bucket are none. */
+static int
+put_rows(upload_t *u, const glm_row_t *rows, int n, int bucket)
+{
+    int32_t  *pages = (int32_t *) (void *) (u->r + 1);
+    int       rc = 0;
+
+    for (int i = 0; i < bucket && rc == 0; i++) {
+        int  some = i < n;
+
+        u->r->token[i] = some ? rows[i].token : -1;
+        u->r->slot[i] = some ? rows[i].slot : -1;
+        u->r->position[i] = some ? rows[i].position : 0;
+        if (!some) {
+            memset(&u->r->sample[i], 0, sizeof(u->r->sample[i]));
+            continue;
+        }
+        memcpy(pages + (size_t) i * (size_t) u->m->ldpages, rows[i].pages,
+            ((size_t) rows[i].slot / GLM_KV_PAGE + 1) * sizeof(int32_t));
+        rc = put_sample(u, rows, i);
+    }
+    return rc;
+}
+
+static int
+upload(glm_cuda_model_t *m, const glm_row_t *rows, int n, int bucket)
+{
+    upload_t  u = { m, (glm_cuda_rows_t *) (void *) m->host_rows, 0 };
+    int       rc = put_rows(&u, rows, n, bucket);
+
+    if (rc != 0) return rc;
+    return glm_gpu_copy(m->gpu, m->rows, m->host_rows, m->lists_at + u.used, m->stream);
+}
+
+/* ---- a step ---- */
+
+int
+glm_cuda_output(glm_cuda_model_t *m, const float *y, const void *a, int rows, int bucket,
+    float *x)
+{
+    size_t     hidden = (size_t) m->base.cfg.hidden, bytes = (size_t) bucket * hidden * 2;
+    uint16_t  *h = malloc(bytes);
+    int        rc;
+
+    if (h == NULL) return GLM_ENOMEM;
+    if ((rc = glm_gpu_copy(m->gpu, h, a, bytes, m->stream)) == 0
+        && (rc = glm_gpu_copy(m->gpu, x, y, (size_t) rows * hidden * sizeof(float),
+                              m->stream)) == 0
+        && (rc = glm_cuda_sync(m)) == 0)
+    {
+        for (size_t i = 0; i < (size_t) rows * hidden; i++) {
+            size_t  r = i / hidden, c = i % hidden;
+
+            x[i] += m->alpha * glm_half_to_float(h[(c / 8 * (size_t) bucket + r) * 8 + c % 8]);
+        }
+    }
+    free(h);
+    return rc;
+}
+
+/* Without a graph, a look at every layer. */
+static int
+traced(glm_cuda_model_t *m, int rows, int bucket)
+{
+    float  *x = malloc((size_t) rows * (size_t) m->base.cfg.hidden * sizeof(float));
+    int     rc = x == NULL ? GLM_ENOMEM : embed(m, bucket);
+
+    for (int i = 0; i < m->base.cfg.layers && rc == 0; i++) {
+        if ((rc = layer(m, i, bucket)) != 0) break;
+        rc = glm_cuda_output(m, m->y, m->a, rows, bucket, x);
+        if (rc == 0) m->base.trace(m->base.trace_arg, i, x, rows);
+    }
+    free(x);
+    return rc != 0 ? rc : head(m, bucket);
+}
+
+static int
+compute(glm_cuda_model_t *m, int b, int n, int wanted)
+{
+    int  rc = m->base.trace == NULL ? glm_gpu_launch(m->gpu, m->forward[b], m->stream)
+                                    : traced(m, n, bucket_rows(b));
+
+    if (rc != 0 || !wanted) return rc;
+    return glm_gpu_launch(m->gpu, m->sampler[b], m->stream);
+}
+
+/* At most GLM_CUDA_MAX_ROWS of them. */
+static int
+some_rows(glm_cuda_model_t *m, const glm_row_t *rows, int n, glm_sampled_t *out, float *logits)
+{
+    int     b = bucket_of(n), wanted = 0, rc;
+    size_t  vocab = (size_t) m->base.cfg.vocab;
+
+    for (int i = 0; i < n; i++) wanted |= rows[i].sample != NULL;
+    if ((rc = upload(m, rows, n, bucket_rows(b))) != 0
+        || (rc = compute(m, b, n, wanted)) != 0)
+    {
+        return rc;
+    }
+    if (logits != NULL) {
+        rc = glm_gpu_copy(m->gpu, logits, m->logits, (size_t) n * vocab * sizeof(float),
+            m->stream);
+        if (rc != 0) return rc;
+    }
+    if ((rc = glm_cuda_sync(m)) != 0) return rc;
+    for (int i = 0; i < n; i++) {
+        if (rows[i].sample != NULL) out[i] = m->sampled[i];
+    }
+    return 0;
+}
+
+int
+glm_cuda_step(glm_model_t *model, const glm_row_t *rows, int nrows, glm_sampled_t *out,
+    float *logits)
+{
+    glm_cuda_model_t  *m = (glm_cuda_model_t *) model;
+    size_t             vocab = (size_t) model->cfg.vocab;
+    int                rc = 0, n;
+
+    for (int i = 0; i < nrows && rc == 0; i += n) {
+        n = nrows - i < GLM_CUDA_MAX_ROWS ? nrows - i : GLM_CUDA_MAX_ROWS;
+        rc = some_rows(m, rows + i, n, out == NULL ? NULL : out + i,
+            logits == NULL ? NULL : logits + (size_t) i * vocab);
+    }
+    return rc;
+}
