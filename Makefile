@@ -32,6 +32,7 @@ all: $(PROGRAMS) $(B)/ngx_http_glm_module.so
 tests: all $(B)/t/fake_engine $(UNIT)
 
 include mk/cuda.mk
+include mk/fakecuda.mk
 ifeq ($(HAVE_CUDA),1)
 tests: $(B)/libglm_cuda.a
 endif

@@ -9,7 +9,13 @@
 
 /* Relative Frobenius norms of a dtype: one rounding to fp16 is 2.8e-4 at most. */
 static const double  kTolF16 = 5e-4, kTolF32 = 2e-6;
+#ifdef GLM_FAKECUDA               /* twins on a CPU, the same for either architecture */
+static bool          small_only = true;
+static int           only = 80;
+#else
 static bool          small_only;
+static int           only;
+#endif
 static std::vector<const glm_cuda_ops_t *>  tables;
 
 /* ---- linear ---- */
@@ -203,7 +209,6 @@ static inline void rotated(const uint16_t *x, const uint16_t *rope, int pos, int
 /* [--small] [--arch 80|90]; both tables without --arch.  False: nothing to do. */
 static inline bool begin(const char *name, int argc, char **argv)
 {
-    int             only = 0;
     cudaDeviceProp  prop;
 
     for (int i = 1; i < argc; i++) {

@@ -1,0 +1,42 @@
+/*
+ * fakecuda: the CUDA runtime calls and kernel launchers that the engine uses, on
+ * host memory: a card for tests where there is none.  Streams run late: an operation
+ * is carried out when somebody waits for it, so what reads a result too early, or
+ * reuses a buffer too early, is seen.  Captured operations are kept and replayed.
+ * Addresses of operations are checked; one outside of what was allocated is
+ * cudaErrorIllegalAddress from then on, as on a card.
+ *
+ * Environment, for whole programs: FAKECUDA_MEMORY (bytes), FAKECUDA_DEVICES,
+ * FAKECUDA_CAPABILITY (90), FAKECUDA_HANG (events
+ * never come after so many graphs were launched).
+ */
+#ifndef FAKECUDA_H
+#define FAKECUDA_H
+
+#include <stddef.h>
+
+#include "glm_cuda.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* For tests. */
+void fakecuda_memory(size_t bytes);
+void fakecuda_devices(int n);
+void fakecuda_capability(int mm);       /* 90 */
+void fakecuda_hang(int after);          /* events that still come; -1: all */
+int fakecuda_live(void);                /* allocations, pins, events, streams, graphs */
+void fakecuda_reset(void);              /* the error state */
+
+/* For the launchers: an operation with a copy of arg. */
+int fakecuda_enqueue(glm_stream_t *s, void (*run)(void *arg), const void *arg, size_t size);
+/* Of a running operation: whether the card may use this memory; if not, the card is
+ * broken from now on. */
+int fakecuda_may(const void *p, size_t bytes);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

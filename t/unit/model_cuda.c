@@ -1,0 +1,407 @@
+/*
+ * model_cuda: the CUDA backend over t/fakecuda: what does not fit, the memory plan,
+ * quantised weights and KV, the sampler's lists, and every call that can fail.
+ * Would break: a wrong token after a fault, a leak, a card that is asked for more
+ * than it has.
+ */
+#include "model_util.h"
+
+#ifndef GLM_FAKECUDA
+
+int
+main(void)
+{
+    skip_all("the headers of CUDA are not here");
+}
+
+#else
+
+#include <sys/stat.h>
+
+#include "fakecuda.h"
+#include "gpu.h"
+#include "model_cuda.h"
+
+#define VOCAB    1024
+#define MAX_SEQ  64
+#define TOKENS   40               /* of a sequence: 20 of them context */
+
+#define ILLEGAL  700              /* cudaErrorIllegalAddress */
+#define NO_ROOM  2                /* cudaErrorMemoryAllocation */
+#define GONE     100              /* cudaErrorNoDevice */
+
+static char     dir[256];
+static int32_t  pages[32], token[TOKENS];
+
+static void
+write_config(int layers, int inner, int head_dim, const char *quant)
+{
+    char   path[300];
+    FILE  *f;
+
+    snprintf(path, sizeof(path), "%s/config.json", dir);
+    f = fopen(path, "w");
+    fprintf(f, "{\"name\": \"dummy\", \"num_layers\": %d, \"hidden_size\": 256, "
+        "\"inner_hidden_size\": %d, \"num_attention_heads\": %d, \"vocab_size\": %d, "
+        "\"max_sequence_length\": %d, \"layernorm_order\": \"post\", \"layernorm_epsilon\": 1e-5%s%s, "
+        "\"special_tokens\": {\"[MASK]\": 1008, \"[gMASK]\": 1009, \"[sMASK]\": 1010, "
+        "\"eod\": 1011, \"sop\": 1012, \"eop\": 1013, \"ENC\": 1014, \"dBLOCK\": 1015, \"eos\": 2}, "
+        "\"end_tokens\": [1013, 2]}", layers, inner, 256 / head_dim, VOCAB, MAX_SEQ,
+        quant[0] ? ", \"quantization\": " : "", quant);
+    fclose(f);
+}
+
+static int
+load(glm_model_t **m, glm_model_opts_t o, glm_err_t *err)
+{
+    err->text[0] = '\0';
+    o.dir = dir;
+    o.dummy = 1;
+    o.tp = o.tp ? o.tp : 1;
+    o.max_rows = o.max_rows ? o.max_rows : 128;
+    return glm_model_load(m, &o, err);
+}
+
+/* The logits of the last row of 20 tokens of context and 20 rows, rows a step. */
+static int
+run(glm_model_t *m, int rows, float *logits)
+{
+    pass_t   p = { token, token, pages, TOKENS, TOKENS / 2, 1, rows };
+    int32_t  position[TOKENS];
+    float   *all = calloc((size_t) TOKENS * VOCAB, sizeof(float));
+    int      rc;
+
+    for (int i = 0; i < TOKENS; i++) position[i] = i;
+    p.position = position;
+    rc = model_pass(m, &p, all);
+    memcpy(logits, all + (size_t) (TOKENS - 1) * VOCAB, VOCAB * sizeof(float));
+    free(all);
+    return rc;
+}
+
+static double
+rms(const float *a, const float *b)
+{
+    double  s = 0, size = 0;
+
+    for (int i = 0; i < VOCAB; i++) {
+        s += (double) (a[i] - b[i]) * (double) (a[i] - b[i]);
+        size += (double) a[i] * (double) a[i];
+    }
+    return sqrt(s / size);
+}
+
+/* ---- the plan ---- */
+
+static long
+plan_tokens(const char *model, uint64_t memory, int kv_int8, glm_err_t *err)
+{
+    glm_model_opts_t  o = { .dir = model, .dummy = 1, .tp = 1, .max_rows = 256,
+                            .kv_int8 = kv_int8, .device_memory = memory };
+    char             *text = NULL, *at;
+    size_t            n;
+    FILE             *f = open_memstream(&text, &n);
+    int               rc = glm_model_plan(&o, f, err);
+    long              tokens = -1;
+
+    fclose(f);
+    at = strstr(text, "KV: ");
+    if (at != NULL && rc == 0) {
+        tokens = 0;
+        for (at += 4; *at == ',' || (*at >= '0' && *at <= '9'); at++) {
+            if (*at != ',') tokens = tokens * 10 + *at - '0';
+        }
+    }
+    free(text);
+    return tokens;
+}
+
+static void
+check_plan(void)
+{
+    static const char  big[] = "t/data/glm-130b-int4";
+    glm_err_t          err = { "" };
+    long               n;
+
+    n = plan_tokens(big, 84462796800u, 1, &err);
+    ok(n >= 8960 && n < 9400, "GLM-130B int4 on an H100 80GB: %ld tokens of int8 KV (%s)", n,
+        err.text);
+    n = plan_tokens(big, 84462796800u, 0, &err);
+    ok(n > 4000 && n < 5000, "in fp16: %ld", n);
+    err.text[0] = '\0';
+    n = plan_tokens(big, 60000000000u, 1, &err);
+    ok(n < 0 && strstr(err.text, "there are 60000000000") && strstr(err.text, "too few"),
+        "on 60 GB: %s", err.text);
+}
+
+/* ---- start ---- */
+
+static void
+check_start(void)
+{
+    static const struct { int inner, head_dim, tp; const char *quant, *says; } bad[] = {
+        { 384, 64, 1, "", "inner_hidden_size 384" },
+        { 512, 32, 1, "", "head size 32" },
+        { 512, 64, 2, "", "--tp 2" },
+        { 512, 64, 1, "{\"type\": \"int4\", \"group_size\": 64}", "scale for 64 columns" },
+    };
+    glm_model_t  *m;
+    glm_err_t     err;
+    int           rc;
+
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        write_config(1, bad[i].inner, bad[i].head_dim, bad[i].quant);
+        rc = load(&m, (glm_model_opts_t) { .backend = GLM_BACKEND_CUDA, .tp = bad[i].tp }, &err);
+        ok(rc == GLM_EINVAL && strstr(err.text, bad[i].says), "refused: %s", err.text);
+    }
+    write_config(1, 512, 64, "");
+    fakecuda_memory(2000000);
+    rc = load(&m, (glm_model_opts_t) { .backend = GLM_BACKEND_CUDA }, &err);
+    ok(rc == GLM_ENOMEM && strstr(err.text, "there are 2000000"), "a card of 2 MB: %s", err.text);
+    fakecuda_memory((size_t) 1 << 30);
+    rc = load(&m, (glm_model_opts_t) { .backend = GLM_BACKEND_CUDA, .kv_pages = 1 << 20 }, &err);
+    ok(rc == GLM_ENOMEM && strstr(err.text, "of KV for 16777216 tokens"), "too much KV: %s",
+        err.text);
+    rc = load(&m, (glm_model_opts_t) { .backend = GLM_BACKEND_CUDA,
+                                       .device_memory = 3000000 }, &err);
+    ok(rc == GLM_ENOMEM && strstr(err.text, "there are 3000000"), "--device-memory is a limit");
+
+    fakecuda_devices(0);
+    rc = load(&m, (glm_model_opts_t) { .backend = GLM_BACKEND_CUDA }, &err);
+    ok(rc == GLM_EGPU && strstr(err.text, "no CUDA"), "no card: %s", err.text);
+    rc = load(&m, (glm_model_opts_t) { .backend = GLM_BACKEND_AUTO }, &err);
+    ok(rc == 0 && strncmp(glm_model_isa(m), "sm_", 3) != 0, "auto without a card: the CPU");
+    glm_model_free(m);
+    fakecuda_devices(1);
+    fakecuda_capability(75);
+    rc = load(&m, (glm_model_opts_t) { .backend = GLM_BACKEND_CUDA }, &err);
+    ok(rc == GLM_EGPU && strstr(err.text, "7.5"), "an old card: %s", err.text);
+    fakecuda_capability(80);
+    rc = load(&m, (glm_model_opts_t) { .backend = GLM_BACKEND_AUTO }, &err);
+    ok(rc == 0 && strcmp(glm_model_isa(m), "sm_80") == 0, "auto with a card: the card");
+    ok(glm_model_kv_pages(m) == 128 * MAX_SEQ / 16, "as many pages as all rows can fill");
+    glm_model_free(m);
+    fakecuda_capability(90);
+    ok(fakecuda_live() == 0, "nothing is left");
+}
+
+/* ---- weights, KV, sampling ---- */
+
+static void
+check_kinds(void)
+{
+    static const struct { const char *quant; int head, kv_int8; double most; } kinds[] = {
+        { "", GLM_HEAD_F16, 0, 2e-3 },
+        { "", GLM_HEAD_AUTO, 1, 1e-2 },
+        { "", GLM_HEAD_INT8, 0, 1e-2 },
+        { "{\"type\": \"int8\"}", GLM_HEAD_F16, 0, 2e-3 },
+        { "{\"type\": \"int4\"}", GLM_HEAD_F16, 0, 2e-3 },
+        { "{\"type\": \"int4\", \"group_size\": 128}", GLM_HEAD_F16, 0, 2e-3 },
+        { "{\"type\": \"int4\", \"group_size\": 128}", GLM_HEAD_AUTO, 1, 2e-2 },
+    };
+    float         want[VOCAB], got[VOCAB], other[VOCAB];
+    uint64_t      print[8];
+    glm_model_t  *cpu, *m;
+    glm_err_t     err;
+    int           rc;
+
+    for (int i = 0; i < 7; i++) {
+        glm_model_opts_t  o = { .backend = GLM_BACKEND_CUDA, .kv_pages = 16, .head = kinds[i].head,
+                                .kv_int8 = kinds[i].kv_int8 };
+
+        write_config(2, 768, i % 2 ? 128 : 64, kinds[i].quant);
+        if (load(&cpu, (glm_model_opts_t) { .backend = GLM_BACKEND_CPU, .kv_pages = 16 }, &err) != 0
+            || load(&m, o, &err) != 0)
+        {
+            ok(0, "loads: %s", err.text);
+            continue;
+        }
+        run(cpu, 1, want);
+        rc = run(m, 1, got);
+        ok(rc == 0 && rms(want, got) < kinds[i].most,
+            "weights %s, head %d, KV %s: %.1e from the CPU", kinds[i].quant, kinds[i].head,
+            kinds[i].kv_int8 ? "int8" : "fp16", rms(want, got));
+        run(m, 20, other);
+        ok(memcmp(got, other, sizeof(got)) == 0, "20 rows a step: the same bits");
+        print[i] = glm_model_fingerprint(m);
+        for (int j = 0; j < i; j++) {
+            if (print[j] == print[i]) ok(0, "fingerprints %d and %d are equal", i, j);
+        }
+        glm_model_free(m);
+        glm_model_free(cpu);
+    }
+    ok(fakecuda_live() == 0, "nothing is left");
+}
+
+/* Masks and lists as the sampler on the card finds them. */
+static void
+check_sample(glm_model_t *m)
+{
+    static uint64_t  allow[2][VOCAB / 64];
+    glm_adjust_t     adjust[2] = { { 5, 2, 1, 3.5f }, { 7, 0, 1, 20 } };
+    int32_t          ban[3] = { 7, 9, 11 }, score[2] = { 3, 4 };
+    glm_sample_t     s[5] = {
+        { .temperature = 0, .nlogprobs = 3 },
+        { .temperature = 1, .top_p = 0.9f, .seed = 7, .nlogprobs = -1, .allow = allow[0] },
+        { .nlogprobs = 0, .adjust = adjust, .nadjust = 2, .frequency = 0.5f, .ban = ban,
+          .nban = 3, .allow = allow[1] },
+        { .temperature = 0.7f, .seed = 9, .top_k = 20, .allow = allow[0], .score = score,
+          .nscore = 2, .nlogprobs = 1 },
+        { .force = 123, .nlogprobs = 0 }
+    };
+    glm_row_t        row[6] = { { 0 } };
+    glm_sampled_t    out[6], want;
+    float           *logits = malloc(6 * VOCAB * sizeof(float));
+    void            *scratch = aligned_alloc(64, (glm_sample_scratch(VOCAB) + 63) / 64 * 64);
+
+    for (int i = 100; i < 200; i++) allow[0][i / 64] |= 1ull << i % 64;
+    memset(allow[1], 0xff, sizeof(allow[1]));
+    for (int i = 0; i < 6; i++) row[i] = (glm_row_t) { 3 + i, i, i, pages, i < 5 ? &s[i] : NULL };
+    ok(glm_model_step(m, row, 6, out, logits) == 0, "rows of five kinds of sampling");
+    for (int i = 0; i < 5; i++) {
+        glm_sample(logits + i * VOCAB, VOCAB, &s[i], scratch, &want);
+        ok(out[i].id == want.id && out[i].logprob == want.logprob && out[i].ntop == want.ntop
+           && memcmp(out[i].top, want.top, (size_t) want.ntop * sizeof(want.top[0])) == 0,
+            "sampling %d: id %d", i, out[i].id);
+    }
+    free(logits);
+    free(scratch);
+}
+
+/* NaN where the last norm adds its bias: no token, and the card goes on. */
+static void
+check_nan(glm_model_t *m)
+{
+    glm_cuda_model_t  *c = (glm_cuda_model_t *) m;
+    uint16_t           bias = *(uint16_t *) c->final.bias;
+    glm_sample_t       greedy = { .nlogprobs = -1 };
+    glm_row_t          row = { 1, 0, 0, pages, &greedy };
+    glm_sampled_t      out = { .id = 77 };
+    const char        *why;
+
+    *(uint16_t *) c->final.bias = 0x7e00;
+    ok(glm_model_step(m, &row, 1, &out, NULL) == 0 && out.id == -1, "NaN in logits: no token");
+    *(uint16_t *) c->final.bias = bias;
+    ok(glm_model_step(m, &row, 1, &out, NULL) == 0 && out.id >= 0 && glm_model_fault(m, &why) == 0,
+        "and the next step is as ever");
+}
+
+/* ---- faults ---- */
+
+/* Loads and computes something; 0, or what failed.  *got is set to a token. */
+static int
+life(int32_t *got, glm_err_t *err, int *fault)
+{
+    glm_sample_t   greedy = { .nlogprobs = -1 };
+    glm_row_t      row[3];
+    glm_sampled_t  out[3] = { { .id = -77 }, { .id = -77 }, { .id = -77 } };
+    glm_model_t   *m;
+    const char    *why = "";
+    int            rc;
+
+    *got = -77;
+    rc = load(&m, (glm_model_opts_t) { .backend = GLM_BACKEND_CUDA, .kv_pages = 8,
+                                       .head = GLM_HEAD_INT8, .gpu_timeout = 1 }, err);
+    if (rc != 0) return rc;
+    for (int i = 0; i < 3; i++) row[i] = (glm_row_t) { 5, 20 + i, 20 + i, pages, &greedy };
+    if ((rc = glm_model_prefill(m, token, 20, pages, 0, 1, NULL)) == 0
+        && (rc = glm_model_copy_page(m, 7, 1)) == 0
+        && (rc = glm_model_step(m, row, 3, out, NULL)) == 0) *got = out[2].id;
+    if (rc != 0 && out[0].id != -77) *got = out[0].id;
+    *fault = glm_model_fault(m, &why);
+    if (rc != 0) snprintf(err->text, sizeof(err->text), "%s", why);
+    glm_model_free(m);
+    return rc;
+}
+
+static void
+check_faults(int status, int code, const char *what)
+{
+    int32_t    got, right;
+    glm_err_t  err;
+    int        silent = 0, leaks = 0, tokens = 0, codes = 0, fault;
+    long       calls;
+
+    write_config(1, 256, 64, "{\"type\": \"int4\", \"group_size\": 128}");
+    glm_gpu_fault_at(0, 0);
+    ok(life(&right, &err, &fault) == 0 && right >= 0, "a life without faults");
+    calls = glm_gpu_fault_at(0, 0);
+    for (long n = 1; n <= calls; n++) {
+        int  rc;
+
+        fault = 0;
+        glm_gpu_fault_at(n, status);
+        rc = life(&got, &err, &fault);
+        silent += rc == 0 || err.text[0] == '\0';
+        tokens += got != -77;
+        /* probing for a card at all is told as such */
+        codes += rc != code && rc != GLM_EGPU;
+        leaks += fakecuda_live() != 0;
+        if (rc == 0 || fakecuda_live() != 0 || got != -77) {
+            diag("call %ld: %d, token %d, %d live, %s", n, rc, got, fakecuda_live(), err.text);
+        }
+        fakecuda_reset();
+    }
+    glm_gpu_fault_at(0, 0);
+    ok(silent == 0 && codes == 0, "%s at each of %ld calls: told (%d not, %d by another code)",
+        what, calls, silent, codes);
+    ok(tokens == 0 && leaks == 0, "%s: no token (%d) and no leak (%d)", what, tokens, leaks);
+    ok(life(&got, &err, &fault) == 0 && got == right, "and again without: the same token");
+}
+
+static void
+check_time_out(void)
+{
+    int32_t    got, right;
+    glm_err_t  err;
+    int        fault = 0, before, rc;
+
+    ok(life(&right, &err, &fault) == 0, "a life without faults");
+    before = fakecuda_live();
+    fakecuda_hang(1);
+    rc = life(&got, &err, &fault);
+    ok(rc == GLM_ETIMEOUT && strstr(err.text, "1 s") && got == -77, "a kernel that never ends: %s",
+        err.text);
+    fakecuda_hang(-1);
+    ok(before == 0, "nothing was left before");
+}
+
+int
+main(void)
+{
+    glm_model_t  *m;
+    glm_err_t     err;
+
+    snprintf(dir, sizeof(dir), "/tmp/glm-cuda.XXXXXX");
+    if (mkdtemp(dir) == NULL) bail_out("no directory for a model");
+    shuffle_pages(pages, 8, 11);
+    for (int i = 0; i < TOKENS; i++) token[i] = (i * 37 + 11) % 1000;
+    check_plan();
+    check_start();
+    check_kinds();
+    write_config(2, 512, 64, "");
+    if (ok(load(&m, (glm_model_opts_t) { .backend = GLM_BACKEND_CUDA, .kv_pages = 8 }, &err) == 0,
+           "a model loads"))
+    {
+        check_sample(m);
+        check_nan(m);
+        glm_model_free(m);
+    }
+    check_faults(ILLEGAL, GLM_EGPU, "an illegal address");
+    check_faults(NO_ROOM, GLM_ENOMEM, "no memory");
+    check_faults(GONE, GLM_ELOST, "a card that is gone");
+#ifdef __SANITIZE_ADDRESS__
+    skip("after a time-out nothing is given back");
+#else
+    check_time_out();
+#endif
+    {
+        char  path[300];
+
+        snprintf(path, sizeof(path), "%s/config.json", dir);
+        unlink(path);
+        rmdir(dir);
+    }
+    return tap_done();
+}
+#endif
