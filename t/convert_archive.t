@@ -137,6 +137,23 @@ spoilt($#parts, sub { undef }, 'the last is missing',
     fails('a rank is missing', 'a\.tar: x/49300/mp_rank_05_model_states\.pt: missing, but rank 7', @cfg, "$e/a.tar");
 }
 
+{
+    # killed in the middle of a file, from the parts; then one of them is another
+    my $dst = fresh();
+    my @time = (stat $parts[3])[8, 9];
+    utime(@time, $parts[3]);                # whole seconds, to be set again
+    my $dead = system('/bin/sh', '-c', "ulimit -c 0; ulimit -f 2000; exec '$bin' -q @cfg '$d' '$dst' 2>/dev/null");
+    isnt($dead & 127, 0, 'killed while it reads the parts');
+    utime($time[0], $time[1] - 10, $parts[3]);
+    my ($status, $out) = convert('-q', @cfg, $d, $dst);
+    like($out, qr/unfinished conversion with other input .*"glm-130b-sat\.tar\.part_03 of \d+ bytes/, 'a part that has changed is refused');
+    utime(@time, $parts[3]);
+    ($status, $out) = convert(@cfg, $d, $dst);
+    is($status, 0, 'goes on') or diag($out);
+    like($out, qr/^going on with an unfinished conversion/m, 'where it was');
+    is(sum($dst), $want, 'to the same bits');
+}
+
 ###############################################################################
 # another architecture
 

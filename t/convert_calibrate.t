@@ -109,6 +109,12 @@ spew("$dir/empty.txt", '');
 fails('an empty text', 'the text for calibration is empty', @cfg, '--quant', 'int8', '--calibrate', "$dir/empty.txt", $src);
 fails('no tokenizer', 'demo: no tokenizer in it, which --calibrate needs', '--config', "$demo/config.json",
     '--quant', 'int8', '--calibrate', $some, $src);
+fails('groups that the kernels cannot run', 'layers\.0\.attention\.dense\.weight: calibration needs groups that are '
+    . 'multiples of 16 columns, not 8', @cfg, '--quant', 'int8', '--quant-ranks', 32, '--calibrate', $some, $src);
+fails('no [gMASK]', 'calibration needs \[gMASK\] and sop in config\.json', '--tokenizer', $demo, '--config', do {
+        spew("$dir/config.json", slurp("$demo/config.json") =~ s/"\[gMASK\]"/"other"/r);
+        "$dir/config.json";
+    }, '--quant', 'int8', '--calibrate', $some, $src);
 fails("another model's tokenizer", 'the text has the id \d+, the model.s vocabulary 512', '--tokenizer', $demo,
     '--config', 't/data/glm-mini-random/config.json', '--quant', 'int8', '--calibrate', $some, 't/data/glm-mini-random/tp1');
 ($status, $out) = convert('--calibrate', $some, $src, fresh());

@@ -150,6 +150,30 @@ cv_calib_room(cv_calib_t *c, glm_err_t *err)
 }
 
 
+/* What the kernels can run. */
+static int
+cv_check_sizes(const cv_calib_t *c, glm_err_t *err)
+{
+    cv_item_t  item;
+    size_t     i;
+
+    if (c->cfg->gmask == GLM_NO_TOKEN || c->cfg->sop == GLM_NO_TOKEN) {
+        return glm_fail(err, GLM_EINVAL, "calibration needs [gMASK] and sop in config.json");
+    }
+    if (c->cfg->head_dim % 16 != 0 || c->cfg->inner % 16 != 0) {
+        return glm_fail(err, GLM_EINVAL, "calibration needs heads and an inner size that are multiples "
+                        "of 16, not %d and %d", c->cfg->head_dim, c->cfg->inner);
+    }
+    for (i = 0; i < c->forms->n; i++) {
+        cv_plan_at(c->cfg, i, &item);
+        if (c->forms->of[i].groups == 0 || item.dim[1] / c->forms->of[i].groups % 16 == 0) continue;
+        return glm_fail(err, GLM_EINVAL, "%s: calibration needs groups that are multiples of 16 columns, "
+                        "not %d", item.name, (int) item.dim[1] / c->forms->of[i].groups);
+    }
+    return 0;
+}
+
+
 int
 cv_calib_new(cv_calib_t **out, const glm_config_t *cfg, const cv_forms_t *forms,
     const int32_t *ids, size_t n, glm_err_t *err)
@@ -163,16 +187,12 @@ cv_calib_new(cv_calib_t **out, const glm_config_t *cfg, const cv_forms_t *forms,
     c->forms = forms;
     c->ops = glm_cpu_ops(getenv("GLM_ISA"));
     c->bottom = 1;
-    if (c->ops == NULL || cfg->gmask == GLM_NO_TOKEN || cfg->sop == GLM_NO_TOKEN
-        || cfg->head_dim % 16 != 0 || cfg->inner % 16 != 0 || n == 0)
-    {
-        rc = glm_fail(err, GLM_EINVAL, "%s", c->ops == NULL ? "GLM_ISA names no instruction set of this machine"
-                      : n == 0 ? "the text for calibration is empty"
-                      : cfg->head_dim % 16 != 0 || cfg->inner % 16 != 0
-                      ? "calibration needs heads and an inner size that are multiples of 16"
-                      : "calibration needs the model's [gMASK] and sop in config.json");
+    if (c->ops == NULL || n == 0) {
+        rc = glm_fail(err, GLM_EINVAL, n == 0 ? "the text for calibration is empty"
+                      : "GLM_ISA names no instruction set of this machine");
 
-    } else if ((rc = glm_comm_new(&c->comm, 1, glm_comm_cores(), err)) == 0
+    } else if ((rc = cv_check_sizes(c, err)) == 0
+               && (rc = glm_comm_new(&c->comm, 1, glm_comm_cores(), err)) == 0
                && (rc = cv_cut(c, ids, n, err)) == 0)
     {
         rc = cv_calib_room(c, err);
@@ -423,10 +443,6 @@ cv_take_weight(cv_calib_t *c, const cv_item_t *item, const cv_form_t *form, cons
 
     *m = (glm_mat_t) { .k = (int32_t) item->dim[1], .n = (int32_t) item->dim[0], .bits = bits[form->choice.type] };
     if (form->groups > 0) m->group = (int32_t) (item->dim[1] / form->groups);
-    if (form->groups > 0 && m->group % 16 != 0) {
-        return glm_fail(err, GLM_EINVAL, "%s: calibration needs groups that are multiples of 16 columns",
-                        item->name);
-    }
     m->w = aligned_alloc(64, (glm_mat_bytes(m) + 63) / 64 * 64);
     if (m->w == NULL) return glm_fail(err, GLM_ENOMEM, "%s: no memory to calibrate with it", item->name);
     memset(m->w, 0, glm_mat_bytes(m));
