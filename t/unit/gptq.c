@@ -169,6 +169,58 @@ test_quantize(glm_ttype_t type, int64_t group, double part)
 }
 
 
+/* H = U U^T in double, one element at a time. */
+static void
+plain_factor(double u[COLS][COLS])
+{
+    double  mean = 0;
+    int     i, j, t, p;
+
+    for (i = 0; i < COLS; i++) {
+        for (j = i; j < COLS; j++) {
+            for (t = 0, u[i][j] = 0; t < TOKENS; t++) {
+                u[i][j] += (double) x[t * (COLS + 16) + i] * (double) x[t * (COLS + 16) + j];
+            }
+        }
+        mean += u[i][i] / COLS;
+    }
+    for (i = 0; i < COLS; i++) u[i][i] += mean * (double) CV_DAMPING;
+    for (j = COLS - 1; j >= 0; j--) {
+        for (i = j; i >= 0; i--) {
+            for (p = j + 1; p < COLS; p++) u[i][j] -= u[i][p] * u[j][p];
+            u[i][j] = i == j ? sqrt(u[i][j]) : u[i][j] / u[j][j];
+        }
+    }
+}
+
+
+/* Integers by the definition in gptq.h, with the scales that were chosen: few differ, by
+   what fp32 does to a number that lies between two. */
+static void
+test_definition(void)
+{
+    static double    u[COLS][COLS], e[COLS];
+    static result_t  r;
+    glm_quantize_t   z = { GLM_T_INT4, ROWS, COLS, COLS };
+    int              row, i, j, differ = 0;
+    double           t, step;
+
+    plain_factor(u);
+    calibrated(&z, 2, &r);
+    for (row = 0; row < ROWS; row++) {
+        step = (double) cv_float_of_half(r.scale[row]);
+        for (j = 0; j < COLS; j++) {
+            e[j] = (double) cv_float_of_half(w[row * COLS + j]);
+            for (i = 0, t = e[j]; i < j; i++) t += e[i] * u[i][j] / u[j][j];
+            t = fmax(-7, fmin(7, rint(t / step)));
+            differ += (int) t != integer(GLM_T_INT4, r.q + row * COLS / 2, j);
+            e[j] -= integer(GLM_T_INT4, r.q + row * COLS / 2, j) * step;
+        }
+    }
+    ok(differ < ROWS * COLS / 1000, "%d of %d integers differ from the definition's", differ, ROWS * COLS);
+}
+
+
 static void
 test_refused(void)
 {
@@ -196,6 +248,7 @@ main(void)
     test_quantize(GLM_T_INT4, COLS / 2, 0.2);
     test_quantize(GLM_T_INT4, 32, 0.2);
     test_quantize(GLM_T_INT8, COLS, 0.2);
+    test_definition();
     test_refused();
     return tap_done();
 }

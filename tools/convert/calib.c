@@ -538,3 +538,10 @@ cv_calib_quantize(cv_calib_t *c, size_t i, const glm_quantize_t *z, const uint16
     cv_gptq_inputs(c->gptq, normed ? c->a : c->wide, normed ? c->ld_h : c->ld_i, c->rows, z->cols);
     return cv_gptq_quantize(c->gptq, z, w, q, scale, row, col);
 }
+
+
+void
+cv_calib_output(const cv_calib_t *c, int n, float *x)
+{
+    c->ops->residual(x, (size_t) c->cfg->hidden, c->a, c->ld_h, c->y, c->ld_h, n, &c->norm);
+}

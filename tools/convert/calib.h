@@ -41,4 +41,8 @@ int cv_calib_quantize(cv_calib_t *c, size_t i, const glm_quantize_t *z, const ui
  */
 int cv_calib_take(cv_calib_t *c, size_t i, const void *values, const uint16_t *scale, glm_err_t *err);
 
+/* For tests: what the layers so far make of the first n tokens, special ones included, before
+   the next norm; x: (n, hidden). */
+void cv_calib_output(const cv_calib_t *c, int n, float *x);
+
 #endif
