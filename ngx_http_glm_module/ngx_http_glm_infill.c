@@ -40,8 +40,7 @@ ngx_http_glm_infill_together(ngx_http_glm_ctx_t *ctx)
 }
 
 
-/* A message of blank n of choice i: is it the one that is being filled, or
- * the next one? */
+/* Is blank n of choice i the one that is being filled, or the next one? */
 
 ngx_int_t
 ngx_http_glm_infill_blank(ngx_http_glm_call_t *call, ngx_uint_t i,
