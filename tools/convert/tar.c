@@ -135,6 +135,19 @@ tar_own_name(tar_walk_t *w)
 }
 
 
+/* A name goes into messages, which are one line. */
+static int
+tar_name_ok(const char *name)
+{
+    size_t  i;
+
+    for (i = 0; name[i] != '\0'; i++) {
+        if (i == TAR_MAX_NAME || (unsigned char) name[i] < 0x20 || name[i] == 0x7f) return 0;
+    }
+    return 1;
+}
+
+
 static int
 tar_add(tar_walk_t *w, tar_t *t)
 {
@@ -146,7 +159,9 @@ tar_add(tar_walk_t *w, tar_t *t)
     t->file = more;
     if (t->n == TAR_MAX_FILES) return tar_bad(w, w->at, "more files than an archive may hold");
     if ((rc = tar_own_name(w)) != 0) return rc;
-    if (strlen(w->name) > TAR_MAX_NAME) return tar_bad(w, w->at, "a file name of over 4096 bytes");
+    if (!tar_name_ok(w->name)) {
+        return tar_bad(w, w->at, "a file name of over 4096 bytes, or with control characters");
+    }
     if (w->size > vol_size(w->v) - w->at - TAR_BLOCK) {
         vol_place(w->v, vol_size(w->v), from, sizeof(from));
         snprintf(line, sizeof(line), "%.280s: the archive ends here, %llu bytes before the end of "
