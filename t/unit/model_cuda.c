@@ -26,6 +26,12 @@ main(void)
 #define MAX_SEQ  64
 #define TOKENS   40               /* of a sequence: 20 of them context */
 
+#ifdef __SANITIZE_THREAD__
+#define STRIDE   7                /* calls: a life takes a second there */
+#else
+#define STRIDE   1
+#endif
+
 #define ILLEGAL  700              /* cudaErrorIllegalAddress */
 #define NO_ROOM  2                /* cudaErrorMemoryAllocation */
 #define GONE     100              /* cudaErrorNoDevice */
@@ -326,7 +332,7 @@ check_faults(int status, int code, const char *what)
     glm_gpu_fault_at(0, 0);
     ok(life(&right, &err, &fault) == 0 && right >= 0, "a life without faults");
     calls = glm_gpu_fault_at(0, 0);
-    for (long n = 1; n <= calls; n++) {
+    for (long n = 1; n <= calls; n += STRIDE) {
         int  rc;
 
         fault = 0;
@@ -352,6 +358,9 @@ check_faults(int status, int code, const char *what)
 static void
 check_time_out(void)
 {
+#ifdef __SANITIZE_ADDRESS__
+    skip("after a time-out nothing is given back");
+#else
     int32_t    got, right;
     glm_err_t  err;
     int        fault = 0, before, rc;
@@ -364,6 +373,7 @@ check_time_out(void)
         err.text);
     fakecuda_hang(-1);
     ok(before == 0, "nothing was left before");
+#endif
 }
 
 int
@@ -390,11 +400,7 @@ main(void)
     check_faults(ILLEGAL, GLM_EGPU, "an illegal address");
     check_faults(NO_ROOM, GLM_ENOMEM, "no memory");
     check_faults(GONE, GLM_ELOST, "a card that is gone");
-#ifdef __SANITIZE_ADDRESS__
-    skip("after a time-out nothing is given back");
-#else
     check_time_out();
-#endif
     {
         char  path[300];
 
