@@ -49,8 +49,8 @@ now_ms(void)
     return (uint64_t) ts.tv_sec * 1000 + (uint64_t) ts.tv_nsec / 1000000;
 }
 
-static int
-signals(daemon_t *d, glm_err_t *err)
+static sigset_t
+own_signals(void)
 {
     sigset_t  set;
 
@@ -58,7 +58,23 @@ signals(daemon_t *d, glm_err_t *err)
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGINT);
     sigaddset(&set, SIGHUP);
+    return set;
+}
+
+void
+glm_daemon_block_signals(void)
+{
+    sigset_t  set = own_signals();
+
     pthread_sigmask(SIG_BLOCK, &set, NULL);
+}
+
+static int
+signals(daemon_t *d, glm_err_t *err)
+{
+    sigset_t  set = own_signals();
+
+    glm_daemon_block_signals();
     signal(SIGPIPE, SIG_IGN);
     d->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
     d->loaded_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);

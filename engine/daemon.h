@@ -26,6 +26,10 @@ typedef struct {
     { .socket = GLM_DAEMON_SOCKET, .socket_mode = 0660,                           \
       .server = GLM_SERVER_OPTS_DEFAULT }
 
+/* Before the first call that may start a thread, as the driver's do: one that does
+ * not block the daemon's signals would be ended by them. */
+void glm_daemon_block_signals(void);
+
 /*
  * Exit statuses: 0 after a signal, 1 when it cannot serve, 3 when the model does not
  * fit in memory, and of a card that failed, at start or later: 4 a CUDA error, 5 the

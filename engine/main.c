@@ -115,6 +115,7 @@ main(int argc, char **argv)
     status = options(argc, argv, &o, &plan);
     if (status >= 0) return status;
     if (plan) return print_plan(&o.engine);
+    glm_daemon_block_signals();
     if (glm_model_backend(o.engine.model.backend, &err) != 0) {
         fprintf(stderr, "glm-engine: %s\n", err.text);
         return 1;
