@@ -31,7 +31,7 @@ LIBS       := $(B)/libglm_cuda.a -L$(CUDA_HOME)/lib64 -lcudart_static -lrt \
 # with CUDA runs where there is neither.
 $(PROGRAMS) $(UNIT) $(B)/t/fake_engine: | $(B)/libglm_cuda.a
 
-NVFLAGS   := -O3 -std=c++17 -lineinfo -Ikernels -Iengine -Xcompiler -Wall,-Wextra
+NVFLAGS   := -O3 -std=c++17 -lineinfo -Ikernels -Iengine -Xcompiler -Wall,-Wextra,-fPIC
 SM80      := -gencode arch=compute_80,code=[sm_80,compute_80]
 SM90      := -gencode arch=compute_90a,code=sm_90a
 CUDA_TWICE := attn_context attn_row kv_write norm pack sample
@@ -66,31 +66,62 @@ $(B)/libglm_cuda.a: $(CUDA_OBJ)
 	rm -f $@
 	$(AR) rcs $@ $^
 
-$(B)/gpu/glm-gputest: t/gpu/kernels.cpp
-$(B)/gpu/glm-prefilltest: t/gpu/prefill.cpp
-$(B)/gpu/glm-gputest $(B)/gpu/glm-prefilltest: t/gpu/data.h t/gpu/host.h $(B)/libglm_cuda.a
-	@mkdir -p $(@D)
-	$(NVCC) $(NVFLAGS) -Xcompiler -fopenmp -o $@ $(filter %.cpp,$^) $(B)/libglm_cuda.a -lgomp
+# ---- the bundle: what a machine with a card, CUDA's driver and nothing else needs ----
 
-# With the sampler's kernels alone, for the bundle's size: the table's other entries
-# are NULL.
-$(B)/gpu/glm-gpusample: t/gpu/sample.cpp t/gpu/host.h t/unit/sample_rows.h \
-        $(call obj,engine/sampler.c engine/sampler_scan.c engine/philox.c kernels/cuda_size.c) \
-        $(addprefix $(B)/obj/cuda/,cuda_ops.o sample_80.o sample_90.o)
-	@mkdir -p $(@D)
-	$(NVCC) $(NVFLAGS) -Xlinker --unresolved-symbols=ignore-all -o $@ $< $(filter %.o,$^)
+# Its programs share the kernels as one library, and find it and the runtime beside them.
+GPU      := $(B)/gpu
+GPU_LIBS := -L$(GPU) -lglm_cuda -L$(CUDA_HOME)/lib64 -lcudart
+GPU_PATH := -Wl,-rpath,'$$ORIGIN' -Wl,-s
+GPU_NVCC := $(NVCC) $(NVFLAGS) -cudart shared -Xlinker -rpath,'$$ORIGIN',-s
 
-$(B)/gpu/gpubench: tools/gpubench/gpubench.cu tools/gpubench/model.h tools/gpubench/prefill.h $(B)/libglm_cuda.a
-	@mkdir -p $(@D)
-	$(NVCC) $(NVFLAGS) $(SM80) $(SM90) -Itools/gpubench -o $@ $< $(B)/libglm_cuda.a
+$(call obj,kernels/cuda_size.c): ISA := -fPIC
 
-$(B)/gpu/run.sh: t/gpu/run.sh
+$(GPU)/libglm_cuda.so: $(CUDA_OBJ)
+	@mkdir -p $(@D)
+	$(NVCC) -shared -cudart shared -o $@ $^
+	strip --strip-unneeded $@
+	cp -L $(CUDA_HOME)/lib64/libcudart.so.[0-9]* $(@D)
+
+$(GPU)/glm-gputest: t/gpu/kernels.cpp
+$(GPU)/glm-prefilltest: t/gpu/prefill.cpp
+$(GPU)/glm-gputest $(GPU)/glm-prefilltest: t/gpu/data.h t/gpu/host.h $(GPU)/libglm_cuda.so
+	$(GPU_NVCC) -Xcompiler -fopenmp -o $@ $(filter %.cpp,$^) $(GPU_LIBS) -lgomp
+
+$(GPU)/glm-gpusample: t/gpu/sample.cpp t/gpu/host.h t/unit/sample_rows.h \
+        $(call obj,engine/sampler.c engine/sampler_scan.c engine/philox.c) $(GPU)/libglm_cuda.so
+	$(GPU_NVCC) -o $@ $< $(filter %.o,$^) $(GPU_LIBS)
+
+$(GPU)/gpubench: tools/gpubench/gpubench.cu $(wildcard tools/gpubench/*.h) $(GPU)/libglm_cuda.so
+	$(GPU_NVCC) $(SM80) $(SM90) -Itools/gpubench -o $@ $< $(GPU_LIBS)
+
+# The engine, and the tests of the model's arithmetic that every backend must pass.
+GPU_MAIN := $(addprefix $(GPU)/,glm-engine glm glm-bench)
+GPU_UNIT := $(GPU)/forward $(GPU)/model_demo
+$(GPU)/glm-engine: $(B)/obj/engine/main.o
+$(GPU)/glm:        $(call obj,tools/glm/main.c $(CLIENT_SRC))
+$(GPU)/glm-bench:  $(call obj,$(BENCH_SRC))
+$(GPU_UNIT): $(GPU)/%: $(B)/obj/faults/t/%.o
+$(GPU_MAIN) $(GPU_UNIT): $(B)/libglm_engine.a $(GPU)/libglm_cuda.so
+	$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) $(B)/libglm_engine.a $(GPU_LIBS) \
+	    -Wl,-Bstatic -ljansson -lz -Wl,-Bdynamic -lm -ldl $(GPU_PATH)
+
+# Models and goldens, under the names that the tests know.
+$(GPU)/data: $(B)/glm-convert $(wildcard t/data/goldens/*/forward.json)
+	rm -rf $@
+	mkdir -p $@/models $@/t/data/goldens $@/t/data/demo
+	tools/test_models.sh $(B)
+	cp -R models/demo $(B)/models/mini-tp1 $@/models
+	cp -R t/data/goldens/. $@/t/data/goldens
+	cp t/data/demo/goldens.json $@/t/data/demo
+	cp -R t/data/glm-130b-int4 $@/models
+
+$(GPU)/run.sh: t/gpu/run.sh
 	@mkdir -p $(@D)
 	cp $< $@
 
-gpu-bundle: $(B)/gpu/glm-gputest $(B)/gpu/glm-prefilltest $(B)/gpu/glm-gpusample $(B)/gpu/gpubench \
-        $(B)/gpu/run.sh
-	@test $$(du -sk $(B)/gpu | cut -f1) -le 40960 || { echo "build/gpu is over 40 MiB"; exit 1; }
+gpu-bundle: $(addprefix $(GPU)/,glm-gputest glm-prefilltest glm-gpusample gpubench run.sh data) \
+        $(GPU_MAIN) $(GPU_UNIT)
+	@test $$(du -sk $(GPU) | cut -f1) -le 40960 || { echo "$(GPU) is over 40 MiB"; exit 1; }
 
 -include $(wildcard $(B)/obj/cuda/*.d)
 

@@ -422,6 +422,7 @@ struct Flow {                     /* a context on its way through a layer */
         for (int i = 0; i < n; i++) at.push_back(i);
         table.put(ids), index.put(at);
         CK(cudaMemcpy(b.y, y.data(), y.size() * 4, cudaMemcpyHostToDevice));
+        CK(cudaDeviceSynchronize());     /* `stream` does not wait for copies from here */
         for (int p = 0; p < passes; p++) normalise(p, NULL);          /* an `a` to start from */
     }
     int rows(int p) const { return std::min(kPass, n - p * kPass); }
