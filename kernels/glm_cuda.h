@@ -77,7 +77,7 @@ typedef struct {
     int32_t             ring;     /* stages of the ring (sm_90); 0: the best known */
     int32_t             ctas;     /* at most so many CTAs; 0: one a multiprocessor */
     int32_t             block;    /* bucket 256: rows a block, 64 or 128 (which sm_90 has
-                                     for int4 and int8; else 64); 0: 64 */
+                                     for int4 and int8; else 64); 0: the best known */
 } glm_linear_args_t;
 
 /* Workspace for any linear of buckets up to this one (256 needs no more than 64). */

@@ -321,7 +321,7 @@ template <int WT, int ST64, int ST128>
 int pass(const glm_linear_args_t *a, glm_stream_t *s)
 {
     if constexpr (WT != GLM_W_F16)
-        if (a->block == 128 && a->rows > 64) return run<Cfg<WT, 16, 1, 1, true, 2, true>, ST128>(a, s);
+        if (a->block != 64 && a->rows > 64) return run<Cfg<WT, 16, 1, 1, true, 2, true>, ST128>(a, s);
     return run<Cfg<WT, 8, 1, 2, true, 2, true>, ST64>(a, s);
 }
 
