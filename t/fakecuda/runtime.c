@@ -684,6 +684,7 @@ cudaError_t
 cudaGraphExecDestroy(cudaGraphExec_t x)
 {
     enter();
+    drain();                      /* a launch that is under way has its arguments there */
     free_graph((graph_t *) x, 1);
     return leave(cudaSuccess);
 }
