@@ -198,6 +198,7 @@ emu_add_ul(void *p, unsigned long long v)
 #define grid_go()    ((void) 0)
 #define grid_wait()  ((void) 0)
 
+__attribute__((noinline))
 static void
 emu_block(unsigned x, unsigned y)
 {
@@ -206,6 +207,18 @@ emu_block(unsigned x, unsigned y)
     emu_head = emu_nready = 0;
     emu_release(0, blockDim.x);
     if (_setjmp(emu_out) == 0) emu_next();
+}
+
+/* getcontext() may return twice, as far as gcc knows: it has no loop around it. */
+__attribute__((noinline))
+static void
+emu_prepare(emu_thread_t *t, unsigned id, char *stack)
+{
+    getcontext(&t->start);
+    t->id = id;
+    t->start.uc_stack.ss_sp = stack;
+    t->start.uc_stack.ss_size = EMU_STACK;
+    makecontext(&t->start, emu_main, 0);
 }
 
 /* run calls the kernel: run<<<(x, y), threads>>>(). */
@@ -218,15 +231,8 @@ emu_launch(void (*run)(void), unsigned x, unsigned y, unsigned threads)
     if (stacks == NULL) {
         stacks = malloc((size_t) EMU_THREADS * EMU_STACK);
         if (stacks == NULL) bail_out("no memory");
-        for (unsigned i = 0; i < EMU_THREADS; i++) {
-            emu_thread_t  *t = &emu_threads[i];
-
-            getcontext(&t->start);
-            t->id = i;
-            t->start.uc_stack.ss_sp = stacks + (size_t) i * EMU_STACK;
-            t->start.uc_stack.ss_size = EMU_STACK;
-            makecontext(&t->start, emu_main, 0);
-        }
+        for (unsigned i = 0; i < EMU_THREADS; i++)
+            emu_prepare(&emu_threads[i], i, stacks + (size_t) i * EMU_STACK);
     }
     emu_run = run;
     blockDim = (emu_dim_t) { threads, 1, 1 };
