@@ -56,11 +56,13 @@ wire() {        # arch
         sleep 1
     done
     export GLM_SOCKET=$sock
+    blanks='This is the [MASK] package, which contains the [MASK] for development.'
+    filled='This is the Python 3 package, which contains the Python 3 version for development.'
     for what in "Wo ist die Datei?|complete|English: Where is the file? German:" \
         "file|complete|English: Where is the [MASK]? German: Wo ist die Datei?" \
         "The file is empty.|complete|English: [MASK] German: Die Datei ist leer." \
         "Wo ist die Datei?|complete --num-beams 4|English: Where is the file? German:" \
-        "This is the Python 3 package, which contains the Python 3 version for development.|infill|This is the [MASK] package, which contains the [MASK] for development."
+        "$filled|infill|$blanks"
     do
         want=${what%%|*}
         rest=${what#*|}
