@@ -285,7 +285,7 @@ samples_agree(const weight_t *w, const json_t *g)
             q = q_at(w, json_integer_value(row), (int64_t) (w->type == GLM_T_INT4 ? 2 * k : k), &s);
             byte = q & 0xff;
             if (w->type == GLM_T_INT4) {
-                byte = (q << 4 | (q_at(w, json_integer_value(row), (int64_t) (2 * k + 1), &s) & 15)) & 0xff;
+                byte = (q * 16 | (q_at(w, json_integer_value(row), (int64_t) (2 * k + 1), &s) & 15)) & 0xff;
             }
             if (byte != (json_integer_value(values) & 0xff)) return 0;
         }
