@@ -148,15 +148,7 @@ void
 ngx_http_glm_stream_message(ngx_http_glm_call_t *call,
     ngx_http_glm_choice_t *ch, ngx_uint_t n)
 {
-    ngx_http_glm_ctx_t  *ctx;
-
-    ctx = call->ctx;
-
-    if (!ch->told) {
-        ngx_http_glm_put_begin(ctx, ch);
-        ngx_http_glm_stream_tail(call, 0);
-        ch->told = 1;
-    }
+    ngx_http_glm_stream_role(call, ch);
 
     if (ch->text.len || n) {
         ngx_http_glm_put_delta(call, ch, n);
@@ -167,6 +159,24 @@ ngx_http_glm_stream_message(ngx_http_glm_call_t *call,
         ngx_http_glm_put_last(call, ch);
         ngx_http_glm_stream_tail(call, ch->ntokens);
     }
+}
+
+
+/*
+ * A choice begins, once.  Text that is there already may have to wait (of a
+ * beam search it does) and is not told here.
+ */
+
+void
+ngx_http_glm_stream_role(ngx_http_glm_call_t *call, ngx_http_glm_choice_t *ch)
+{
+    if (ch->told) {
+        return;
+    }
+
+    ngx_http_glm_put_begin(call->ctx, ch);
+    ngx_http_glm_stream_tail(call, 0);
+    ch->told = 1;
 }
 
 

@@ -720,6 +720,8 @@ void ngx_http_glm_put_message(ngx_http_glm_out_t *out,
     ngx_http_glm_call_t *call, ngx_http_glm_choice_t *ch, ngx_uint_t n);
 void ngx_http_glm_stream_message(ngx_http_glm_call_t *call,
     ngx_http_glm_choice_t *ch, ngx_uint_t n);
+void ngx_http_glm_stream_role(ngx_http_glm_call_t *call,
+    ngx_http_glm_choice_t *ch);
 
 /* _status.c, _metrics.c */
 

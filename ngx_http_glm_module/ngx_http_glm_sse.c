@@ -103,9 +103,7 @@ ngx_http_glm_stream_roles(ngx_http_glm_ctx_t *ctx)
     call = ctx->calls;
 
     for (i = 0; i < call->nchoices; i++) {
-        if (!call->choices[i].told) {
-            ngx_http_glm_stream_message(call, &call->choices[i], 0);
-        }
+        ngx_http_glm_stream_role(call, &call->choices[i]);
     }
 
     return NGX_OK;

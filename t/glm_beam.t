@@ -73,6 +73,17 @@ is_deeply([ map { $_->{delta}{content} } grep { length($_->{delta}{content} // '
     'chat, stream: a chunk a candidate');
 is_deeply([ map { $_->{score} } grep { $_->{finish_reason} } @d ], [ -1.5, -3 ], 'chat, stream: scores');
 
+# What came with the acceptance, and whose end did not, is told once, at the end
+
+for (1 .. 3) {
+    $c = $t->post('/v1/chat/completions', { @m, messages => [ { role => 'user', content => 'fake: tokens=3 hangat=2 bychoice' } ],
+        stream => TRUE }, start => 1);
+    $c->read_head;
+    @d = map { json($_->{data})->{choices}[0]{delta} } $c->events(0.3);
+    is_deeply(\@d, [ ({ role => 'assistant', content => '' }) x 2 ], 'chat: of an unfinished candidate the role only');
+    $c->close;
+}
+
 # Blanks: the first candidate tells all but the last
 
 my %I = (prompt => 'a [MASK] b [MASK] c fake: tokens=2 bychoice', n => 2, num_beams => 2);

@@ -153,19 +153,19 @@ t_finish(glm_req_t *r, const glm_finish_out_t *f)
     pthread_mutex_unlock(&t_lock);
 }
 
-/* The part of a text between two characters is said; 0 otherwise. */
+/* The part of a text between two characters is what a choice said; a byte token may make
+ * any byte of either, 0 too. */
 static int
-t_is_span(const char *text, glm_span_t span, const char *said)
+t_is_span(const glm_filled_t *f, glm_span_t span, const t_choice_t *said)
 {
-    uint32_t     at = 0;
-    const char  *s = said != NULL ? said : "";
+    uint32_t  at = 0;
+    size_t    i = 0;
 
-    for (; *text != '\0' && at < span.start; at++) {
-        text++;
-        while ((*text & 0xC0) == 0x80) text++;
-    }
-    if (at != span.start || strncmp(text, s, strlen(s)) != 0) return 0;
-    for (; *s != '\0'; s++) at += (*s & 0xC0) != 0x80;
+    for (; i < f->ntext && at < span.start; at++)
+        do i++; while (i < f->ntext && (f->text[i] & 0xC0) == 0x80);
+    if (at != span.start || said->ntext > f->ntext - i) return 0;
+    if (said->ntext > 0 && memcmp(f->text + i, said->text, said->ntext) != 0) return 0;
+    for (size_t k = 0; k < said->ntext; k++) at += (said->text[k] & 0xC0) != 0x80;
     return at == span.end;
 }
 
@@ -184,8 +184,7 @@ t_filled(glm_req_t *r, const glm_filled_t *f)
     t->filled[f->choice].span = malloc((size_t) f->nblanks * sizeof(glm_span_t));
     memcpy(t->filled[f->choice].span, f->span, (size_t) f->nblanks * sizeof(glm_span_t));
     for (int b = first; b < f->nblanks; b++)
-        t->wrong += !c[b].finished
-                    || !t_is_span(t->filled[f->choice].text, f->span[b], c[b].text);
+        t->wrong += !c[b].finished || !t_is_span(f, f->span[b], &c[b]);
     pthread_mutex_unlock(&t_lock);
 }
 
