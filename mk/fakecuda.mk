@@ -8,7 +8,7 @@ FAKECUDA_OBJ := $(call obj,$(wildcard t/fakecuda/*.c)) $(B)/obj/faults/engine/gp
 FAKECUDA_GPU := $(B)/t/fakecuda_kernels $(B)/t/fakecuda_prefill
 FAKECUDA_UNIT := $(B)/t/model_cuda
 # Tests of the CPU backend that the other one must pass, too.
-FAKECUDA_SAME := $(B)/t/fakecuda_model $(B)/t/fakecuda_model_demo $(B)/t/fakecuda_forward
+FAKECUDA_SAME := $(addprefix $(B)/t/fakecuda_,model model_demo forward goldens beam_goldens)
 
 $(B)/obj/t/fakecuda/%.o: CPPFLAGS += -isystem $(CUDA_INCLUDE) -It/fakecuda
 $(B)/obj/t/fakecuda/%.o: OPT := -O3
@@ -25,7 +25,7 @@ $(FAKECUDA_UNIT): $(B)/t/%: $(B)/obj/t/unit/%.o $(FAKECUDA_OBJ) $(B)/libglm_engi
 
 $(B)/obj/faults/t/%.o: t/unit/%.c
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) -DGLM_FAKECUDA $(CFLAGS) -MMD -MP -c -o $@ $<
+	$(CC) $(CPPFLAGS) -DGLM_TEST_CUDA -DGLM_FAKECUDA $(CFLAGS) -MMD -MP -c -o $@ $<
 
 $(FAKECUDA_SAME): $(B)/t/fakecuda_%: $(B)/obj/faults/t/%.o $(FAKECUDA_OBJ) $(B)/libglm_engine.a
 	@mkdir -p $(@D)

@@ -413,7 +413,7 @@ sample_row(const glm_sample_args_t *a, int i, void *scratch)
         .seed = g->seed, .choice = g->choice, .blank = g->blank, .ntokens = g->ntokens,
         .nlogprobs = g->nlogprobs, .nscore = g->nscore, .allow = g->allow,
         .presence = g->presence, .frequency = g->frequency, .repetition = g->repetition,
-        .nadjust = g->nadjust, .nban = g->nban, .force = g->force
+        .nadjust = g->nadjust, .nban = g->nban, .force = g->force, .rank = g->rank
     };
 
     if (g->nadjust > 0) s.adjust = (const void *) (lists + g->adjust);

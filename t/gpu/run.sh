@@ -93,8 +93,9 @@ for part in $parts; do
     truth)
         for arch in 90 80; do
             export GLM_CUDA_ARCH=$arch
-            program "forward-$arch" "$bin/forward"
-            program "demo-$arch" "$bin/model_demo"
+            for p in forward model_demo goldens beam_goldens; do
+                program "$p-$arch" "$bin/$p"
+            done
             unset GLM_CUDA_ARCH
         done
         ;;

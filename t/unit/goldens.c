@@ -1,14 +1,15 @@
 /*
  * goldens: breaks when the engine with a real model no longer gives the original's
  * ids: greedy and evaluation goldens of the random models at every number of ranks,
- * completions and fills of the demo model with their text.
+ * completions and fills of the demo model with their text.  On a card (fp16) ids may
+ * differ from where the two best logits are nearer than FP16_GAP.
  */
 #include <math.h>
 #include <unistd.h>
 
 #include "engine_util.h"
 #include "golden.h"
-#include "tap.h"
+#include "model_util.h"
 
 #define MAXN  1024
 
@@ -17,8 +18,8 @@ start(const char *dir, int tp)
 {
     glm_engine_t       *e;
     glm_err_t           err = {0};
-    glm_engine_opts_t   o = { .model_dir = dir, .model = { .tp = tp, .threads = tp },
-                              .max_num_seqs = 8, .kv_tokens = 8192 };
+    glm_engine_opts_t   o = { .model_dir = dir, .max_num_seqs = 8, .kv_tokens = 8192,
+                              .model = { .backend = MODEL_BACKEND, .tp = tp, .threads = tp } };
 
     if (glm_engine_start(&e, &o, &err) == 0) return e;
     ok(0, "%s starts at tp %d: %s", dir, tp, err.text);
@@ -28,18 +29,21 @@ start(const char *dir, int tp)
 /* ---- random models: ids only ---- */
 
 /* Compares ids and log-probabilities with a golden's steps; the worst distance, or
- * 1e9 when ids differ. */
+ * 1e9 when ids differ.  From where fp16 may take the other of two ids on, nothing is
+ * compared. */
 static double
 distance(const t_choice_t *c, const json_t *steps)
 {
     double  worst = 0;
 
-    if (c->n != json_array_size(steps)) return 1e9;
-    for (size_t i = 0; i < c->n; i++) {
+    for (size_t i = 0; i < json_array_size(steps); i++) {
         const json_t         *s = json_array_get(steps, i);
         const glm_sampled_t  *o = &c->sampled[i];
 
-        if (c->id[i] != (int32_t) golden_num(s, "token")) return 1e9;
+        if (i == c->n) return 1e9;
+        if (c->id[i] != (int32_t) golden_num(s, "token")) {
+            return model_cuda && golden_num(s, "gap") < FP16_GAP ? worst : 1e9;
+        }
         worst = fmax(worst, fabs((double) o->logprob - golden_num(s, "logprob")));
         for (int k = 0; k < 5; k++) {
             const json_t  *top = json_array_get(json_object_get(s, "top5"), (size_t) k);
@@ -48,7 +52,7 @@ distance(const t_choice_t *c, const json_t *steps)
                                      - json_number_value(json_array_get(top, 1))));
         }
     }
-    return worst;
+    return c->n == json_array_size(steps) ? worst : 1e9;
 }
 
 static double
@@ -134,7 +138,7 @@ run_file(glm_engine_t *e, const char *model, const char *file,
         else diag("%s differs", json_string_value(json_object_get(c, "name")));
         worst = fmax(worst, d);
     }
-    ok(cases > 0 && good == cases && worst < 1e-3, "%s: %zu of %zu %s cases, log-probabilities "
+    ok(cases > 0 && good == cases && worst < (model_cuda ? FP16_LOGPROB : 1e-3), "%s: %zu of %zu %s cases, log-probabilities "
        "within %.2g", what, good, cases, file, worst);
     json_decref(g);
 }
@@ -145,8 +149,8 @@ test_random_models(const char *base)
     static const char *const  names[5] = { "mini-tp1", "mini-tp2", "mini-tp4", "tiny-tp1",
                                            "tiny-tp2" };
 
-    for (int m = 0; m < 5; m++) {
-        for (int tp = 1; tp <= 4; tp *= 2) {
+    for (int m = 0; m < 5; m += model_cuda ? 3 : 1) {
+        for (int tp = 1; tp <= (model_cuda ? 1 : 4); tp *= 2) {
             char           dir[512], model[5], what[64];
             glm_engine_t  *e;
 
@@ -185,6 +189,13 @@ prompt_equal(const t_req_t *t, const json_t *want)
     return 1;
 }
 
+/* Whether fp16 may answer otherwise. */
+static int
+near(const json_t *c, const char *margin)
+{
+    return model_cuda && golden_num(c, margin) < FP16_GAP;
+}
+
 static int
 demo_completion(glm_engine_t *e, const json_t *c, int ignore_eos)
 {
@@ -203,6 +214,8 @@ demo_completion(glm_engine_t *e, const json_t *c, int ignore_eos)
                && t->c[0].fin.reason == (strcmp(finish, "stop") == 0 ? GLM_FINISH_STOP
                                                                      : GLM_FINISH_LENGTH);
     if (!good) diag("%s: \"%s\" %s", t->seg.text, t->c[0].text, t->no.text);
+    good |= t->ended == 1 && !t->wrong
+            && near(c, ignore_eos ? "ignore_eos_min_margin" : "min_margin");
     t_free(t);
     return good;
 }
@@ -231,7 +244,7 @@ test_demo(int tp)
     json_t        *g = golden_load("demo/goldens.json", "demo/goldens.json");
     const json_t  *cases = json_object_get(g, "cases"), *blanks = json_object_get(g, "blanks");
     glm_engine_t  *e;
-    size_t         good = 0, ignoring = 0, fills = 0, single = 0;
+    size_t         good = 0, ignoring = 0, fills = 0, single = 0, n = 0;
 
     if (g == NULL || access("models/demo/config.json", R_OK) != 0) {
         skip("no demo model or no goldens of it");
@@ -239,14 +252,12 @@ test_demo(int tp)
         return;
     }
     if ((e = start("models/demo", tp)) != NULL) {
-        for (size_t i = 0; i < json_array_size(cases); i++) {
+        for (size_t i = 0; i < json_array_size(cases); i += model_slow ? 3 : 1, n++) {
             good += (size_t) demo_completion(e, json_array_get(cases, i), 0);
             ignoring += (size_t) demo_completion(e, json_array_get(cases, i), 1);
         }
-        ok(good == json_array_size(cases), "demo, %d ranks: %zu of %zu completions", tp, good,
-           json_array_size(cases));
-        ok(ignoring == json_array_size(cases), "demo, %d ranks: %zu of %zu ignoring eos", tp,
-           ignoring, json_array_size(cases));
+        ok(good == n && n > 0, "demo, %d ranks: %zu of %zu completions", tp, good, n);
+        ok(ignoring == n, "demo, %d ranks: %zu of %zu ignoring eos", tp, ignoring, n);
         for (size_t i = 0; i < json_array_size(blanks); i++) {
             if (json_array_size(json_object_get(json_array_get(blanks, i), "fills")) > 1) continue;
             single++;
@@ -263,9 +274,7 @@ main(void)
 {
     const char  *base = getenv("GLM_TEST_MODELS");
 
-    test_demo(1);
-    test_demo(2);
-    test_demo(4);
+    for (int tp = 1; tp <= (model_cuda ? 1 : 4); tp *= 2) test_demo(tp);
     test_random_models(base != NULL ? base : "build/models");
     return tap_done();
 }

@@ -14,15 +14,25 @@
 #include "model.h"
 #include "tap.h"
 
-/* Built with GLM_FAKECUDA the same tests run the CUDA backend over t/fakecuda: in
- * fp16, on one rank. */
-#ifdef GLM_FAKECUDA
+/* Built with GLM_TEST_CUDA the same tests run the CUDA backend, in fp16 and on one rank:
+ * on a card, or with GLM_FAKECUDA over t/fakecuda. */
+#ifdef GLM_TEST_CUDA
 #define MODEL_BACKEND  GLM_BACKEND_CUDA
 #else
 #define MODEL_BACKEND  GLM_BACKEND_CPU
 #endif
 
 static const int  model_cuda = MODEL_BACKEND == GLM_BACKEND_CUDA;
+#ifdef GLM_FAKECUDA
+static const int  model_slow = 1;  /* twins of kernels: some of the cases are enough */
+#else
+static const int  model_slow = 0;
+#endif
+
+/* In fp16 two logits that are nearer than this may change places: the random models'
+ * prompts were chosen to stay above.  And what log-probabilities may be off. */
+#define FP16_GAP      0.04
+#define FP16_LOGPROB  0.1
 
 /* Path of a test model, or NULL when it is not there. */
 static inline const char *
