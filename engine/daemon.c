@@ -252,6 +252,7 @@ glm_daemon_status(int rc)
     case GLM_EGPU:      return 4;
     case GLM_ELOST:     return 5;
     case GLM_ETIMEOUT:  return 6;
+    case GLM_ENAN:      return 7;
     default:            return 1;
     }
 }

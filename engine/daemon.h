@@ -33,7 +33,7 @@ void glm_daemon_block_signals(void);
 /*
  * Exit statuses: 0 after a signal, 1 when it cannot serve, 3 when the model does not
  * fit in memory, and of a card that failed, at start or later: 4 a CUDA error, 5 the
- * card is gone, 6 it did not finish in time.  Of one of our codes:
+ * card is gone, 6 it did not finish in time, 7 it computed NaN.  Of one of our codes:
  */
 int glm_daemon_status(int rc);
 

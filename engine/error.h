@@ -21,6 +21,7 @@
 #define GLM_ECANCEL  (-9)
 #define GLM_ELOST    (-10)    /* the card is gone */
 #define GLM_ETIMEOUT (-11)    /* a kernel did not end */
+#define GLM_ENAN     (-12)    /* the card computed NaN or infinity */
 
 typedef struct {
     char  text[512];          /* one line, no newline, "" until set */

@@ -151,6 +151,12 @@ glm_gpu_op(glm_gpu_t *g, const char *what, int rc)
     return failed(g, GLM_EGPU, what, "arguments refused");
 }
 
+int
+glm_gpu_spoilt(glm_gpu_t *g, int rc, const char *what, const char *text)
+{
+    return failed(g, rc, what, text);
+}
+
 /* ---- the card ---- */
 
 static int

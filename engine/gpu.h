@@ -6,7 +6,8 @@
  * launched any more.
  *
  * Codes: GLM_ENOMEM (no room; the card is as before), GLM_ELOST (the card is
- * gone), GLM_ETIMEOUT (a kernel did not end), GLM_EGPU (any other CUDA error).
+ * gone), GLM_ETIMEOUT (a kernel did not end), GLM_ENAN (its user found what it computed
+ * to be no numbers), GLM_EGPU (any other CUDA error).
  * All threads may call; a thread of its own begins with glm_gpu_thread().
  */
 #ifndef GLM_GPU_H
@@ -45,6 +46,9 @@ const char *glm_gpu_error(glm_gpu_t *g);
 
 /* What a launcher returned; what names it. */
 int glm_gpu_op(glm_gpu_t *g, const char *what, int rc);
+
+/* A failure that no call told, but its results: the card cannot be used after.  Returns rc. */
+int glm_gpu_spoilt(glm_gpu_t *g, int rc, const char *what, const char *text);
 
 /* ---- memory ---- */
 

@@ -101,7 +101,7 @@ int glm_model_prefill(glm_model_t *m, const int32_t *tokens, int n, const int32_
 
 /*
  * 0, or the code of a failure of the device after which nothing can be computed any
- * more (GLM_EGPU, GLM_ELOST, GLM_ETIMEOUT; text tells it): a step or prefill that
+ * more (GLM_EGPU, GLM_ELOST, GLM_ETIMEOUT, GLM_ENAN; text tells it): a step or prefill that
  * failed has changed nothing that was reported, and this process should end.
  */
 int glm_model_fault(const glm_model_t *m, const char **text);

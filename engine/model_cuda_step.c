@@ -290,6 +290,25 @@ compute(glm_cuda_model_t *m, int b, int n, int wanted)
     return glm_gpu_launch(m->gpu, m->sampler[b], m->stream);
 }
 
+/* Where logits are no numbers, what else this card gives cannot be trusted: none of the
+ * step's ids is told. */
+static int
+check_finite(glm_cuda_model_t *m, const glm_row_t *rows, int n)
+{
+    char  text[128];
+    int   bad = 0, first = 0;
+
+    for (int i = n - 1; i >= 0; i--) {
+        if (rows[i].sample == NULL || m->sampled[i].id != -1) continue;
+        bad++;
+        first = i;
+    }
+    if (bad == 0) return 0;
+    snprintf(text, sizeof(text), "NaN or infinity in %d of %d rows; row %d: token %d, slot %d",
+        bad, n, first, rows[first].token, rows[first].slot);
+    return glm_gpu_spoilt(m->gpu, GLM_ENAN, "logits", text);
+}
+
 /* At most GLM_CUDA_MAX_ROWS of them. */
 static int
 some_rows(glm_cuda_model_t *m, const glm_row_t *rows, int n, glm_sampled_t *out, float *logits)
@@ -308,7 +327,7 @@ some_rows(glm_cuda_model_t *m, const glm_row_t *rows, int n, glm_sampled_t *out,
             m->stream);
         if (rc != 0) return rc;
     }
-    if ((rc = glm_cuda_sync(m)) != 0) return rc;
+    if ((rc = glm_cuda_sync(m)) != 0 || (rc = check_finite(m, rows, n)) != 0) return rc;
     for (int i = 0; i < n; i++) {
         if (rows[i].sample != NULL) out[i] = m->sampled[i];
     }

@@ -57,7 +57,8 @@ refused({ FAKECUDA_DEVICES => 0 }, 1, qr/--backend cuda: no CUDA device/, 'no ca
 
 for ([ { GLM_GPU_FAULT => 'cudaGraphLaunch,30,700' }, 4, qr/the device failed: cudaGraphLaunch: an illegal/, 'a sticky error' ],
     [ { GLM_GPU_FAULT => 'cudaGraphLaunch,41,100' }, 5, qr/the device failed: cudaGraphLaunch: no CUDA-capable/, 'a card taken away' ],
-    [ { FAKECUDA_HANG => 30 }, 6, qr/the device failed: waiting for the device: not done after 1 s/, 'a kernel that never ends' ])
+    [ { FAKECUDA_HANG => 30 }, 6, qr/the device failed: waiting for the device: not done after 1 s/, 'a kernel that never ends' ],
+    [ { FAKECUDA_NAN => 30 }, 7, qr/the device failed: logits: NaN or infinity in 1 of \d+ rows; row \d+: token \d+, slot \d+/, 'NaN in a row' ])
 {
     my ($env, $want, $says, $what) = @$_;
     my $e = serving({ %$env }, '--gpu-timeout', 1);

@@ -7,8 +7,8 @@
  * cudaErrorIllegalAddress from then on, as on a card.
  *
  * Environment, for whole programs: FAKECUDA_MEMORY (bytes), FAKECUDA_DEVICES,
- * FAKECUDA_CAPABILITY (90), FAKECUDA_HANG (events
- * never come after so many graphs were launched).
+ * FAKECUDA_CAPABILITY (90), FAKECUDA_HANG (events never come after so many graphs were
+ * launched), FAKECUDA_NAN (which run of the sampler finds a NaN).
  */
 #ifndef FAKECUDA_H
 #define FAKECUDA_H
@@ -26,6 +26,8 @@ void fakecuda_memory(size_t bytes);
 void fakecuda_devices(int n);
 void fakecuda_capability(int mm);       /* 90 */
 void fakecuda_hang(int after);          /* events that still come; -1: all */
+void fakecuda_nan(int n);               /* the n-th sampler from now on finds a NaN
+                                           in its last row that is asked for */
 int fakecuda_live(void);                /* allocations, pins, events, streams, graphs */
 void fakecuda_reset(void);              /* the error state */
 
@@ -34,6 +36,8 @@ int fakecuda_enqueue(glm_stream_t *s, void (*run)(void *arg), const void *arg, s
 /* Of a running operation: whether the card may use this memory; if not, the card is
  * broken from now on. */
 int fakecuda_may(const void *p, size_t bytes);
+/* Whether the sampler that runs now is the one of fakecuda_nan(). */
+int fakecuda_nan_now(void);
 
 #ifdef __cplusplus
 }

@@ -44,7 +44,7 @@ typedef struct range_s {
 static pthread_mutex_t  lock;
 static pthread_once_t   once = PTHREAD_ONCE_INIT;
 static size_t           memory = (size_t) 4 << 30, used;
-static int              devices = 1, capability = 90, hang = -1, hang_launch, live;
+static int              devices = 1, capability = 90, hang = -1, hang_launch, nan_in, live;
 static cudaError_t      sticky, last;
 static range_t         *ranges;
 static stream_t        *streams;
@@ -80,6 +80,7 @@ set_up(void)
     devices = (int) number("FAKECUDA_DEVICES", 1);
     capability = (int) number("FAKECUDA_CAPABILITY", 90);
     hang_launch = (int) number("FAKECUDA_HANG", 0);
+    nan_in = (int) number("FAKECUDA_NAN", 0);
 }
 
 static void
@@ -200,6 +201,25 @@ fakecuda_hang(int after)
     enter();
     hang = after;
     (void) leave(cudaSuccess);
+}
+
+void
+fakecuda_nan(int n)
+{
+    enter();
+    nan_in = n;
+    (void) leave(cudaSuccess);
+}
+
+int
+fakecuda_nan_now(void)
+{
+    int  now;
+
+    enter();
+    now = nan_in > 0 && --nan_in == 0;
+    (void) leave(cudaSuccess);
+    return now;
 }
 
 int

@@ -274,22 +274,29 @@ check_sample(glm_model_t *m)
     free(scratch);
 }
 
-/* NaN where the last norm adds its bias: no token, and the card goes on. */
+/* A NaN in one row: no token of any row, and the card is not used again; m ends here. */
 static void
 check_nan(glm_model_t *m)
 {
-    glm_cuda_model_t  *c = (glm_cuda_model_t *) m;
-    uint16_t           bias = *(uint16_t *) c->final.bias;
-    glm_sample_t       greedy = { .nlogprobs = -1 };
-    glm_row_t          row = { 1, 0, 0, pages, &greedy };
-    glm_sampled_t      out = { .id = 77 };
-    const char        *why;
+    static const uint64_t  none[VOCAB / 64];
+    glm_sample_t           greedy = { .nlogprobs = -1 }, shut = { .nlogprobs = -1, .allow = none };
+    glm_row_t              row[3];
+    glm_sampled_t          out[3] = { { .id = 77 }, { .id = 77 }, { .id = 77 } };
+    const char            *why = "";
 
-    *(uint16_t *) c->final.bias = 0x7e00;
-    ok(glm_model_step(m, &row, 1, &out, NULL) == 0 && out.id == -1, "NaN in logits: no token");
-    *(uint16_t *) c->final.bias = bias;
-    ok(glm_model_step(m, &row, 1, &out, NULL) == 0 && out.id >= 0 && glm_model_fault(m, &why) == 0,
-        "and the next step is as ever");
+    for (int i = 0; i < 3; i++) row[i] = (glm_row_t) { 5 + i, i, i, pages, i < 2 ? &greedy : NULL };
+    row[1].sample = &shut;
+    ok(glm_model_step(m, row, 3, out, NULL) == 0 && out[0].id >= 0 && out[1].id == -2
+       && glm_model_fault(m, &why) == 0, "all ids forbidden: no failure of the card");
+
+    row[1].sample = &greedy;
+    out[0].id = 77;
+    fakecuda_nan(1);
+    ok(glm_model_step(m, row, 3, out, NULL) == GLM_ENAN && out[0].id == 77, "NaN: no token");
+    ok(glm_model_fault(m, &why) == GLM_ENAN
+       && strcmp(why, "logits: NaN or infinity in 1 of 3 rows; row 1: token 6, slot 1") == 0,
+       "and it is told where: %s", why);
+    ok(glm_model_step(m, row, 3, out, NULL) == GLM_ENAN && out[0].id == 77, "nothing comes after it");
 }
 
 /* ---- faults ---- */
