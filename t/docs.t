@@ -46,4 +46,4 @@ for my $file ('docs/GLM.md') {
     }
 }
 
-done_testing;
+$t->done;

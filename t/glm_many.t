@@ -6,7 +6,7 @@ use warnings;
 use Test::More;
 use FindBin;
 use lib "$FindBin::Bin/lib";
-use GLM::Test;
+use GLM::Test qw(:DEFAULT gone);
 use GLM::HTTP2;
 use Socket qw(IPPROTO_TCP);
 use Time::HiRes qw(time);
@@ -107,32 +107,25 @@ $t->finish;
 
 my $u = GLM::Test->new->fake('--max-seq', 30_000);
 $u->conf(text => $u->conf_text =~ s/daemon off/daemon on/r);
-my @masters;
-END { kill 'KILL', grep { !gone($_) } @masters }
 
-sub gone {
-    my ($pid) = @_;
-    return $u->read_file("/proc/$pid/stat") !~ /\) [^Z]/;
-}
 sub pid { return $u->read_file("nginx.pid$_[0]") =~ /(\d+)/ ? $1 : 0 }
 
 is(system($u->nginx_cmd($u->write_conf)), 0, 'a daemon starts');
-push @masters, my $old = wait_for { pid('') } 5;
+my $old = wait_for { pid('') } 60;
 $u->ready;
 @c = map { $u->post($URI, words('tokens=150 delay=20'), start => 1) } 1 .. 10;
 $_->read_head for @c;
 kill 'USR2', $old;
-my $new = wait_for { pid('.oldbin') && pid('') } 5;
+my $new = wait_for { pid('.oldbin') && pid('') } 60;
 ok($new && $new != $old, 'USR2: a new main process');
-push @masters, $new;
 kill 'QUIT', $old;
 is(scalar(grep { text_of($_) eq text(150) } @c), 10, 'ten streams of the old worker are whole');
 $_->close for @c;
-ok((wait_for { gone($old) } 10), 'and then it is gone');
+ok((wait_for { gone($old) } 60), 'and then it is gone');
 is($u->post($URI, { prompt => 'fake: tokens=2' })->{status}, 200, 'the new one serves alone');
 $u->idle(5, 'nothing is left');
 kill 'QUIT', $new;
-ok((wait_for { gone($new) } 10), 'and ends');
+ok((wait_for { gone($new) } 60), 'and ends');
 $u->finish;
 
 # worker_shutdown_timeout

@@ -1,14 +1,18 @@
 #!/usr/bin/perl
 # Runs the test programs under TAP::Harness in three passes (plain, ASan + UBSan,
-# TSan) and ends with one line: N passed, N failed, N skipped.
+# TSan) and ends with one line: N passed, N failed, N skipped.  A guard ends what a
+# program leaves running, and the whole run with all below it.
 
 use strict;
 use warnings;
 use TAP::Harness;
 use TAP::Parser::Aggregator;
 use Time::HiRes qw(time);
+use lib 't/lib';
+use GLM::Guard;
 
 my $build = shift // 'build';
+my $LIMIT = 1200;       # seconds, for one file that hangs
 my @only = split ' ', $ENV{TESTS} // '';
 
 sub list {
@@ -46,7 +50,8 @@ for my $pass (@passes) {
         timer => 1,
         exec => sub {
             my (undef, $file) = @_;
-            return $file =~ /\.t$/ ? [ $^X, $file ] : [ $file ];
+            my @guarded = ($^X, '-It/lib', "-MGLM::Guard=limit,$LIMIT");
+            return [ @guarded, $file =~ /\.t$/ ? $file : ('-e', 'exec { $ARGV[0] } @ARGV', $file) ];
         },
     });
     $h->aggregate_tests($all, map { [ $_, "$_$label" ] } @files);

@@ -12,6 +12,7 @@ use Exporter qw(import);
 use File::Temp qw(tempdir);
 use IO::Compress::Zip qw(:constants $ZipError);
 use Test::More;
+use GLM::Guard;
 
 our @EXPORT = qw($bin $dir $made convert slurp spew files sum fresh fails
     str int4 tuple tensor pickled write_pt);

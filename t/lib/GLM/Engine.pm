@@ -14,12 +14,14 @@ use File::Temp qw(tempdir);
 use POSIX qw(:sys_wait_h);
 use Test::More ();
 use Time::HiRes qw(sleep time);
+use GLM::Guard;
 
 our @EXPORT = qw(run start wait_for build_dir scratch slurp);
 
 my $dir = tempdir(CLEANUP => 1);
 my $count = 0;
 my %running;
+my $self_pid = $$;
 
 # Sanitized programs are slow.
 sub patience { return $_[0] * ($ENV{GLM_SANITIZED} ? 4 : 1) }
@@ -127,7 +129,10 @@ sub clean {
 
 END {
     my $status = $?;
-    CORE::kill('KILL', $_) for keys %running;
+    if ($$ == $self_pid) {
+        CORE::kill('KILL', $_) for keys %running;
+        waitpid $_, 0 for keys %running;
+    }
     $? = $status;
 }
 

@@ -23,10 +23,12 @@ use POSIX qw(WNOHANG);
 use Socket qw(SOCK_SEQPACKET);
 use Test::More ();
 use Time::HiRes qw(time sleep);
+use GLM::Guard;
 use GLM::HTTP;
 
 our @EXPORT = qw(wait_for json to_json check_error check_utf8 data_events median
     TRUE FALSE);
+our @EXPORT_OK = qw(gone);
 
 use constant { TRUE => JSON::PP::true, FALSE => JSON::PP::false };
 
@@ -66,6 +68,13 @@ sub wait_for(&;$) {
         sleep 0.01;
     }
     return $r;
+}
+
+# A process has ended, though its parent may not have asked yet.
+sub gone {
+    my ($pid) = @_;
+    open my $f, '<', "/proc/$pid/stat" or return 1;
+    return (<$f> // '') !~ /\) [^ZX]/;
 }
 
 sub check_utf8 {
@@ -137,7 +146,7 @@ sub new {
         tree => $TREE,
         build => $build =~ m{^/} ? $build : "$TREE/$build",
         dir => File::Temp::tempdir('glmtXXXXXX', DIR => tmp_root(), CLEANUP => 0),
-        pid => $$, procs => {}, allow => [], port => port(), workers => 1,
+        procs => {}, allow => [], port => port(), workers => 1,
         globals => '', http => '', server => '', locations => undef, log_level => 'info', %o,
     }, $class;
     $self->{module} = "$self->{build}/ngx_http_glm_module.so";
@@ -632,11 +641,18 @@ sub done {
     Test::More::done_testing();
 }
 
-END {
-    my $status = $?;
+# However the script ends: a signal, too, runs what is below.
+my $SELF = $$;
+@SIG{qw(HUP INT TERM)} = map { my $n = $_; sub { exit 128 + $n } } 1, 2, 15;
+
+sub at_end {
+    my ($status) = @_;
+    my @left = GLM::Guard::kill_left($$, $status || grep({ !$_->{finished} } @LIVE) ? 0 : 10);
+    if (!$status && @left) {
+        Test::More::diag('left running, is done() missing? ', join ', ', @left);
+        $status = 1;
+    }
     for my $t (@LIVE) {
-        next if $t->{pid} != $$;
-        $t->stop($_, 'KILL') for keys %{ $t->{procs} };
         if (!Test::More->builder->is_passing) {
             my @log = split /\n/, $t->read_file('error.log');
             splice @log, 0, -15 if @log > 15;
@@ -644,7 +660,9 @@ END {
         }
         File::Path::remove_tree($t->{dir}) unless $ENV{GLM_KEEP};
     }
-    $? = $status;
+    return $status;
 }
+
+END { $? = at_end($?) if $$ == $SELF }
 
 1;
