@@ -93,21 +93,22 @@ $(B)/bench/gateway_client: $(B)/obj/t/bench/gateway_client.o
 	$(CC) $(LDFLAGS) -o $@ $^
 
 # ---- what people type ----
+# exec: a signal to make reaches what serves or tests, not a shell above it.
 
 deps:
 	tools/deps.sh build
 
 run: deps
 	$(MAKE) all
-	B=$(B) tools/run.sh
+	exec env B=$(B) tools/run.sh
 
 test:
 	tools/deps.sh test
-	B=$(B) MAKE="$(MAKE)" tools/test.sh
+	exec env B=$(B) MAKE="$(MAKE)" tools/test.sh
 
 test-clients:
 	tools/deps.sh test
-	B=$(B) MAKE="$(MAKE)" tools/test_clients.sh
+	exec env B=$(B) MAKE="$(MAKE)" tools/test_clients.sh
 
 check:
 	tools/deps.sh check
