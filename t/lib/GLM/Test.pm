@@ -295,6 +295,14 @@ sub conf {
     return $self;
 }
 
+# A sanitized engine that others keep busy may take longer than the defaults for what
+# waits behind twenty streams.
+sub slow_conf {
+    my ($self) = @_;
+    return '' if $self->{no_module} || patience() == 1;
+    return join ' ', map { $self->{http} =~ /\b$_\b/ ? '' : "$_ 600s;" } qw(glm_first_token_timeout glm_read_timeout);
+}
+
 sub conf_text {
     my ($self) = @_;
     my $user = $> == 0 ? 'user ' . getpwuid($>) . ' ' . getgrgid((split / /, $))[0]) . ';' : '';
@@ -320,6 +328,7 @@ http {
     uwsgi_temp_path "%%DIR%%/uwsgi";
     scgi_temp_path "%%DIR%%/scgi";
     $self->{http}
+    @{[ $self->slow_conf ]}
     server {
         listen 127.0.0.1:%%PORT%% @{[ $self->{listen} // '' ]};
         $self->{server}
