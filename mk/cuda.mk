@@ -96,7 +96,7 @@ $(GPU)/gpubench: tools/gpubench/gpubench.cu $(wildcard tools/gpubench/*.h) $(GPU
 
 # The engine, and the tests of the model's arithmetic that every backend must pass.
 GPU_MAIN := $(addprefix $(GPU)/,glm-engine glm glm-bench)
-GPU_UNIT := $(addprefix $(GPU)/,forward goldens beam_goldens model_demo)
+GPU_UNIT := $(addprefix $(GPU)/,forward goldens beam_goldens model_demo float64)
 $(GPU)/glm-engine: $(B)/obj/engine/main.o
 $(GPU)/glm:        $(call obj,tools/glm/main.c $(CLIENT_SRC))
 $(GPU)/glm-bench:  $(call obj,$(BENCH_SRC))
@@ -105,6 +105,7 @@ $(GPU_MAIN) $(GPU_UNIT): $(B)/libglm_engine.a $(GPU)/libglm_cuda.so
 	$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) $(B)/libglm_engine.a $(GPU_LIBS) \
 	    -Wl,-Bstatic -ljansson -lz -Wl,-Bdynamic -lm -ldl $(GPU_PATH)
 
+$(B)/obj/gpu/float64.o: OPT := -O3
 $(B)/obj/gpu/%.o: t/unit/%.c
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) -DGLM_TEST_CUDA $(CFLAGS) -MMD -MP -c -o $@ $<

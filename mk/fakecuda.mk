@@ -8,7 +8,7 @@ FAKECUDA_OBJ := $(call obj,$(wildcard t/fakecuda/*.c)) $(B)/obj/faults/engine/gp
 FAKECUDA_GPU := $(B)/t/fakecuda_kernels $(B)/t/fakecuda_prefill
 FAKECUDA_UNIT := $(B)/t/model_cuda
 # Tests of the CPU backend that the other one must pass, too.
-FAKECUDA_SAME := $(addprefix $(B)/t/fakecuda_,model model_demo forward goldens beam_goldens)
+FAKECUDA_SAME := $(addprefix $(B)/t/fakecuda_,model model_demo forward float64 goldens beam_goldens)
 
 $(B)/obj/t/fakecuda/%.o: CPPFLAGS += -isystem $(CUDA_INCLUDE) -It/fakecuda
 $(B)/obj/t/fakecuda/%.o: OPT := -O3

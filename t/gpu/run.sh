@@ -98,6 +98,7 @@ for part in $parts; do
             done
             unset GLM_CUDA_ARCH
         done
+        program float64 "$bin/float64" 12288 96 32768 90 80
         ;;
     wire)
         wire 90
