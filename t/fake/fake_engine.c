@@ -470,6 +470,7 @@ finish_job(glm_engine_t *e, job_t *j, int cancelled)
     if (!cancelled && j->blank + 1 < j->nblanks) {
         j->blank += 1 + j->s.skipblank;
         j->i = 0;
+        j->held.n = 0;            /* half a character */
         return;
     }
     for (c = 0; c < r->n && j->fill != NULL && !cancelled && !j->s.nofilled; c++) say_filled(j, c);
