@@ -79,6 +79,7 @@ for (1 .. 3) {
     $c = $t->post('/v1/chat/completions', { @m, messages => [ { role => 'user', content => 'fake: tokens=3 hangat=2 bychoice' } ],
         stream => TRUE }, start => 1);
     $c->read_head;
+    $c->event for 1 .. 2;
     @d = map { json($_->{data})->{choices}[0]{delta} } $c->events(0.3);
     is_deeply(\@d, [ ({ role => 'assistant', content => '' }) x 2 ], 'chat: of an unfinished candidate the role only');
     $c->close;
