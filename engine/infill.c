@@ -110,12 +110,15 @@ says(const glm_infill_t *f, const int32_t *ids, size_t n, const char *s, size_t 
     return rc;
 }
 
-/* A stop string cut the last token: the fill is what was told of it, encoded anew, with
- * a blank before it if there was one. */
+/*
+ * A stop string cut the last token: the fill is what was told of it, encoded anew, with
+ * a blank before it if there was one.  That may take more ids than the token it ends in;
+ * those past max_tokens have no place in the rounds behind this one.
+ */
 static int
 cut(const glm_infill_t *f, glm_filling_t *c, size_t from)
 {
-    size_t       n, len;
+    size_t       n, len, most = from + (size_t) f->max_tokens;
     const char  *s = said_of(c, c->blank, &n), *name;
     int          same, rc;
 
@@ -125,8 +128,10 @@ cut(const glm_infill_t *f, glm_filling_t *c, size_t from)
 
     name = glm_token_name(f->vocab.tok, c->ids.id[from], &len);
     c->ids.n = from;
-    if (len > 0 && *name == ' ') return glm_encode(f->vocab.tok, s, n, &c->ids);
-    return glm_encode_no_prefix(f->vocab.tok, s, n, &c->ids);
+    rc = len > 0 && *name == ' ' ? glm_encode(f->vocab.tok, s, n, &c->ids)
+                                 : glm_encode_no_prefix(f->vocab.tok, s, n, &c->ids);
+    if (c->ids.n > most) c->ids.n = most;
+    return rc;
 }
 
 int

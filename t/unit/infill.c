@@ -328,6 +328,66 @@ test_cut(glm_engine_t *e)
     t_free(u);
 }
 
+/* A token whose text without its last character takes at least n ids; the text. */
+static int32_t
+long_cut(const glm_tokenizer_t *tok, size_t n, char *kept, size_t size, char last[2])
+{
+    for (int32_t id = 0; id < glm_tokenizer_vocab_size(tok); id++) {
+        size_t       len;
+        const char  *s = glm_token_name(tok, id, &len);
+        glm_ids_t    ids = {0};
+
+        if (glm_token_kind(tok, id) != GLM_TOK_TEXT || len < 3 || len >= size) continue;
+        if (*s == ' ') s++, len--;
+        snprintf(kept, size, "%.*s", (int) len - 1, s);
+        if (s[len - 1] < 0 || strchr(kept, s[len - 1]) != NULL) continue;
+        last[0] = s[len - 1];
+        last[1] = '\0';
+        glm_encode(tok, kept, len - 1, &ids);
+        if (ids.n >= n) {
+            glm_ids_free(&ids);
+            return id;
+        }
+        glm_ids_free(&ids);
+    }
+    return -1;
+}
+
+/* What is kept of a cut token may need more ids than there is room for, in the model and
+ * in the cache. */
+static void
+test_long_cut(glm_engine_t *e)
+{
+    static int32_t   ids[2000];
+    char             kept[64], last[2];
+    int32_t          max = glm_engine_config(e)->max_seq, mask = glm_engine_config(e)->mask;
+    int32_t          id = long_cut(glm_engine_tokenizer(e), 3, kept, sizeof(kept), last);
+    glm_stop_t       stop = { last, 1 };
+    glm_engine_t    *small = start("models/demo", 1, 4, 64);
+    int              bad = 0;
+
+    for (int i = 0; i < 2000; i++) ids[i] = 100 + i;
+    for (int i = 0; i < 2; i++) {
+        int32_t   n = (i == 0 ? max : 64) - 5;
+        t_req_t  *t;
+
+        for (int k = 0; k < 4; k++) ids[n - 2 * k - 1] = mask;
+        t = infill(t_new_ids(i == 0 ? e : small, ids, (size_t) n), 4, 1);
+        t->r.add_special = 0;
+        t->r.allow = &id;
+        t->r.nallow = 1;
+        t->r.stop = &stop;
+        t->r.nstop = 1;
+        bad += id < 0 || !run(t);
+        for (int b = 0; b < 4; b++) bad += strcmp(said(t, b), kept) != 0;
+        t_free(t);
+        for (int k = 0; k < 4; k++) ids[n - 2 * k - 1] = 100;
+    }
+    ok(bad == 0, "cut tokens that take more ids than they were, and no room for them: \"%s|%s\"", kept,
+       last);
+    glm_engine_stop(small);
+}
+
 /* A suffix is a mask and text that the client does not hear of. */
 static void
 test_suffix(glm_engine_t *e)
@@ -688,6 +748,7 @@ main(void)
     e = start("models/demo", 1, 16, 0);
     test_demo(e, "1 rank");
     test_cut(e);
+    test_long_cut(e);
     test_suffix(e);
     test_beams(e);
     test_masks(e);
