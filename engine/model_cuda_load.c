@@ -285,7 +285,7 @@ watch(load_t *l)
     glm_progress_t  p;
     uint64_t        seen = 0, now;
 
-    glm_progress_begin(&p, l->pieces->bytes, !bar);
+    glm_progress_begin(&p, l->pieces->bytes, NULL, !bar);
     for (int looks = 1; atomic_load(&l->running) > 0; looks++) {
         usleep(LOOK_MS * 1000);
         now = atomic_load(&l->bytes);

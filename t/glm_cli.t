@@ -68,7 +68,7 @@ ok($status eq '1' ? $err =~ /CUDA/ : $status eq '0', 'no CUDA here, or a card');
 # ---- the scripted engine ----
 
 my $e = start($fake, '--socket', $path);
-$e->says(qr/serving/, 10) or die $e->err;
+$e->says(qr/serving/, 60) or die $e->err;
 
 ($status, $out, $err) = glm('complete', 'fake: tokens=3');
 ok($status eq '0' && $out eq "t256 t257 t258 \n" && $err eq '', 'text');
@@ -85,9 +85,9 @@ is($status, 0, 'a prompt that begins with dashes');
 my $long = "fake: echo burst=100\n" . 'x' x 1800;
 is((glm('complete', '-', { in => $long }))[1], "$long\n", 'a long one');
 
-my $c = start($glm, 'complete', '--socket', $path, 'fake: tokens=3 delay=400');
-ok((wait_for { $c->out eq 't256 ' && $c->alive } 10), 'text is printed as it comes');
-is($c->ended(10), 0, 'and it ends');
+my $c = start($glm, 'complete', '--socket', $path, 'fake: tokens=2 delay=4000');
+ok((wait_for { $c->out eq 't256 ' && $c->alive } 60), 'text is printed as it comes');
+is($c->ended(60), 0, 'and it ends');
 
 ($status, $out, $err) = glm('complete', 'fake: error=503 code=server_is_overloaded message=the_queue_is_full');
 ok($status eq '1' && $err =~ /the queue is full.*503.*server_is_overloaded/ && $out eq '', 'a refusal');
@@ -99,15 +99,15 @@ ok($status eq '1' && $err =~ /UTF-8/, 'a prompt that is no UTF-8');
 ok($status eq '1' && $err =~ /empty/, 'an empty one');
 
 $c = start($glm, 'complete', '--socket', $path, '--max-tokens', 1000, 'fake: tokens=1000 delay=20');
-wait_for { length $c->out } 10;
+wait_for { length $c->out } 60;
 $c->kill('INT');
-ok($c->ended(5) eq '1' && $c->err =~ /interrupted/, 'Ctrl-C cancels');
+ok($c->ended(60) eq '1' && $c->err =~ /interrupted/, 'Ctrl-C cancels');
 $c = start($glm, 'complete', '--socket', $path, 'fake: hang nocancel');
 ok($e->alive && !defined $c->ended(0.5), 'an engine that says nothing is waited for');
 $c->kill('INT');
 ok(!defined $c->ended(0.5), '... one Ctrl-C asks it');
 $c->kill('INT');
-is($c->ended(5), 130, '... two end it');
+is($c->ended(60), 130, '... two end it');
 
 system("$glm complete --socket $path 'fake: tokens=100 bytes=5000' | head -c 10 >/dev/null");
 pass('a reader that goes away ends it');
@@ -141,11 +141,11 @@ is((glm('tokenize', '--ids', '104 300 105'))[1], "ht300 i\n", 'tokenize --ids');
 is_deeply($json->decode((glm('tokenize', '--json', '--ids', '104'))[1]), { prompt => 'h' }, 'tokenize --ids --json');
 
 $c = start($glm, 'complete', '--socket', $path, 'fake: tokens=9 dieat=3 delay=5');
-ok($c->ended(10) eq '1' && $c->err =~ /gone/, 'an engine that dies');
-is($e->ended(5), 70, 'did');
+ok($c->ended(60) eq '1' && $c->err =~ /gone/, 'an engine that dies');
+is($e->ended(60), 70, 'did');
 unlink $path;
 $e = start($fake, '--socket', $path);
-$e->says(qr/serving/, 10) or die $e->err;
+$e->says(qr/serving/, 60) or die $e->err;
 ($status, $out, $err) = glm('complete', 'fake: tokens=9 garbageat=3');
 ok($status eq '1' && $err =~ /broke the ring/, 'an engine that breaks the ring');
 is($e->stop('TERM'), 0, 'ends');
@@ -153,7 +153,7 @@ is($e->stop('TERM'), 0, 'ends');
 # ---- the demo model, both ways ----
 
 $e = start($engine, '--model', $demo, '--socket', $path);
-$e->says(qr/serving/, 30) or die $e->err;
+$e->says(qr/serving/, 60) or die $e->err;
 my @local = ('--model', $demo);
 my $german = 'English: Where is the file? German:';
 for my $args ([ 'complete', '--max-tokens', 20, $german ],
@@ -161,7 +161,11 @@ for my $args ([ 'complete', '--max-tokens', 20, $german ],
     [ 'complete', '--mode', 'unidirectional', '--max-tokens', 8, 'The ' ],
     [ 'complete', '--max-tokens', 8, 'A [MASK] text' ], [ 'complete', '--plain', '--max-tokens', 8, 'A [MASK] text' ],
     [ 'tokenize', '--json', "$german\n\t  x\xf0\x9f\x98\x80" ], [ 'tokenize', 'a [MASK] b' ],
-    [ 'tokenize', '--plain', 'a [MASK] b' ], [ 'tokenize', '--ids', '22 8 5 5242 26 10 126 143' ])
+    [ 'tokenize', '--plain', 'a [MASK] b' ], [ 'tokenize', '--ids', '22 8 5 5242 26 10 126 143' ],
+    [ 'infill', '--max-tokens', 4, 'A [MASK] and a [MASK] text' ],
+    [ 'infill', '--json', '--stop', 'e', '--seed', 3, 'A [MASK] and a [MASK] text' ],
+    [ 'score', '--gmask', $german, 'Wo ist die Datei?', 'Nein' ],
+    [ 'score', '--json', '--mode', 'unidirectional', $german, 'Nein', 'Wo ist die Datei?' ])
 {
     my ($command, @rest) = @$args;
     my @a = glm($command, @rest);
@@ -181,6 +185,27 @@ is($json->decode($out)->{stop_reason}, 'ist', 'stop_reason');
 ok($status eq '1' && $err =~ /context_length_exceeded/, 'more than the context holds');
 ($status, $out, $err) = glm('complete', '--ids', '1 99999');
 ok($status eq '1' && $err =~ /99999/ && $err =~ /prompt/, 'an id that is none');
+
+# ---- blanks and scores ----
+
+($status, $out, $err) = glm('infill', '--json', '--max-tokens', 4, 'A [MASK] and a [MASK] text');
+$r = eval { $json->decode($out) } // {};
+my $text = (glm('infill', '--max-tokens', 4, 'A [MASK] and a [MASK] text'))[1];
+is("$r->{text}\n", $text, 'infill: the text, and in JSON');
+is(scalar @{ $r->{blanks} // [] }, 2, 'with its blanks');
+is(substr($r->{text}, $_->{start}, $_->{end} - $_->{start}), $_->{text}, "where blank $_->{index} is")
+    for @{ $r->{blanks} };
+my $ids = (glm('tokenize', '--no-special', 'A [MASK] and a [MASK] text'))[1];
+($status, $out, $err) = glm('infill', '--ids', '--no-special', '--max-tokens', 4, $ids);
+like($out, qr/^\d+ (?:\d+ ){0,3}\n(?:\d+ ){1,4}\n\z/, '--ids: those of each blank in a line');
+($status, $out, $err) = glm('infill', '--max-tokens', 1, '-', { in => "a\0b [MASK] c\0d" });
+like($out, qr/^a\0b .* ?c\0d\n\z/s, 'a NUL is a character like others');
+($status, $out, $err) = glm('score', '--gmask', $german, 'Nein', 'Wo ist die Datei?');
+like($out, qr/^ +-\d+\.\d{6}  Wo ist die Datei\?\n +-\d+\.\d{6}  Nein\n\z/, 'score: best first');
+$r = eval { $json->decode((glm('score', '--json', '--gmask', $german, 'Nein', 'Wo ist die Datei?'))[1]) } // {};
+is_deeply([ map { $_->{text} } @{ $r->{choices} } ], [ 'Nein', 'Wo ist die Datei?' ], 'in JSON as they were given');
+is($r->{best}, 1, 'and which is the best');
+is(sprintf('%.6f', $r->{choices}[$r->{best}]{logprob}), ($out =~ /(-\S+)/)[0], 'the same numbers');
 is($e->stop('TERM'), 0, 'the engine ends');
 
 done_testing();

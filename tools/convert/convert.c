@@ -291,7 +291,7 @@ cv_write(cv_job_t *j)
     if ((rc = cv_begin(j)) != 0) return rc;
     if ((rc = cv_out_room(j->out, cv_forms_bytes(&j->forms, &j->cfg), j->err)) != 0) return rc;
     if ((rc = cv_copy_tokenizer(j)) != 0) return rc;
-    glm_progress_begin(&j->progress, cv_plan_bytes(&j->cfg), opt->quiet);
+    glm_progress_begin(&j->progress, cv_plan_bytes(&j->cfg), NULL, opt->quiet);
     rc = cv_put_tensors(j);
     glm_progress_clear(&j->progress);
     if (rc == 0) rc = cv_put_file(j, "config.json", j->config, strlen(j->config));

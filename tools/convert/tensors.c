@@ -126,7 +126,7 @@ static int
 cv_put_tensor(cv_job_t *j, size_t i, cv_room_t *room)
 {
     const cv_form_t  *form = &j->forms.of[i];
-    int               quantised = form->choice.type != GLM_T_F16, rc = 0;
+    int               quantised = form->choice.type != GLM_T_F16, rc = 0, found;
     const void       *values;
     uint64_t          scales;
     cv_item_t         item;
@@ -135,7 +135,8 @@ cv_put_tensor(cv_job_t *j, size_t i, cv_room_t *room)
     room->q = (uint8_t *) room->whole + (form->given ? 0 : cv_values(&item) * 2);
     values = quantised ? room->q : room->whole;
     scales = (uint64_t) (item.dim[0] * form->groups * 2);
-    if (!stw_there(j->stw, quantised ? 2 : 1)) {
+    found = stw_there(j->stw, quantised ? 2 : 1);
+    if (!found) {
         rc = cv_make(j, i, &item, room);
 
     } else if (j->calib != NULL) {
@@ -144,7 +145,8 @@ cv_put_tensor(cv_job_t *j, size_t i, cv_room_t *room)
     if (rc == 0) rc = stw_write(j->stw, values, cv_form_bytes(form, &item) - scales, j->err);
     if (rc == 0 && quantised) rc = stw_write(j->stw, room->scale, scales, j->err);
     if (rc == 0 && j->calib != NULL) rc = cv_calib_take(j->calib, i, values, room->scale, j->err);
-    if (rc == 0) glm_progress_add(&j->progress, cv_values(&item) * 2, item.name);
+    if (rc == 0 && found) glm_progress_found(&j->progress, cv_values(&item) * 2, item.name);
+    else if (rc == 0) glm_progress_add(&j->progress, cv_values(&item) * 2, item.name);
     return rc;
 }
 

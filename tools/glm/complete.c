@@ -117,12 +117,21 @@ print_json(const complete_t *c)
 /* ---- messages ---- */
 
 static int
+failed(const complete_t *c)
+{
+    if (!c->text.failed && !c->ids.failed && !c->prompt_ids.failed && !c->logprobs.failed
+        && !c->stop.failed)
+        return 0;
+    return glm_cli_fail("no memory for the answer");
+}
+
+static int
 on_tokens(complete_t *c, const glm_event_t *ev)
 {
     glm_wbuf_put(&c->text, ev->text, ev->ntext);
     glm_wbuf_put(&c->ids, ev->ids, ev->nids * sizeof(int32_t));
     glm_wbuf_put(&c->logprobs, ev->logprobs, ev->nlogprobs);
-    return c->o->json ? 0 : print_tokens(c, ev);
+    return c->o->json ? failed(c) : print_tokens(c, ev);
 }
 
 static int
@@ -130,11 +139,11 @@ on_prompt(complete_t *c, const glm_event_t *ev)
 {
     glm_wbuf_put(&c->prompt_ids, ev->ids, ev->nids * sizeof(int32_t));
     glm_wbuf_put(&c->text, ev->text, ev->ntext);
-    return c->o->json || c->o->ids ? 0 : print_tokens(c, ev);
+    return c->o->json || c->o->ids ? failed(c) : print_tokens(c, ev);
 }
 
 /* What a stop string or an end token cut off is no part of the answer. */
-static void
+static int
 on_finish(complete_t *c, const glm_event_t *ev)
 {
     size_t  kept = ev->finish.nkept * sizeof(int32_t);
@@ -142,6 +151,7 @@ on_finish(complete_t *c, const glm_event_t *ev)
     c->finish = ev->finish;
     if (kept < c->ids.n) c->ids.n = kept;
     glm_wbuf_put(&c->stop, ev->text, ev->ntext);
+    return c->o->json ? failed(c) : 0;
 }
 
 static int
@@ -153,7 +163,7 @@ on_event(void *arg, const glm_event_t *ev)
     case GLM_MSG_ACCEPTED: c->accepted = ev->accepted; break;
     case GLM_MSG_PROMPT:   return on_prompt(c, ev);
     case GLM_MSG_TOKENS:   return on_tokens(c, ev);
-    case GLM_MSG_FINISH:   on_finish(c, ev); break;
+    case GLM_MSG_FINISH:   return on_finish(c, ev);
     case GLM_MSG_DONE:     c->done = ev->done; break;
     }
     return 0;
@@ -174,6 +184,7 @@ glm_cli_build(const glm_cli_t *o, uint8_t op, glm_client_submit_t *s)
     glm_wire_section(&s->sections, GLM_SEC_SAMPLING, &o->sampling, sizeof(o->sampling));
     for (i = 0; i < o->nstop; i++) glm_wire_string(&stops, o->stop[i], strlen(o->stop[i]));
     if (stops.n) glm_wire_section(&s->sections, GLM_SEC_STOPS, stops.p, stops.n);
+    s->sections.failed |= stops.failed;
     glm_wbuf_free(&stops);
     return glm_cli_prompt(o, s);
 }

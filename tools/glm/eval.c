@@ -7,10 +7,10 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "eval.h"
+#include "progress.h"
 
 typedef struct {
     const glm_eval_opts_t  *o;
@@ -19,10 +19,9 @@ typedef struct {
     pthread_mutex_t         lock;
     int                     next_file;
     size_t                  next_item;
-    size_t                  total, done;
-    int                     failed, bar;
-    double                  began, drawn;
-    size_t                  before;      /* done when it began */
+    size_t                  total;
+    int                     failed;
+    glm_progress_t          progress;
 } run_t;
 
 typedef struct {
@@ -31,32 +30,6 @@ typedef struct {
     glm_link_t    link;
     glm_eval_t    e;
 } worker_t;
-
-static double
-seconds(void)
-{
-    struct timespec  t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double) t.tv_sec + (double) t.tv_nsec * 1e-9;
-}
-
-/* ---- progress ---- */
-
-/* Lock held. */
-static void
-show(run_t *r)
-{
-    double  now = seconds(), rate;
-    int     fill = (int) (30 * r->done / r->total);
-
-    if (!r->bar || (r->done < r->total && now - r->drawn < 0.1)) return;
-    r->drawn = now;
-    rate = (double) (r->done - r->before) / fmax(now - r->began, 1e-3);
-    fprintf(stderr, "\r\033[K[%.*s%.*s] %zu/%zu", fill, "##############################",
-            30 - fill, "..............................", r->done, r->total);
-    if (rate > 0) fprintf(stderr, "  %.0f s left", (double) (r->total - r->done) / rate);
-}
 
 /* ---- items ---- */
 
@@ -99,7 +72,8 @@ fail(run_t *r, const char *file, size_t item, const char *text)
 {
     pthread_mutex_lock(&r->lock);
     if (!r->failed) {
-        fprintf(stderr, "%sglm: %s, item %zu: %s\n", r->bar ? "\r\033[K" : "", file, item + 1, text);
+        glm_progress_clear(&r->progress);
+        fprintf(stderr, "glm: %s, item %zu: %s\n", file, item + 1, text);
     }
     r->failed = 1;
     pthread_mutex_unlock(&r->lock);
@@ -127,8 +101,7 @@ work(void *arg)
         }
         pthread_mutex_lock(&r->lock);
         r->file[file].result[item] = res;
-        r->done++;
-        show(r);
+        glm_progress_add(&r->progress, 1, r->file[file].name);
         pthread_mutex_unlock(&r->lock);
     }
     return NULL;
@@ -318,12 +291,16 @@ load(run_t *r, glm_eval_t *e)
     return 0;
 }
 
+/* Drawn on a terminal only; what the journal has is done. */
 static void
-count_old(run_t *r)
+begin(run_t *r)
 {
+    size_t  old = 0;
+
     for (int i = 0; i < r->o->nfile; i++)
-        for (size_t k = 0; k < r->file[i].n; k++) r->before += (size_t) r->file[i].result[k].done;
-    r->done = r->before;
+        for (size_t k = 0; k < r->file[i].n; k++) old += (size_t) r->file[i].result[k].done;
+    glm_progress_begin(&r->progress, r->total, "items", !isatty(STDERR_FILENO));
+    glm_progress_found(&r->progress, old, "");
 }
 
 /* The first worker has link's own client. */
@@ -350,12 +327,12 @@ run(run_t *r, glm_link_t *link)
     glm_err_t   err = {{0}};
 
     if (w == NULL) return glm_cli_fail("no memory");
-    r->began = seconds();
+    begin(r);
     n = start(r, w, link, &err);
     for (int i = 0; i < n; i++) pthread_join(w[i].thread, NULL);
     for (int i = 1; i < r->o->parallel; i++) glm_client_free(w[i].link.client);
     free(w);
-    if (r->bar) fputs("\r\033[K", stderr);
+    glm_progress_clear(&r->progress);
     if (n == 0) return glm_cli_fail("no client could be started");
     if (glm_cli_interrupted()) return glm_cli_fail("interrupted");
     return r->failed ? GLM_CLI_FAIL : print(r);
@@ -368,7 +345,7 @@ glm_cli_eval(const glm_eval_opts_t *o)
     glm_err_t    err = {{0}};
     glm_eval_t   e;
     glm_link_t   link;
-    run_t        r = { .o = o, .lock = PTHREAD_MUTEX_INITIALIZER, .bar = isatty(STDERR_FILENO) };
+    run_t        r = { .o = o, .lock = PTHREAD_MUTEX_INITIALIZER };
 
     setlocale(LC_CTYPE, "C.UTF-8");
     r.file = calloc((size_t) o->nfile, sizeof(*r.file));
@@ -383,10 +360,7 @@ glm_cli_eval(const glm_eval_opts_t *o)
     if (rc == GLM_CLI_OK
         && glm_journal_open(&r.journal, o, r.file, glm_client_welcome(link.client), &err) != 0)
         rc = glm_cli_fail(err.text);
-    if (rc == GLM_CLI_OK) {
-        count_old(&r);
-        rc = run(&r, &link);
-    }
+    if (rc == GLM_CLI_OK) rc = run(&r, &link);
     glm_journal_close(r.journal);
     glm_cli_close(&link);
     for (int i = 0; i < o->nfile; i++) glm_eval_unload(&r.file[i]);

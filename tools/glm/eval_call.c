@@ -47,7 +47,10 @@ static int
 take(glm_answer_t *a, const glm_event_t *ev, uint8_t op)
 {
     if (ev->type == GLM_MSG_TOKENS && op == GLM_SUBMIT_SCORE) return add_scores(a, ev);
-    if (ev->type == GLM_MSG_FINISH && ev->finish.choice == 0) a->nkept = ev->finish.nkept;
+    if (ev->type == GLM_MSG_FINISH && ev->finish.choice == 0) {
+        a->nkept = ev->finish.nkept;
+        if (a->nkept > a->ids.n / sizeof(int32_t)) a->nkept = (uint32_t) (a->ids.n / sizeof(int32_t));
+    }
     if (ev->type != GLM_MSG_PROMPT && ev->type != GLM_MSG_TOKENS) return 0;
     if (ev->type == GLM_MSG_TOKENS && ev->tokens.choice != 0) return 0;
     glm_wbuf_put(&a->ids, ev->ids, ev->nids * sizeof(int32_t));

@@ -112,7 +112,10 @@ static int
 print(const infill_t *f)
 {
     if (f->o->json) print_json(f);
-    else if (!f->o->ids) printf("%.*s\n", (int) f->text.n, f->text.n ? (char *) f->text.p : "");
+    if (!f->o->json && !f->o->ids) {
+        fwrite(f->text.n ? (char *) f->text.p : "", 1, f->text.n, stdout);
+        putchar('\n');
+    }
     for (size_t i = 0; i < f->n && f->o->ids && !f->o->json; i++) {
         const int32_t  *ids = (const int32_t *) (const void *) f->blank[i].ids.p;
 

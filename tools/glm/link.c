@@ -170,6 +170,7 @@ glm_cli_prompt(const glm_cli_t *o, glm_client_submit_t *s)
         return GLM_CLI_USAGE;
     }
     glm_wire_section(&s->sections, GLM_SEC_IDS, ids.p, ids.n);
+    s->sections.failed |= ids.failed;
     glm_wbuf_free(&ids);
     return GLM_CLI_OK;
 }
