@@ -79,9 +79,9 @@ spec_at(const glm_config_t *cfg, int i, char name[128], const spec_t **spec)
     return 0;
 }
 
-/* NULL: no tensor of the architecture has that name. */
+/* NULL: no tensor of the architecture has that name.  *index is its number. */
 static const spec_t *
-spec_of(const glm_config_t *cfg, const char *name)
+spec_of(const glm_config_t *cfg, const char *name, int *index)
 {
     const spec_t  *table = global;
     int            n = COUNT(global), layer, at = 0;
@@ -96,7 +96,8 @@ spec_of(const glm_config_t *cfg, const char *name)
         n = COUNT(per_layer);
         name += at;
     }
-    for (int i = 0; i < n; i++) {
+    *index = (at > 0 ? layer : cfg->layers) * COUNT(per_layer);
+    for (int i = 0; i < n; i++, ++*index) {
         if (strcmp(table[i].name, name) == 0) return &table[i];
     }
     return NULL;
@@ -291,14 +292,14 @@ dummy_tensor(const glm_loader_t *l, const char *name, const spec_t *spec, glm_te
 int
 glm_loader_tensor(const glm_loader_t *l, const char *name, glm_tensor_t *out, glm_err_t *err)
 {
-    const spec_t  *spec = spec_of(l->cfg, name);
-    int            rc;
+    int            rc, index;
+    const spec_t  *spec = spec_of(l->cfg, name, &index);
 
     if (spec == NULL) {
         return glm_fail(err, GLM_EINVAL, "%s: no tensor of this model is called %.64s", l->dir,
             name);
     }
-    *out = (glm_tensor_t) { .rows = (int32_t) dim_of(l->cfg, spec->rows),
+    *out = (glm_tensor_t) { .index = index, .rows = (int32_t) dim_of(l->cfg, spec->rows),
                             .cols = (int32_t) dim_of(l->cfg, spec->cols),
                             .fd = -1, .scale_fd = -1, .crc = -1,
                             .scale_crc = -1 };
@@ -308,36 +309,6 @@ glm_loader_tensor(const glm_loader_t *l, const char *name, glm_tensor_t *out, gl
     return spec->linear && l->cfg->recorded ? check_record(l, name, out, err) : 0;
 }
 
-/* Whether any q of group g of a row is not 0. */
-static int
-any_value(const glm_tensor_t *t, int32_t row, int32_t g)
-{
-    size_t          width = (size_t) t->size / (size_t) t->rows / (size_t) t->groups;
-    const uint8_t  *q = t->data;
-
-    q += ((size_t) row * (size_t) t->groups + (size_t) g) * width;
-    for (size_t i = 0; i < width; i++) {
-        if (q[i] != 0) return 1;
-    }
-    return 0;
-}
-
-static int
-check_scales(const char *name, const glm_tensor_t *t, glm_err_t *err)
-{
-    const uint16_t  *s = t->scale;
-
-    for (int32_t r = 0; r < t->rows; r++) {
-        for (int32_t g = 0; g < t->groups; g++, s++) {
-            if (*s == 0 ? !any_value(t, r, g) : *s < 0x7c00) continue;
-            return glm_fail(err, GLM_EFORMAT, "%s: tensor %s_scale, row %d, group %d: a scale of "
-                "%g%s", t->file, name, r, g, (double) glm_half_to_float(*s),
-                *s == 0 ? " where weights are not 0" : "");
-        }
-    }
-    return 0;
-}
-
 int
 glm_loader_check(const glm_loader_t *l, glm_err_t *err)
 {
@@ -345,10 +316,10 @@ glm_loader_check(const glm_loader_t *l, glm_err_t *err)
     const spec_t        *spec;
     glm_tensor_t         t;
     char                 name[128];
-    int                  rc;
+    int                  index, rc;
 
     for (int i = 0; i < c->nquant_tensors; i++) {
-        spec = spec_of(c, c->quant_tensors[i].name);
+        spec = spec_of(c, c->quant_tensors[i].name, &index);
         if (spec == NULL || !spec->linear) {
             return glm_fail(err, GLM_EFORMAT, "%s: \"quantization.tensors\" of config.json lists "
                 "%s, which is no weight of a layer's linear", l->dir, c->quant_tensors[i].name);
@@ -356,7 +327,6 @@ glm_loader_check(const glm_loader_t *l, glm_err_t *err)
     }
     for (int i = 0; spec_at(c, i, name, &spec) == 0; i++) {
         if ((rc = glm_loader_tensor(l, name, &t, err)) != 0) return rc;
-        if (t.scale != NULL && (rc = check_scales(name, &t, err)) != 0) return rc;
     }
     return 0;
 }

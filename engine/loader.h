@@ -30,6 +30,7 @@ void glm_loader_close(glm_loader_t *l);         /* NULL is fine */
  * and cols / groups columns of it, and a weight is q * scale exactly.
  */
 typedef struct {
+    int              index;       /* of glm_loader_name() */
     glm_ttype_t      type;
     int32_t          rows, cols;  /* [out, in]; a vector has cols 1 */
     int32_t          groups;      /* scales a row, each of a multiple of 16
@@ -63,10 +64,7 @@ const glm_config_t *glm_loader_config(const glm_loader_t *l);
 /* Name of tensor number i of the architecture; -1 past the last. */
 int glm_loader_name(const glm_loader_t *l, int i, char name[128]);
 
-/*
- * All of them, and the values of the scales: finite, not negative, and 0 only
- * where all that it scales is 0.  The error names tensor and row.
- */
+/* Describes all of them.  Reads no values: those are digest.h's. */
 int glm_loader_check(const glm_loader_t *l, glm_err_t *err);
 
 /* A part of a whole tensor. */
@@ -80,14 +78,6 @@ void glm_tensor_slice(const glm_tensor_t *t, const glm_slice_t *s, void *dst);
 
 /* dst: (nrows, n) scales of the groups that have columns in the slice; returns n. */
 int32_t glm_tensor_scales(const glm_tensor_t *t, const glm_slice_t *s, uint16_t *dst);
-
-/*
- * In out, a hash of the sizes in config.json, of all weights and of how they are
- * stored (dummy: of that word in place of the values).  Reads every value, once,
- * on all cores, and compares checksums where the files have them: the error
- * names file and tensor.
- */
-int glm_loader_hash(const glm_loader_t *l, uint64_t *out, glm_err_t *err);
 
 /* How the linears' weights are stored ("int4-g128", or several with their
  * numbers of tensors), and the bytes of all tensors. */

@@ -71,17 +71,16 @@ glm_model_backend(int want, glm_err_t *err)
 /* Ranks sum in another order at another degree, so it is part of the hash; the
  * instruction set and the number of threads change no bit, so they are not. */
 static int
-fingerprint(glm_model_t *m, const glm_loader_t *l, glm_err_t *err)
+fingerprint(glm_model_t *m, const glm_digest_t *d, glm_err_t *err)
 {
     uint64_t  h;
     int       rc;
 
-    if ((rc = glm_loader_hash(l, &h, err)) != 0) return rc;
-    h = (h ^ (uint64_t) m->tp) * 0x9e3779b97f4a7c15u;
+    if ((rc = glm_digest_end(d, &m->digest, err)) != 0) return rc;
+    h = (m->digest ^ (uint64_t) m->tp) * 0x9e3779b97f4a7c15u;
     h ^= h >> 32;
     h = (h ^ m->backend->generation ^ m->variant) * 0x9e3779b97f4a7c15u;
     m->fingerprint = h ^ h >> 32;
-    glm_loader_describe(l, m->weights, &m->weight_bytes);
     return 0;
 }
 
@@ -108,14 +107,18 @@ static int
 load(glm_model_t *m, const glm_model_opts_t *opts, glm_err_t *err)
 {
     glm_loader_t  *l = NULL;
+    glm_digest_t  *d = NULL;
     int            rc;
 
     if ((rc = glm_loader_open(&l, opts->dir, &m->cfg, opts->dummy, err)) == 0
         && (rc = glm_loader_check(l, err)) == 0
-        && (rc = m->backend->load(m, opts, l, err)) == 0)
+        && (rc = glm_digest_new(&d, l, err)) == 0
+        && (rc = m->backend->load(m, opts, l, d, err)) == 0
+        && (rc = fingerprint(m, d, err)) == 0)
     {
-        rc = fingerprint(m, l, err);
+        glm_loader_describe(l, m->weights, &m->weight_bytes);
     }
+    glm_digest_free(d);
     glm_loader_close(l);
     return rc;
 }
@@ -184,6 +187,12 @@ glm_model_weights(const glm_model_t *m, uint64_t *bytes)
 {
     *bytes = m->weight_bytes;
     return m->weights;
+}
+
+double
+glm_model_load_seconds(const glm_model_t *m)
+{
+    return m->load_seconds;
 }
 
 void

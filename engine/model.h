@@ -44,7 +44,13 @@ typedef struct {
     int          head;            /* GLM_HEAD_* */
     int          gpu_timeout;     /* s that a step may take; 0: GLM_GPU_TIMEOUT */
     uint64_t     device_memory;   /* use no more; 0: what the card has free */
+    int          readers;         /* of the weights; 0: as many as there are cores, at
+                                     most GLM_LOAD_READERS */
+    size_t       piece;           /* bytes that one takes at a time; 0: GLM_LOAD_PIECE */
 } glm_model_opts_t;
+
+#define GLM_LOAD_READERS  16
+#define GLM_LOAD_PIECE    ((size_t) 16 << 20)
 
 /* 0 when this backend can be used here; else err says what is missing. */
 int glm_model_backend(int backend, glm_err_t *err);
@@ -66,6 +72,9 @@ int32_t glm_model_kv_pages(const glm_model_t *m);
 const char *glm_model_isa(const glm_model_t *m);     /* "avx512" */
 /* How linears are stored, "int4-g128"; in bytes what all weights take in files. */
 const char *glm_model_weights(const glm_model_t *m, uint64_t *bytes);
+
+/* Seconds that weights took from the files to where the card has them; 0: on the CPU. */
+double glm_model_load_seconds(const glm_model_t *m);
 
 /* One row of a step: one token of one sequence. */
 typedef struct {

@@ -6,7 +6,7 @@
 #ifndef GLM_MODEL_BACKEND_H
 #define GLM_MODEL_BACKEND_H
 
-#include "loader.h"
+#include "digest.h"
 #include "model.h"
 
 typedef struct {
@@ -19,11 +19,11 @@ typedef struct {
 
     /*
      * Memory and weights; m->kv_pages becomes what there are, and m->variant a
-     * number of what else changes bits.  m is zeroed but for the shared part; after a
-     * failure free() is called all the same.
+     * number of what else changes bits.  Every row goes to d as it is read.  m is zeroed
+     * but for the shared part; after a failure free() is called all the same.
      */
     int (*load)(glm_model_t *m, const glm_model_opts_t *opts, const glm_loader_t *l,
-        glm_err_t *err);
+        glm_digest_t *d, glm_err_t *err);
     void (*free)(glm_model_t *m);       /* all but m itself */
 
     size_t (*kv_page_bytes)(const glm_model_t *m);
@@ -47,9 +47,11 @@ struct glm_model_s {
     glm_config_t          cfg;
     int                   tp;
     int32_t               kv_pages, max_rows, max_seq;
+    uint64_t              digest;         /* of sizes and weights */
     uint64_t              fingerprint, variant;
     char                  weights[128];   /* how they are stored, in words */
     uint64_t              weight_bytes;
+    double                load_seconds;   /* from files to where they stay; CPU: 0 */
     int                   prefill_n;      /* tokens of the prefill under way */
     int                   prefill_next;   /* its next layer; 0: none */
     glm_trace_pt          trace;

@@ -48,13 +48,13 @@ start_team(glm_cpu_model_t *m, const glm_model_opts_t *o, glm_err_t *err)
 
 static int
 cpu_load(glm_model_t *model, const glm_model_opts_t *opts, const glm_loader_t *l,
-    glm_err_t *err)
+    glm_digest_t *d, glm_err_t *err)
 {
     glm_cpu_model_t  *m = cpu(model);
-    int               d = model->cfg.head_dim, rc;
+    int               size = model->cfg.head_dim, rc;
 
-    if (d % 16 != 0) {
-        return glm_fail(err, GLM_EINVAL, "head size %d is not a multiple of 16", d);
+    if (size % 16 != 0) {
+        return glm_fail(err, GLM_EINVAL, "head size %d is not a multiple of 16", size);
     }
     if (opts->kv_int8 || opts->head == GLM_HEAD_INT8) {
         return glm_fail(err, GLM_EINVAL, "--%s int8 is the CUDA backend's: this one keeps fp32",
@@ -65,13 +65,15 @@ cpu_load(glm_model_t *model, const glm_model_opts_t *opts, const glm_loader_t *l
     }
     if ((rc = choose_ops(m, opts, err)) != 0
         || (rc = start_team(m, opts, err)) != 0
+        || (rc = glm_digest_mapped(d, err)) != 0    /* on all cores; the packing that
+                                                       follows finds the files cached */
         || (rc = glm_cpu_alloc(m, l, err)) != 0
         || (rc = glm_cpu_fill(m, l, err)) != 0)
     {
         return rc;
     }
-    glm_model_rope(d, model->max_seq, m->rope_cos, m->rope_sin);
-    m->rope = (glm_rope_t) { m->rope_cos, m->rope_sin, d };
+    glm_model_rope(size, model->max_seq, m->rope_cos, m->rope_sin);
+    m->rope = (glm_rope_t) { m->rope_cos, m->rope_sin, size };
     return 0;
 }
 

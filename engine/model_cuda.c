@@ -102,7 +102,7 @@ clear(glm_cuda_model_t *m)
 }
 
 static int
-start(glm_cuda_model_t *m, const glm_loader_t *l, glm_err_t *err)
+start(glm_cuda_model_t *m, const glm_loader_t *l, glm_digest_t *d, glm_err_t *err)
 {
     int  rc;
 
@@ -110,7 +110,7 @@ start(glm_cuda_model_t *m, const glm_loader_t *l, glm_err_t *err)
     if ((rc = glm_gpu_stream(m->gpu, &m->stream)) != 0
         || (rc = glm_gpu_event(m->gpu, &m->done)) != 0
         || (rc = send_rope(m)) != 0
-        || (rc = glm_cuda_fill(m, l, err)) != 0
+        || (rc = glm_cuda_fill(m, l, d, err)) != 0
         || (rc = clear(m)) != 0
         || (rc = glm_cuda_graphs(m)) != 0
         || (rc = glm_cuda_sync(m)) != 0)
@@ -123,7 +123,7 @@ start(glm_cuda_model_t *m, const glm_loader_t *l, glm_err_t *err)
 
 static int
 cuda_load(glm_model_t *model, const glm_model_opts_t *opts, const glm_loader_t *l,
-    glm_err_t *err)
+    glm_digest_t *d, glm_err_t *err)
 {
     glm_cuda_model_t  *m = cuda(model);
     int                rc;
@@ -139,7 +139,7 @@ cuda_load(glm_model_t *model, const glm_model_opts_t *opts, const glm_loader_t *
     if ((rc = glm_cuda_plan(m, err)) != 0) return rc;
     glm_cuda_log_plan(m);
     model->variant = (uint64_t) (2 * m->kv_int8 + m->head_int8);
-    return start(m, l, err);
+    return start(m, l, d, err);
 }
 
 static void

@@ -71,6 +71,8 @@ typedef struct {
     int                    kv_int8, head_int8;
     int                    head_type;     /* GLM_HEAD_*, as asked for */
     int                    timeout;       /* s that a step may take */
+    int                    readers;       /* of the weights; 0: by cores */
+    size_t                 piece;         /* bytes that one takes at a time */
     float                  alpha;
     int32_t                ldpages;
     size_t                 page_bytes;    /* of a layer */
@@ -127,8 +129,9 @@ void glm_cuda_lay(glm_cuda_model_t *m, char *base);
 /* Pinned memory but the table, the same way; returns its size. */
 size_t glm_cuda_lay_host(glm_cuda_model_t *m, char *base);
 
-/* Weights into the arena and the table. */
-int glm_cuda_fill(glm_cuda_model_t *m, const glm_loader_t *l, glm_err_t *err);
+/* Weights into the arena and the table, and into d. */
+int glm_cuda_fill(glm_cuda_model_t *m, const glm_loader_t *l, glm_digest_t *d,
+    glm_err_t *err);
 
 /* Captures the graphs of every bucket. */
 int glm_cuda_graphs(glm_cuda_model_t *m);

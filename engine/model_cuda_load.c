@@ -1,8 +1,8 @@
 /*
  * model_cuda_load: weights from files to tiles.  Readers take piece after piece: read
  * into pinned memory (O_DIRECT where the file system has it), copy to the staging
- * area, pack; two pieces each, so that one is read while the other is packed.  The
- * staging area is where a context and the KV cache will be.  Dummy weights are made
+ * area, pack, and meanwhile digest; two pieces each, so that one is read while the
+ * other is copied and packed.  The staging area is where a context and the KV cache will be.  Dummy weights are made
  * on the card instead of read.
  */
 #include "model_cuda_load.h"
@@ -20,7 +20,6 @@
 #include "progress.h"
 #include "quant.h"
 
-#define MAX_READERS  8
 #define LOOK_MS      20           /* between two looks at the readers */
 #define TELL_S       10           /* between two lines of a log */
 
@@ -34,10 +33,13 @@ typedef struct {
 typedef struct {
     glm_cuda_model_t  *m;
     const glm_pieces_t *pieces;
+    glm_digest_t      *digest;
     int                direct[GLM_LOAD_FILES];  /* descriptors; -1: buffered reads */
     atomic_int         next;      /* piece */
     atomic_int         running;   /* readers */
     atomic_ullong      bytes;     /* done */
+    atomic_int         buffered;  /* whether a file was read through the page cache */
+    int                nreaders;
     atomic_int         rc;
     pthread_mutex_t    lock;      /* of err */
     glm_err_t         *err;
@@ -54,10 +56,12 @@ typedef struct {
 static int
 fail(load_t *l, int rc, const char *text)
 {
+    int  none = 0;
+
     pthread_mutex_lock(&l->lock);
     (void) glm_fail(l->err, rc, "%s", text);
+    (void) atomic_compare_exchange_strong(&l->rc, &none, rc);
     pthread_mutex_unlock(&l->lock);
-    atomic_store(&l->rc, rc);
     return rc;
 }
 
@@ -92,6 +96,7 @@ read_part(load_t *l, const glm_part_t *s, char *buf, char **data)
         got += (size_t) n;
         if (fd >= 0 && got % GLM_LOAD_BLOCK != 0 && got < need) fd = -1;
     }
+    if (fd < 0) atomic_store(&l->buffered, 1);
     return 0;
 }
 
@@ -115,12 +120,12 @@ fill(reader_t *r, const glm_part_t *s, void *dst)
     return gpu(l, glm_gpu_op(l->m->gpu, "fill", l->m->ops->fill(&a, r->stream)));
 }
 
-/* Parts to the card, at dst. */
+/* Parts to the card, at dst; *data is where the host has each. */
 static int
-send_parts(reader_t *r, const glm_piece_t *p, slot_t *s, char *dst)
+send_parts(reader_t *r, const glm_piece_t *p, slot_t *s, char *dst, char *data[4])
 {
     load_t  *l = r->l;
-    char    *buf = s->host, *data;
+    char    *buf = s->host;
     int      rc = 0;
 
     for (int i = 0; i < p->nparts && rc == 0; i++) {
@@ -130,8 +135,8 @@ send_parts(reader_t *r, const glm_piece_t *p, slot_t *s, char *dst)
             rc = fill(r, part, dst + part->at);
             continue;
         }
-        if ((rc = read_part(l, part, buf, &data)) != 0) return rc;
-        rc = gpu(l, glm_gpu_copy(l->m->gpu, dst + part->at, data, part->bytes, r->stream));
+        if ((rc = read_part(l, part, buf, &data[i])) != 0) return rc;
+        rc = gpu(l, glm_gpu_copy(l->m->gpu, dst + part->at, data[i], part->bytes, r->stream));
         buf += part->bytes + 2 * GLM_LOAD_BLOCK;
         buf -= (uintptr_t) buf % GLM_LOAD_BLOCK;
     }
@@ -215,18 +220,34 @@ table(reader_t *r, const glm_piece_t *p, slot_t *s)
 
 /* ---- readers ---- */
 
+/* Its rows, while the card has them too. */
+static int
+digest(load_t *l, const glm_piece_t *p, char *const data[4])
+{
+    glm_err_t  err = { "" };
+    int        rc = 0;
+
+    if (p->part[0].file < 0) return 0;
+    for (int i = 0; i < p->runs && rc == 0; i++) {
+        rc = glm_digest_rows(l->digest, p->tensor, p->row[i], p->rows, data[i],
+            p->nparts > p->runs ? data[p->runs + i] : NULL, &err);
+    }
+    return rc == 0 ? 0 : fail(l, rc, err.text);
+}
+
 static int
 take(reader_t *r, int i, slot_t *s)
 {
     load_t             *l = r->l;
     const glm_piece_t  *p = &l->pieces->list[i];
+    char               *data[4] = { p->dst };
     int                 rc = wait_slot(r, s);
 
     if (rc != 0) return rc;
     if (p->kind == GLM_PIECE_TABLE) rc = table(r, p, s);
-    else rc = send_parts(r, p, s, p->kind == GLM_PIECE_COPY ? p->dst : s->dev);
+    else rc = send_parts(r, p, s, p->kind == GLM_PIECE_COPY ? p->dst : s->dev, data);
     if (rc == 0 && p->kind == GLM_PIECE_PACK) rc = pack(r, p, s);
-    if (rc != 0 || (rc = mark_slot(r, s)) != 0) return rc;
+    if (rc != 0 || (rc = mark_slot(r, s)) != 0 || (rc = digest(l, p, data)) != 0) return rc;
     for (int k = 0; k < p->nparts; k++) atomic_fetch_add(&l->bytes, p->part[k].bytes);
     return 0;
 }
@@ -242,7 +263,8 @@ reader_main(void *arg)
         if ((i = atomic_fetch_add(&l->next, 1)) >= l->pieces->n) break;
         rc = take(r, i, &r->slot[turn++ % r->nslots]);
     }
-    for (int k = 0; k < r->nslots && rc == 0; k++) rc = wait_slot(r, &r->slot[k]);
+    /* what was begun ends, before its memory goes */
+    for (int k = 0; k < r->nslots; k++) (void) wait_slot(r, &r->slot[k]);
     atomic_fetch_sub(&l->running, 1);
     return NULL;
 }
@@ -316,19 +338,21 @@ run_readers(load_t *l, reader_t *r, int n)
     return atomic_load(&l->rc);
 }
 
-/* As many readers as there are cores and room; with room for one piece only, one
- * that waits for each. */
+/* As many readers as were asked for, or there are cores, where there is room; with
+ * room for one piece only, one that waits for each. */
 static int
 read_all(load_t *l)
 {
-    reader_t  reader[MAX_READERS] = { 0 };
+    reader_t  reader[GLM_LOAD_READERS] = { 0 };
     size_t    dev = (l->pieces->stage + 255) / 256 * 256;
-    int       slots = (int) (l->m->stage_bytes / dev < 2 * MAX_READERS
-                             ? l->m->stage_bytes / dev : 2 * MAX_READERS);
-    int       n = glm_comm_cores(), each = slots < 2 ? 1 : 2, rc = 0;
+    int       slots = (int) (l->m->stage_bytes / dev < 2 * GLM_LOAD_READERS
+                             ? l->m->stage_bytes / dev : 2 * GLM_LOAD_READERS);
+    int       n = l->m->readers > 0 ? l->m->readers : glm_comm_cores();
+    int       each = slots < 2 ? 1 : 2, rc = 0;
 
     if (slots < 1) return fail(l, GLM_ENOMEM, "no room to stage a piece of the weights");
     if (n > slots / each) n = slots / each;
+    l->nreaders = n;
     for (int i = 0; i < n && rc == 0; i++) {
         rc = open_reader(&reader[i], l, each, l->m->stage + (size_t) (i * each) * dev);
     }
@@ -352,14 +376,17 @@ open_direct(load_t *l)
 static void
 tell(const load_t *l, double seconds)
 {
-    double  gb = (double) l->pieces->bytes * 1e-9;
+    double       gb = (double) l->pieces->bytes * 1e-9;
+    const char  *how = l->pieces->nfiles == 0 ? "made there"
+                     : atomic_load(&l->buffered) ? "buffered reads" : "O_DIRECT";
 
-    glm_log(GLM_LOG_NOTICE, "%.2f GB of weights in %.1f s, %.2f GB/s", gb, seconds,
-        seconds > 0 ? gb / seconds : 0);
+    glm_log(GLM_LOG_NOTICE, "%.2f GB of weights in %.1f s, %.2f GB/s; %d reader%s, %s", gb,
+        seconds, seconds > 0 ? gb / seconds : 0, l->nreaders, l->nreaders == 1 ? "" : "s", how);
 }
 
 int
-glm_cuda_fill(glm_cuda_model_t *m, const glm_loader_t *loader, glm_err_t *err)
+glm_cuda_fill(glm_cuda_model_t *m, const glm_loader_t *loader, glm_digest_t *d,
+    glm_err_t *err)
 {
     glm_pieces_t     *pieces = calloc(1, sizeof(*pieces));
     load_t           *l = calloc(1, sizeof(*l));
@@ -372,7 +399,7 @@ glm_cuda_fill(glm_cuda_model_t *m, const glm_loader_t *loader, glm_err_t *err)
         return glm_fail(err, GLM_ENOMEM, "no memory to load weights");
     }
     clock_gettime(CLOCK_MONOTONIC, &t0);
-    *l = (load_t) { .m = m, .pieces = pieces, .err = err };
+    *l = (load_t) { .m = m, .pieces = pieces, .digest = d, .err = err };
     pthread_mutex_init(&l->lock, NULL);
     if ((rc = glm_cuda_pieces(pieces, m, loader, err)) == 0) {
         open_direct(l);
@@ -382,9 +409,9 @@ glm_cuda_fill(glm_cuda_model_t *m, const glm_loader_t *loader, glm_err_t *err)
         }
     }
     clock_gettime(CLOCK_MONOTONIC, &t1);
-    if (rc == 0) {
-        tell(l, (double) (t1.tv_sec - t0.tv_sec) + (double) (t1.tv_nsec - t0.tv_nsec) * 1e-9);
-    }
+    m->base.load_seconds = (double) (t1.tv_sec - t0.tv_sec)
+                           + (double) (t1.tv_nsec - t0.tv_nsec) * 1e-9;
+    if (rc == 0) tell(l, m->base.load_seconds);
     pthread_mutex_destroy(&l->lock);
     free(pieces->list);
     free(pieces);

@@ -36,7 +36,10 @@ typedef struct {
     size_t            scale_at;   /* of the scales, in the staging area */
     size_t            stage;      /* bytes of it, where more than the parts */
     void             *dst;
-    int               nparts;
+    int               tensor;     /* glm_tensor_t.index */
+    int               runs;       /* of rows: 1, or 2 of a GLU matrix */
+    int32_t           row[2], rows;       /* the first of each, and how many */
+    int               nparts;     /* one a run, then the scales of each */
     glm_part_t        part[4];
 } glm_piece_t;
 

@@ -8,7 +8,6 @@
 
 #include "model_cuda_load.h"
 
-#define PIECE_BYTES  ((size_t) 16 << 20)
 #define TILE_ROWS    256          /* outputs that tiles are padded to */
 #define ALIGN        256          /* of what a kernel reads in the staging area */
 
@@ -48,6 +47,9 @@ data_part(glm_pieces_t *p, glm_piece_t *piece, const glm_tensor_t *t, int32_t ro
     size_t  width = (size_t) (t->size / (uint64_t) t->rows), first = (size_t) row * width;
     int     half = t->type == GLM_T_F16;
 
+    piece->tensor = t->index;
+    piece->row[piece->runs++] = row;
+    piece->rows = rows;
     piece->part[piece->nparts++] = (glm_part_t) {
         .file = file_of(p, t->fd), .offset = t->offset + first, .bytes = (size_t) rows * width,
         .at = at, .f16 = half, .first = first / (half ? 2 : 4), .seed = t->seed, .lo = t->lo,
@@ -90,9 +92,9 @@ count(glm_pieces_t *p, const glm_piece_t *piece)
 /* ---- pieces ---- */
 
 static int32_t
-rows_a_piece(size_t width, int32_t unit)
+rows_a_piece(size_t piece, size_t width, int32_t unit)
 {
-    int32_t  n = (int32_t) (PIECE_BYTES / width) / unit * unit;
+    int32_t  n = (int32_t) (piece / width) / unit * unit;
 
     return n > unit ? n : unit;
 }
@@ -108,14 +110,14 @@ up(size_t n)
  * GLU matrix has its halves interleaved there, so a piece has the same rows of both.
  */
 static int
-add_linear(glm_pieces_t *p, const glm_tensor_t *t, const glm_tiles_t *w)
+add_linear(glm_pieces_t *p, const glm_tensor_t *t, const glm_tiles_t *w, size_t bytes)
 {
     int32_t       halves = w->glu ? 2 : 1, rows = t->rows / halves, n;
     size_t        width = (size_t) (t->size / (uint64_t) t->rows);
     glm_piece_t  *piece;
 
     for (int32_t r = 0; r < rows; r += n) {
-        n = rows_a_piece(width * (size_t) halves, TILE_ROWS / halves);
+        n = rows_a_piece(bytes, width * (size_t) halves, TILE_ROWS / halves);
         if (n > rows - r) n = rows - r;
         if ((piece = add(p)) == NULL) return GLM_ENOMEM;
         piece->kind = GLM_PIECE_PACK;
@@ -159,7 +161,7 @@ add_table(glm_pieces_t *p, const glm_tensor_t *t, const glm_cuda_model_t *m)
     glm_piece_t  *piece;
 
     for (int32_t r = 0; r < t->rows; r += n) {
-        n = rows_a_piece(width, TILE_ROWS);
+        n = rows_a_piece(m->piece, width, TILE_ROWS);
         if (n > t->rows - r) n = t->rows - r;
         if ((piece = add(p)) == NULL) return GLM_ENOMEM;
         piece->kind = GLM_PIECE_TABLE;
@@ -176,10 +178,30 @@ add_table(glm_pieces_t *p, const glm_tensor_t *t, const glm_cuda_model_t *m)
     return 0;
 }
 
+/*
+ * Pieces from `first` on take a reader longer than others (the host makes int8 of
+ * them): they are spread among the rest, so that the disk is never left alone.
+ */
+static int
+spread(glm_pieces_t *p, int first)
+{
+    glm_piece_t  *list = malloc((size_t) p->n * sizeof(*list));
+    int64_t       rare = p->n - first;
+    int           a = 0, b = first;
+
+    if (list == NULL) return GLM_ENOMEM;
+    for (int i = 0; i < p->n; i++) {
+        list[i] = p->list[(b - first + 1) * (int64_t) p->n <= (i + 1) * rare ? b++ : a++];
+    }
+    free(p->list);
+    p->list = list;
+    return 0;
+}
+
 /* ---- all of them ---- */
 
 static int
-add_layer(glm_pieces_t *p, const glm_loader_t *l, const glm_cuda_layer_t *layer, int i,
+add_layer(glm_pieces_t *p, const glm_loader_t *l, const glm_cuda_model_t *m, int i,
     glm_err_t *err)
 {
     static const char *const  linear[GLM_CUDA_LINEARS] = {
@@ -191,6 +213,7 @@ add_layer(glm_pieces_t *p, const glm_loader_t *l, const glm_cuda_layer_t *layer,
         { linear, "weight", GLM_CUDA_LINEARS }, { linear, "bias", GLM_CUDA_LINEARS },
         { norm, "weight", 2 }, { norm, "bias", 2 }
     };
+    const glm_cuda_layer_t   *layer = &m->layer[i];
     glm_tensor_t              t;
     char                      name[128];
     int                       rc = 0;
@@ -199,7 +222,7 @@ add_layer(glm_pieces_t *p, const glm_loader_t *l, const glm_cuda_layer_t *layer,
         for (int j = 0; j < kinds[k].n && rc == 0; j++) {
             snprintf(name, sizeof(name), "layers.%d.%s.%s", i, kinds[k].name[j], kinds[k].what);
             if ((rc = glm_loader_tensor(l, name, &t, err)) != 0) return rc;
-            if (k == 0) rc = add_linear(p, &t, &layer->w[j]);
+            if (k == 0) rc = add_linear(p, &t, &layer->w[j], m->piece);
             else if (k == 1) rc = add_vector(p, &t, layer->bias[j]);
             else rc = add_vector(p, &t, k == 2 ? layer->ln[j].weight : layer->ln[j].bias);
         }
@@ -212,10 +235,10 @@ glm_cuda_pieces(glm_pieces_t *p, const glm_cuda_model_t *m, const glm_loader_t *
     glm_err_t *err)
 {
     glm_tensor_t  t;
-    int           rc = 0;
+    int           rc = 0, first;
 
     for (int i = 0; i < m->base.cfg.layers && rc == 0; i++) {
-        rc = add_layer(p, l, &m->layer[i], i, err);
+        rc = add_layer(p, l, m, i, err);
     }
     if (rc == 0 && (rc = glm_loader_tensor(l, "final_layernorm.weight", &t, err)) == 0) {
         rc = add_vector(p, &t, m->final.weight);
@@ -223,8 +246,10 @@ glm_cuda_pieces(glm_pieces_t *p, const glm_cuda_model_t *m, const glm_loader_t *
     if (rc == 0 && (rc = glm_loader_tensor(l, "final_layernorm.bias", &t, err)) == 0) {
         rc = add_vector(p, &t, m->final.bias);
     }
+    first = p->n;
     if (rc == 0 && (rc = glm_loader_tensor(l, "word_embeddings.weight", &t, err)) == 0) {
         rc = add_table(p, &t, m);
     }
+    if (rc == 0) rc = spread(p, first);
     return rc == GLM_ENOMEM ? glm_fail(err, rc, "no memory for the list of weights") : rc;
 }

@@ -97,6 +97,8 @@ glm_cuda_options(glm_cuda_model_t *m, const glm_model_opts_t *o)
     m->kv_int8 = o->kv_int8;
     m->head_type = o->head;
     m->timeout = o->gpu_timeout > 0 ? o->gpu_timeout : GLM_GPU_TIMEOUT;
+    m->readers = o->readers;
+    m->piece = o->piece > 0 ? o->piece : GLM_LOAD_PIECE;
 }
 
 int

@@ -29,6 +29,7 @@ void fakecuda_hang(int after);          /* events that still come; -1: all */
 void fakecuda_nan(int n);               /* the n-th sampler from now on finds a NaN
                                            in its last row that is asked for */
 int fakecuda_live(void);                /* allocations, pins, events, streams, graphs */
+int fakecuda_pending(void);             /* operations that wait in streams */
 void fakecuda_reset(void);              /* the error state */
 
 /* For the launchers: an operation with a copy of arg. */

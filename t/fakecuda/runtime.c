@@ -233,6 +233,19 @@ fakecuda_live(void)
     return n;
 }
 
+int
+fakecuda_pending(void)
+{
+    int  n = 0;
+
+    enter();
+    for (const stream_t *s = streams; s != NULL; s = s->next) {
+        for (const op_t *op = s->queue.first; op != NULL; op = op->next) n++;
+    }
+    (void) leave(cudaSuccess);
+    return n;
+}
+
 void
 fakecuda_reset(void)
 {

@@ -11,7 +11,7 @@
 #include "../../tools/convert/half.h"
 #include "quant.h"
 #include "golden.h"
-#include "loader.h"
+#include "digest.h"
 #include "safetensors.h"
 #include "tap.h"
 
@@ -322,10 +322,14 @@ loads(const char *dir, glm_err_t *err)
 {
     static glm_config_t  cfg;
     glm_loader_t        *l = NULL;
+    glm_digest_t        *d = NULL;
     int                  rc = glm_config_load(&cfg, dir, err);
 
     if (rc == 0) rc = glm_loader_open(&l, dir, &cfg, 0, err);
     if (rc == 0) rc = glm_loader_check(l, err);
+    if (rc == 0) rc = glm_digest_new(&d, l, err);
+    if (rc == 0) rc = glm_digest_mapped(d, err);
+    glm_digest_free(d);
     glm_loader_close(l);
     return rc == 0 && cfg.recorded;
 }
