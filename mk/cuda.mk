@@ -24,6 +24,7 @@ $(B)/obj/engine/gpu.o: CPPFLAGS += -isystem $(CUDA_INCLUDE)
 ifeq ($(HAVE_CUDA),1)
 
 ENGINE_SRC := $(filter-out engine/gpu_none.c,$(ENGINE_SRC))
+BENCH_SRC  := $(filter-out tools/bench/copies_none.c,$(BENCH_SRC))
 LIBS       := $(B)/libglm_cuda.a -L$(CUDA_HOME)/lib64 -lcudart_static -lrt \
               -Wl,-Bstatic -lstdc++ -Wl,-Bdynamic $(LIBS)
 
@@ -133,6 +134,7 @@ gpu-bundle: $(addprefix $(GPU)/,glm-gputest glm-prefilltest glm-gpusample gpuben
 else
 
 ENGINE_SRC := $(filter-out $(CUDA_ENGINE),$(ENGINE_SRC))
+BENCH_SRC  := $(filter-out tools/bench/copies.c,$(BENCH_SRC))
 
 gpu-bundle:
 	@echo "no nvcc: GLM_CUDA=$(GLM_CUDA)"; exit 1

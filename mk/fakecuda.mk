@@ -35,6 +35,10 @@ $(FAKECUDA_SAME): $(B)/t/fakecuda_%: $(B)/obj/faults/t/%.o $(FAKECUDA_OBJ) $(B)/
 $(B)/glm-engine-fakecuda: $(B)/obj/engine/main.o $(FAKECUDA_OBJ) $(B)/libglm_engine.a
 	$(CC) $(LDFLAGS) -o $@ $^ $(ENGINE_LIBS)
 
+$(B)/glm-bench-fakecuda: $(call obj,$(filter-out tools/bench/%_none.c,$(BENCH_SRC)) tools/bench/copies.c) \
+        $(FAKECUDA_OBJ) $(B)/libglm_engine.a
+	$(CC) $(LDFLAGS) -o $@ $(sort $(filter %.o,$^)) $(B)/libglm_engine.a $(ENGINE_LIBS)
+
 # What is tested on the card, of the twins.
 $(FAKECUDA_GPU): $(B)/t/fakecuda_%: t/gpu/%.cpp $(wildcard t/gpu/*.h) \
         $(call obj,$(wildcard t/fakecuda/*.c)) $(B)/libglm_engine.a
@@ -42,6 +46,6 @@ $(FAKECUDA_GPU): $(B)/t/fakecuda_%: t/gpu/%.cpp $(wildcard t/gpu/*.h) \
 	$(CXX) -std=c++17 -O2 -fopenmp $(CPPFLAGS) -isystem $(CUDA_INCLUDE) $(SAN) -DGLM_FAKECUDA -o $@ \
 	    $< $(filter %.o %.a,$^) $(ENGINE_LIBS)
 
-tests: $(FAKECUDA_GPU) $(FAKECUDA_SAME) $(B)/glm-engine-fakecuda
+tests: $(FAKECUDA_GPU) $(FAKECUDA_SAME) $(B)/glm-engine-fakecuda $(B)/glm-bench-fakecuda
 
 endif

@@ -28,6 +28,8 @@ void bench_free(bench_times_t *b);
 int bench_cpu(int argc, char **argv);
 /* glm-bench steps ... */
 int bench_steps(int argc, char **argv);
+/* glm-bench load ... */
+int bench_load(int argc, char **argv);
 
 /*
  * floor: what reading the weights costs.  n values of fp16 are multiplied with

@@ -73,6 +73,7 @@ main(int argc, char **argv)
 {
     if (argc >= 2 && strcmp(argv[1], "cpu") == 0) return bench_cpu(argc - 2, argv + 2);
     if (argc >= 2 && strcmp(argv[1], "steps") == 0) return bench_steps(argc - 2, argv + 2);
+    if (argc >= 2 && strcmp(argv[1], "load") == 0) return bench_load(argc - 2, argv + 2);
     fprintf(stderr,
         "usage: glm-bench cpu --model DIR [--json] [--rounds N] [--threads N] [--tp N]\n"
         "                     [--isa plain|avx2|avx512] [--context N] [--dummy]\n"
@@ -82,6 +83,12 @@ main(int argc, char **argv)
         "       glm-bench steps --model DIR [--backend auto|cpu|cuda] [--load-format dummy]\n"
         "                     [--rows 1,8,16,32,64] [--context N] [--steps N] [--top-k N]\n"
         "                     [--prefill 512] [--json] and what else loads a model\n"
-        "medians of whole steps that end at the context (128), and of whole prefills\n");
+        "medians of whole steps that end at the context (128), and of whole prefills\n"
+        "       glm-bench load --dir DIR [--size 16g] [--shape 130b|DIR] [--weights int4-g128]\n"
+        "                     [--readers N] [--piece 16m] [--rounds 3] [--drop-caches]\n"
+        "                     [--remove] and what else loads a model\n"
+        "writes a model of at least that size of whole layers to DIR, and loads it, beside\n"
+        "raw reads and copies; --drop-caches: the system's page cache, not the file's alone;\n"
+        "--remove: takes the model away, and measures nothing\n");
     return argc >= 2 && strcmp(argv[1], "--help") == 0 ? 0 : 2;
 }
