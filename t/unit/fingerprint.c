@@ -29,6 +29,12 @@ main(void)
 
 enum { VOCAB = 1024, HIDDEN = 256, INNER = 768, LAYERS = 2, MAX_TENSORS = 64 };
 
+#ifdef __SANITIZE_THREAD__
+#define STRIDE  4                 /* tensors: a load takes a second there */
+#else
+#define STRIDE  1
+#endif
+
 static char  dir[] = "/tmp/glm-print-XXXXXX";
 
 /* Where a tensor lies in the file, as the loader saw it. */
@@ -266,7 +272,7 @@ check_flips(const char *quant)
     for (int crc = 0; crc < 2; crc++) {
         write_model(quant, crc);
         (void) load(GLM_BACKEND_CPU, 0, 0, &want, &one);
-        for (int i = 0; i < nplaces; i++, n++) {
+        for (int i = 0; i < nplaces; i += STRIDE, n++) {
             uint64_t  last = place[i].size - 1;
             uint64_t  at = place[i].at + (i % 3 == 0 ? 0 : i % 3 == 1 ? last : last * 2 / 3);
             int       bit = i % 2;     /* of a low byte of fp16: still a number */
@@ -282,7 +288,7 @@ check_flips(const char *quant)
             if (crc ? two.text[0] == '\0' : two.text[0] != '\0') diag("%s: %s", place[i].name, two.text);
         }
     }
-    ok(unseen == 0 && n > 50, "%s: a bit of each of %d tensors: %d not seen", quant, n / 2, unseen);
+    ok(unseen == 0 && n > 50 / STRIDE, "%s: a bit of each of %d tensors: %d not seen", quant, n / 2, unseen);
     ok(differ == 0, "the same from either backend (%d not)", differ);
     ok(untold == 0, "with checksums each is told by name (%d not)", untold);
 }
