@@ -89,13 +89,14 @@ put_vector(glm_cuda_model_t *m, const char *name, void *dst)
     return rc;
 }
 
-/* Norms and the biases of the residual, as vector() has them now. */
+/* Norms, and the biases that are loud in some run, as vector() has them now. */
 static void
 put_loud(glm_model_t *model)
 {
     static const char *const  norms[2] = { "input_layernorm", "post_attention_layernorm" };
-    static const struct { const char *name; int at; } biases[2] = {
-        { "attention.dense", GLM_CUDA_DENSE }, { "mlp.dense_4h_to_h", GLM_CUDA_DOWN }
+    static const struct { const char *name; int at; } biases[3] = {
+        { "attention.dense", GLM_CUDA_DENSE }, { "mlp.dense_h_to_4h", GLM_CUDA_UP },
+        { "mlp.dense_4h_to_h", GLM_CUDA_DOWN }
     };
     glm_cuda_model_t         *m = (glm_cuda_model_t *) model;
     char                      name[128];
@@ -109,6 +110,8 @@ put_loud(glm_model_t *model)
             rc |= put_vector(m, name, l->ln[k].weight);
             snprintf(name, sizeof(name), "layers.%d.%s.bias", i, norms[k]);
             rc |= put_vector(m, name, l->ln[k].bias);
+        }
+        for (int k = 0; k < 3; k++) {
             snprintf(name, sizeof(name), "layers.%d.%s.bias", i, biases[k].name);
             rc |= put_vector(m, name, l->bias[biases[k].at]);
         }

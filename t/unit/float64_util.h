@@ -46,7 +46,7 @@ static int
 loud_at(int i)
 {
     if (loud == LOUD_NONE) return 0;
-    return i == 5 || i == 7 || i == 11 || i == hidden / 3 || i == hidden / 2;
+    return i == 5 || i == 7 || i == 11 || i == 12 || i == hidden / 3 || i == hidden / 2;
 }
 
 /* A loud weight of a norm is a loud column of the matrix behind it, a loud bias a loud
@@ -64,7 +64,14 @@ make_loud(const char *name, uint16_t *h)
         h[11] = glm_float_to_half(100);
         h[hidden / 2] = glm_float_to_half(-60);
     }
-    if (loud == LOUD_BEYOND && residual) h[11] = glm_float_to_half(65504);
+    if (loud == LOUD_BEYOND && residual) {
+        h[11] = h[hidden / 2] = glm_float_to_half(65504);
+        h[12] = glm_float_to_half(-65504);
+    }
+    /* one element of the GLU that moves these by hundreds, up or down */
+    if (loud == LOUD_BEYOND && strstr(name, "h_to_4h.bias") && !strstr(name, "4h_to_h")) {
+        h[3] = h[inner + 3] = glm_float_to_half(200);
+    }
 }
 
 /* A vector as the model under test has it; the caller frees it. */
