@@ -444,6 +444,7 @@ static __device__ void list_best(const row_t *r, pick_t *sh, const float *x, con
                 next = k[j];
         next = __reduce_max_sync(~0u, next);
 
+        __syncwarp();             /* all have read key and last: a reduction orders no memory */
         if (lane == 0) {
             sh->top[t] = (int32_t) (b * kBlock + first);
             sh->u.c.key[b] = next;
