@@ -252,7 +252,7 @@ test_demo(int tp)
         return;
     }
     if ((e = start("models/demo", tp)) != NULL) {
-        for (size_t i = 0; i < json_array_size(cases); i += model_slow ? 3 : 1, n++) {
+        for (size_t i = 0; i < json_array_size(cases); i += (size_t) model_few(), n++) {
             good += (size_t) demo_completion(e, json_array_get(cases, i), 0);
             ignoring += (size_t) demo_completion(e, json_array_get(cases, i), 1);
         }

@@ -115,7 +115,7 @@ main(void)
     if (!ok(m != NULL, "the demo model loads")) return tap_done();
     shuffle_pages(pages, 64, 3);
     json_array_foreach(json_object_get(golden, "cases"), i, c) {
-        if (!model_slow || i % 3 == 0) check_greedy(c, (int) i);
+        if (i % (size_t) model_few() == 0) check_greedy(c, (int) i);
     }
     json_array_foreach(json_object_get(golden, "score"), i, c) check_score(c, (int) i);
     glm_model_free(m);
