@@ -100,9 +100,7 @@ check_beams(const glm_req_t *r, const glm_config_t *cfg, glm_refusal_t *no)
 
     glm_refuse(no, 400, "", "num_beams", "\"num_beams\" is %d, and may be %d with %d tokens that "
                "end a choice.", r->beams, max, nend);
-    no->limit = max;
-    no->value = r->beams;
-    return GLM_EINVAL;
+    return glm_refuse_limit(no, max, r->beams);
 }
 
 static int

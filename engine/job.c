@@ -15,9 +15,7 @@ check_min_tokens(const glm_job_t *j, glm_refusal_t *no)
     if (j->r->min_tokens <= max) return 0;
     glm_refuse(no, 400, "", "min_tokens", "\"min_tokens\" is %d, and a choice may have %d tokens.",
                j->r->min_tokens, max);
-    no->limit = max;
-    no->value = j->r->min_tokens;
-    return GLM_EINVAL;
+    return glm_refuse_limit(no, max, j->r->min_tokens);
 }
 
 static int
@@ -25,9 +23,7 @@ refuse_beams(const glm_job_t *j, int64_t limit, int64_t value, const char *of, g
 {
     glm_refuse(no, 400, "", "num_beams", "%d beams of this request need room for %lld %s, and the "
                "server has %lld.", j->r->beams, (long long) value, of, (long long) limit);
-    no->limit = limit;
-    no->value = value;
-    return GLM_EINVAL;
+    return glm_refuse_limit(no, limit, value);
 }
 
 /* Beams run all at once. */
@@ -63,9 +59,7 @@ refuse_room(const glm_job_t *j, int64_t slots, const glm_limits_t *lim, glm_refu
     glm_refuse(no, 400, "", j->score != NULL ? "choices" : "max_tokens", "This request needs room "
                "for %lld tokens in the KV cache, which holds %lld.", (long long) slots,
                (long long) lim->kv_pages * GLM_KV_PAGE);
-    no->limit = (int64_t) lim->kv_pages * GLM_KV_PAGE;
-    no->value = slots;
-    return GLM_EINVAL;
+    return glm_refuse_limit(no, (int64_t) lim->kv_pages * GLM_KV_PAGE, slots);
 }
 
 /* The last round has the longest context: when that fits, all do. */
@@ -197,12 +191,6 @@ new_job(glm_req_t *r, const glm_limits_t *lim)
     return j;
 }
 
-static int
-no_memory(glm_refusal_t *no)
-{
-    return glm_refuse(no, 500, "", "", "The server has no memory for this request.");
-}
-
 /* Which choices a round makes: its own, or of a search the best, in the end n. */
 static void
 set_round(glm_job_t *j, glm_infill_t *f, int32_t choice)
@@ -230,7 +218,7 @@ make_prompt(glm_job_t *j, const glm_limits_t *lim, glm_refusal_t *no)
     if (r->op != GLM_OP_INFILL) return 0;
     if (glm_infill_make(&f, r, lim, &j->prompt) != 0) {
         glm_infill_free(f);
-        return no_memory(no);
+        return glm_refuse_memory(no);
     }
     set_round(j, f, 0);
     return 0;
@@ -256,7 +244,7 @@ make_rest(glm_job_t *j, const glm_limits_t *lim, glm_refusal_t *no)
     if (size_job(j, lim, no) != 0) return GLM_EINVAL;
     if (j->score == NULL && glm_rules_make(&j->rules, &lim->vocab, j->r, &j->prompt, no) != 0)
         return GLM_EINVAL;
-    if (make_lanes(j, lim) != 0) return no_memory(no);
+    if (make_lanes(j, lim) != 0) return glm_refuse_memory(no);
     for (int32_t i = 0; i < j->width; i++) j->lane[i].sample.seed = j->r->sample.seed;
     return 0;
 }
@@ -270,10 +258,10 @@ glm_job_make(glm_job_t **out, glm_req_t *r, const glm_limits_t *lim, glm_refusal
     *out = NULL;
     if (rc != 0) return rc;
     j = new_job(r, lim);
-    if (j == NULL || draw_seed(r) != 0) rc = no_memory(no);
+    if (j == NULL || draw_seed(r) != 0) rc = glm_refuse_memory(no);
     else rc = r->op == GLM_OP_SCORE ? make_score(j, lim, no) : make_prompt(j, lim, no);
     if (rc == 0) rc = make_rest(j, lim, no);
-    if (rc == 0 && decode_prompt(j) != 0) rc = no_memory(no);
+    if (rc == 0 && decode_prompt(j) != 0) rc = glm_refuse_memory(no);
     if (rc != 0) {
         glm_job_free(j);
         return rc;
@@ -290,8 +278,8 @@ glm_job_make_round(glm_job_t **out, glm_infill_t *f, int32_t choice, glm_refusal
     int         rc;
 
     *out = NULL;
-    if (j == NULL) return no_memory(no);
-    rc = glm_infill_context(f, choice, &j->prompt) != 0 ? no_memory(no) : 0;
+    if (j == NULL) return glm_refuse_memory(no);
+    rc = glm_infill_context(f, choice, &j->prompt) != 0 ? glm_refuse_memory(no) : 0;
     if (rc == 0) {
         set_round(j, f, choice);
         f->nrefs++;

@@ -34,14 +34,14 @@ glm_refuse(glm_refusal_t *no, int status, const char *code, const char *param,
     return status == 400 ? GLM_EINVAL : GLM_EBUSY;
 }
 
-static int
-refuse_memory(glm_refusal_t *no)
+int
+glm_refuse_memory(glm_refusal_t *no)
 {
     return glm_refuse(no, 500, "", "", "The server has no memory for this request.");
 }
 
-static int
-refuse_limit(glm_refusal_t *no, int64_t limit, int64_t value)
+int
+glm_refuse_limit(glm_refusal_t *no, int64_t limit, int64_t value)
 {
     no->limit = limit;
     no->value = value;
@@ -64,7 +64,7 @@ glm_prompt_check_ids(const int32_t *ids, size_t n, const glm_vocab_t *v, const c
         glm_refuse(no, 400, "", param,
                    "Token id %d at index %zu is not in the vocabulary: ids are 0 to %d.",
                    ids[i], i, v->cfg->vocab - 1);
-        return refuse_limit(no, v->cfg->vocab - 1, ids[i]);
+        return glm_refuse_limit(no, v->cfg->vocab - 1, ids[i]);
     }
     return 0;
 }
@@ -96,7 +96,7 @@ add_ids(glm_ids_t *out, const glm_vocab_t *v, const glm_segment_t *seg, glm_refu
     int  rc = glm_prompt_check_ids(seg->ids, seg->n, v, "prompt", no);
 
     for (size_t i = 0; i < seg->n && rc == 0; i++)
-        if (glm_ids_push(out, seg->ids[i]) != 0) rc = refuse_memory(no);
+        if (glm_ids_push(out, seg->ids[i]) != 0) rc = glm_refuse_memory(no);
     return rc;
 }
 
@@ -118,7 +118,7 @@ encode(glm_ids_t *out, const glm_vocab_t *v, const glm_req_t *r, glm_refusal_t *
                               "prompts are token ids.", v->cfg->name);
         } else {
             while (i + n < r->nseg && r->seg[i + n].kind == seg->kind) n++;
-            if (encode_run(out, v, seg, n) != 0) return refuse_memory(no);
+            if (encode_run(out, v, seg, n) != 0) return glm_refuse_memory(no);
         }
         i += n;
     }
@@ -166,7 +166,7 @@ ends_with_mask(const glm_ids_t *ids, const glm_config_t *c, const glm_req_t *r, 
 static int
 push(glm_ids_t *ids, int32_t id, glm_refusal_t *no)
 {
-    return glm_ids_push(ids, id) == 0 ? 0 : refuse_memory(no);
+    return glm_ids_push(ids, id) == 0 ? 0 : glm_refuse_memory(no);
 }
 
 /* A mask that the model may lack. */
@@ -217,12 +217,12 @@ check_masks(const making_t *m, int32_t n, const char *name)
     if (m->r->op == GLM_OP_GENERATE && n > 1) {
         glm_refuse(m->no, 400, "", "prompt", "The prompt has %d %s tokens; a completion fills one. "
                    "/v1/infill fills several.", n, name);
-        return refuse_limit(m->no, 1, n);
+        return glm_refuse_limit(m->no, 1, n);
     }
     if (m->r->op == GLM_OP_INFILL && n > GLM_MAX_BLANKS) {
         glm_refuse(m->no, 400, "", "prompt", "The prompt has %d %s tokens; up to %d are filled.", n,
                    name, GLM_MAX_BLANKS);
-        return refuse_limit(m->no, GLM_MAX_BLANKS, n);
+        return glm_refuse_limit(m->no, GLM_MAX_BLANKS, n);
     }
     return 0;
 }
@@ -271,7 +271,7 @@ make_unidirectional(making_t *m)
         return glm_refuse(m->no, 400, "", "mode", "The model \"%s\" lacks [gMASK] or sop, which "
                           "the unidirectional mode needs.", c->name);
     if (insert_first(&m->ids, c->sop) != 0 || insert_first(&m->ids, c->gmask) != 0)
-        return refuse_memory(m->no);
+        return glm_refuse_memory(m->no);
     return 0;
 }
 
@@ -297,7 +297,7 @@ check_length(const making_t *m, glm_prompt_t *p)
                "your prompt or the completion length.", max, (long long) (p->n + want),
                p->prompt_tokens, nsop, (long long) want,
                r->op == GLM_OP_INFILL ? "blanks" : "completion");
-    return refuse_limit(m->no, max, p->n + want);
+    return glm_refuse_limit(m->no, max, p->n + want);
 }
 
 /* A choice's last id is never fed: it needs no place.  Fills max_tokens with what
@@ -310,7 +310,7 @@ check_scored(const making_t *m, glm_prompt_t *p)
     glm_refuse(m->no, 400, "context_length_exceeded", "prompt", "This model's maximum context "
                "length is %d tokens. However, your prompt has %d, and leaves no room for a choice.",
                m->c->max_seq, p->prompt_tokens);
-    return refuse_limit(m->no, m->c->max_seq, p->n);
+    return glm_refuse_limit(m->no, m->c->max_seq, p->n);
 }
 
 static int
@@ -351,7 +351,8 @@ encode_suffix(making_t *m)
         return glm_refuse(m->no, 400, "", "suffix", "The model \"%s\" has no tokenizer: \"suffix\" "
                           "cannot be used.", m->c->name);
     if (push_mask(&m->tail, m->c, r->gmask, m->no) != 0) return GLM_EINVAL;
-    return glm_encode(m->v->tok, r->suffix, r->nsuffix, &m->tail) == 0 ? 0 : refuse_memory(m->no);
+    if (glm_encode(m->v->tok, r->suffix, r->nsuffix, &m->tail) == 0) return 0;
+    return glm_refuse_memory(m->no);
 }
 
 static int
@@ -465,6 +466,6 @@ glm_prompt_tokenize(glm_ids_t *ids, const glm_vocab_t *v, const glm_req_t *r, gl
 
     if (rc != 0 || !r->add_special) return rc;
     if (r->mode == GLM_BIDIRECTIONAL) return add_special(ids, v->cfg, r, 0, no);
-    if (v->cfg->gmask >= 0 && insert_first(ids, v->cfg->gmask) != 0) return refuse_memory(no);
+    if (v->cfg->gmask >= 0 && insert_first(ids, v->cfg->gmask) != 0) return glm_refuse_memory(no);
     return 0;
 }

@@ -58,5 +58,8 @@ int glm_prompt_check_ids(const int32_t *ids, size_t n, const glm_vocab_t *v,
 __attribute__((format(printf, 5, 6)))
 int glm_refuse(glm_refusal_t *no, int status, const char *code, const char *param,
     const char *fmt, ...);
+int glm_refuse_memory(glm_refusal_t *no);
+/* Adds the numbers to a refusal that was filled. */
+int glm_refuse_limit(glm_refusal_t *no, int64_t limit, int64_t value);
 
 #endif

@@ -24,10 +24,6 @@ static const glm_refusal_t  never_came = {
     .status = 400, .param = "prompt",
     .text = "the other prompts of this request did not come",
 };
-static const glm_refusal_t  no_memory = {
-    .status = 503, .code = "server_is_overloaded", .retry_after = 1,
-    .text = "the engine has no memory for this request",
-};
 
 static glm_group_t *
 find(const glm_conn_t *c, uint64_t id)
@@ -103,7 +99,7 @@ glm_group_join(glm_live_t *l, const glm_refusal_t *no)
 
     if (g == NULL) g = group_new(c, s->group, s->group_count);
     if (g == NULL) {
-        glm_live_error(l, &no_memory);
+        glm_live_error(l, &glm_no_request);
         return 0;
     }
     if (g->count != s->group_count || g->member[s->group_index] != NULL) {

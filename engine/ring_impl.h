@@ -175,6 +175,9 @@ void glm_live_free(glm_live_t *l);                   /* out of c, charges return
 /* Fills in what the engine needs; the caller submits it. */
 glm_req_t *glm_live_start(glm_live_t *l);
 
+/* ring_submit.c, ring_sink.c: there is no memory for a request, or for its answer */
+extern const glm_refusal_t  glm_no_request, glm_no_answer;
+
 /* ring_group.c */
 /* A member has come; no: it is refused.  -1: its client was dropped. */
 int glm_group_join(glm_live_t *l, const glm_refusal_t *no);

@@ -23,10 +23,6 @@ static const glm_refusal_t  paused_too_long = {
     .status = 504, .code = "read_timeout",
     .text = "the answer was not read for too long while the engine's spool was full",
 };
-static const glm_refusal_t  no_memory = {
-    .status = 503, .code = "server_is_overloaded", .retry_after = 1,
-    .text = "the engine has no memory for this answer",
-};
 
 /* ---- one request ---- */
 
@@ -81,7 +77,7 @@ next_message(glm_live_t *l, sent_t *why)
     }
     pthread_mutex_unlock(&c->lock);
 
-    if (rc < 0 || nomem) kill_live(l, &no_memory);
+    if (rc < 0 || nomem) kill_live(l, &glm_no_answer);
     return rc == 1;
 }
 

@@ -8,7 +8,7 @@
 
 #include <unistd.h>
 
-static const glm_refusal_t  no_memory = {
+const glm_refusal_t  glm_no_answer = {
     .status = 503, .code = "server_is_overloaded", .retry_after = 1,
     .text = "the engine has no memory for this answer",
 };
@@ -206,7 +206,7 @@ on_done(glm_req_t *r, const glm_done_t *d)
     if (r->op == GLM_OP_GENERATE || r->op == GLM_OP_INFILL) glm_stats_done(c->s, d);
 
     pthread_mutex_lock(&c->lock);
-    if (l->nomem && l->killed == NULL) l->killed = &no_memory;
+    if (l->nomem && l->killed == NULL) l->killed = &glm_no_answer;
     if (l->killed != NULL) {
         end_with_error(l, l->killed);
     } else {

@@ -22,7 +22,7 @@ static const glm_refusal_t  too_much = {
     .status = 503, .code = "server_is_overloaded", .retry_after = 1,
     .text = "too many bytes of prompts wait in the engine for this client",
 };
-static const glm_refusal_t  no_memory = {
+const glm_refusal_t  glm_no_request = {
     .status = 503, .code = "server_is_overloaded", .retry_after = 1,
     .text = "the engine has no memory for this request",
 };
@@ -173,7 +173,7 @@ submit(glm_conn_t *c, uint64_t id, glm_wbuf_t *msg)
         return drop(c, why);
     }
     l->window = l->sub.window > INT64_MAX / 2 ? INT64_MAX / 2 : (int64_t) l->sub.window;
-    if (rc == GLM_ENOMEM) no = &no_memory;
+    if (rc == GLM_ENOMEM) no = &glm_no_request;
     else if (rc != 0) no = &refusal;
     else if (c->held > GLM_MAX_HELD) no = &too_much;
     else if (s->engine == NULL) no = &detached;

@@ -9,12 +9,6 @@
 /* ---- of a request ---- */
 
 static int
-no_memory(glm_refusal_t *no)
-{
-    return glm_refuse(no, 500, "", "", "The server has no memory for this request.");
-}
-
-static int
 penalises(const glm_sample_t *s)
 {
     return s->presence != 0 || s->frequency != 0;
@@ -159,7 +153,7 @@ glm_rules_make(glm_rules_t **out, const glm_vocab_t *v, const glm_req_t *r,
         return glm_refuse(no, 400, "", "bad_words", "The model \"%s\" has no tokenizer: "
                           "\"bad_words\" cannot be used.", v->cfg->name);
     u = calloc(1, sizeof(*u));
-    if (u == NULL) return no_memory(no);
+    if (u == NULL) return glm_refuse_memory(no);
     u->repeat = r->repeat;
     if (u->repeat.min_length < 1) u->repeat.min_length = 1;
     u->max_tokens = p->max_tokens;
@@ -167,7 +161,7 @@ glm_rules_make(glm_rules_t **out, const glm_vocab_t *v, const glm_req_t *r,
     if (make_allow(u, v, r) != 0 || make_first(u, r, p) != 0 || make_bad(u, v, r) != 0
         || make_early(u, v, r) != 0) {
         glm_rules_free(u);
-        return no_memory(no);
+        return glm_refuse_memory(no);
     }
     *out = u;
     return 0;

@@ -321,7 +321,7 @@ glm_sched_finish(glm_sched_t *s, glm_job_t *j, uint64_t now)
 
     glm_sched_touch(s, j);
     if (glm_job_finish(j, GLM_FINISH_LENGTH) != 0) {
-        glm_refuse(&no, 500, "", "", "The server has no memory for this request.");
+        glm_refuse_memory(&no);
         glm_sched_fail(s, j, &no);
         return;
     }
@@ -344,7 +344,7 @@ glm_sched_round(glm_sched_t *s, glm_job_t *j, int32_t choice)
 
     if (f->choice[choice].blank == f->nblanks) {
         if (glm_infill_tell(f, choice) == 0) return 1;
-        glm_refuse(&no, 500, "", "", "The server has no memory for this request.");
+        glm_refuse_memory(&no);
         glm_sched_fail(s, j, &no);
         return GLM_ENOMEM;
     }
@@ -422,14 +422,12 @@ refuse_full(glm_sched_t *s, glm_job_t *j, int32_t n)
     if (n > s->max_queue + s->max_seqs) {
         glm_refuse(&no, 400, "", "prompt", "This request has %d prompts, and the server never "
                    "takes more than %d at once.", n, s->max_queue + s->max_seqs);
-        no.limit = s->max_queue + s->max_seqs;
-        no.value = n;
+        glm_refuse_limit(&no, s->max_queue + s->max_seqs, n);
     } else {
         glm_refuse(&no, 503, "server_is_overloaded", "",
                    "The server is overloaded: %d requests are waiting, and it takes %d.",
                    s->nqueue, s->max_queue);
-        no.limit = s->max_queue;
-        no.value = s->nqueue;
+        glm_refuse_limit(&no, s->max_queue, s->nqueue);
         no.retry_after = 1;
     }
     refuse(s, j, &no);

@@ -9,26 +9,12 @@
 /* ---- making ---- */
 
 static int
-no_memory(glm_refusal_t *no)
-{
-    return glm_refuse(no, 500, "", "", "The server has no memory for this request.");
-}
-
-static int
-refuse_numbers(glm_refusal_t *no, int64_t limit, int64_t value)
-{
-    no->limit = limit;
-    no->value = value;
-    return GLM_EINVAL;
-}
-
-static int
 check_count(const glm_req_t *r, glm_refusal_t *no)
 {
     if (r->nchoice >= 1 && r->nchoice <= GLM_MAX_SCORED) return 0;
     glm_refuse(no, 400, "", "choices", "\"choices\" must be a list of 1 to %d, it has %zu.",
                GLM_MAX_SCORED, r->nchoice);
-    return refuse_numbers(no, r->nchoice == 0 ? 1 : GLM_MAX_SCORED, (int64_t) r->nchoice);
+    return glm_refuse_limit(no, r->nchoice == 0 ? 1 : GLM_MAX_SCORED, (int64_t) r->nchoice);
 }
 
 /* Ids of a choice: in the vocabulary, and none that the model cannot say. */
@@ -43,7 +29,7 @@ check_ids(const glm_segment_t *seg, size_t k, const glm_vocab_t *v, const uint64
         if (allow[id / 64] >> (id % 64) & 1) continue;
         glm_refuse(no, 400, "", "choices", "Token id %d at index %zu of choice %zu is no text: masks "
                    "and other control tokens cannot be scored.", id, i, k);
-        return refuse_numbers(no, 0, id);
+        return glm_refuse_limit(no, 0, id);
     }
     return 0;
 }
@@ -57,13 +43,13 @@ encode_choice(glm_ids_t *out, const glm_segment_t *seg, size_t k, const glm_voca
     if (seg->kind == GLM_SEG_IDS) {
         if (check_ids(seg, k, v, allow, no) != 0) return GLM_EINVAL;
         for (size_t i = 0; i < seg->n; i++)
-            if (glm_ids_push(out, seg->ids[i]) != 0) return no_memory(no);
+            if (glm_ids_push(out, seg->ids[i]) != 0) return glm_refuse_memory(no);
 
     } else if (v->tok == NULL) {
         return glm_refuse(no, 400, "", "choices", "The model \"%s\" has no tokenizer: its choices are "
                           "token ids.", v->cfg->name);
     } else if (glm_encode(v->tok, seg->text, seg->n, out) != 0) {
-        return no_memory(no);
+        return glm_refuse_memory(no);
     }
     if (out->n > before) return 0;
     return glm_refuse(no, 400, "", "choices", "Choice %zu is empty.", k);
@@ -123,7 +109,7 @@ glm_score_make(glm_score_t **out, const glm_vocab_t *v, const uint64_t *allow,
     *out = NULL;
     if (check_count(r, no) != 0) return GLM_EINVAL;
     c = *out = calloc(1, sizeof(*c));
-    if (c == NULL) return no_memory(no);
+    if (c == NULL) return glm_refuse_memory(no);
     c->vocab = *v;
     c->nchoices = (int32_t) n;
     c->at = calloc(n + 1, sizeof(*c->at));
@@ -133,7 +119,7 @@ glm_score_make(glm_score_t **out, const glm_vocab_t *v, const uint64_t *allow,
     c->run = malloc(n * sizeof(*c->run));
     if (c->at == NULL || c->order == NULL || c->single == NULL || c->told == NULL
         || c->run == NULL)
-        return no_memory(no);
+        return glm_refuse_memory(no);
     if (encode(c, allow, r, no) != 0) return GLM_EINVAL;
     plan(c, r->sample.nlogprobs > 0 || r->nscore_id > 0 ? 1 : GLM_MAX_LOGPROBS);
     return 0;
@@ -165,7 +151,7 @@ glm_score_fit(const glm_score_t *c, glm_prompt_t *p, glm_refusal_t *no)
     glm_refuse(no, 400, "context_length_exceeded", "choices", "Choice %d has %d tokens, and this "
                "model's maximum context length of %d tokens leaves room for %d behind the %d in "
                "the prompt.", k, length(c, k), c->vocab.cfg->max_seq, room, p->prompt_tokens);
-    return refuse_numbers(no, room, length(c, k));
+    return glm_refuse_limit(no, room, length(c, k));
 }
 
 int32_t

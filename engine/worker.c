@@ -67,7 +67,7 @@ decode(const glm_engine_t *e, const glm_req_t *r, glm_text_t *text, glm_refusal_
     if (glm_prompt_check_ids(seg->ids, seg->n, &e->lim.vocab, "tokens", no) != 0)
         return GLM_EINVAL;
     if (glm_decode(e->tok, seg->ids, seg->n, GLM_DECODE_MASK_NAMES, text) != 0)
-        return glm_refuse(no, 500, "", "", "The server has no memory for this request.");
+        return glm_refuse_memory(no);
     return 0;
 }
 

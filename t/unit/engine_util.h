@@ -112,7 +112,7 @@ t_token(glm_req_t *r, const glm_token_out_t *o)
     t->wrong += o->blank >= t->blanks || t->filled[o->choice].text != NULL
                 || (o->blank > 0 && r->beams < 2 && !c[-1].finished);
     t->wrong += !t->accepted || t->ended || c->finished || o->choice >= r->n;
-    t->wrong += (o->sampled != NULL) != (r->sample.nlogprobs >= 0);
+    t->wrong += (o->sampled != NULL) != (r->sample.nlogprobs >= 0 || r->op == GLM_OP_SCORE);
     if (o->id >= 0) {
         t_keep(c, o);
         t_tokens++;

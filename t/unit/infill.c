@@ -3,26 +3,18 @@
  * the places of blanks do not fit what was told, when a bad request is not refused by
  * name, or when rounds are lost, mixed up or leave pages behind.  Real models.
  */
-#include <math.h>
-#include <unistd.h>
-
 #define T_CHOICES  300
 #include "engine_util.h"
 #include "golden.h"
 #include "tap.h"
-
-#define MAXN  1024
+#include "real_util.h"
 
 static glm_engine_t *
 start(const char *dir, int tp, int max_seqs, int64_t kv_tokens)
 {
-    glm_engine_t       *e;
-    glm_err_t           err = {0};
-    glm_engine_opts_t   o = { .model_dir = dir, .max_num_seqs = max_seqs, .kv_tokens = kv_tokens,
-                              .model = { .tp = tp, .threads = tp }, .prefill_budget = 40 };
-
-    if (glm_engine_start(&e, &o, &err) == 0) return e;
-    bail_out(err.text);
+    return real_start(dir, tp, (glm_engine_opts_t) { .max_num_seqs = max_seqs,
+                                                     .kv_tokens = kv_tokens,
+                                                     .prefill_budget = 40 });
 }
 
 static t_req_t *
@@ -43,28 +35,10 @@ infill_text(glm_engine_t *e, const char *text, int32_t max_tokens)
     return infill(t_new_text(e, text), blanks, max_tokens);
 }
 
-static int
-run(t_req_t *t)
-{
-    int  good;
-
-    if (!t_run(t)) bail_out("a request did not end");
-    good = t->ended == 1 && !t->wrong;
-    if (t->ended == 2) diag("%s", t->no.text);
-    return good;
-}
-
 static const char *
 said(const t_req_t *t, int k)
 {
     return t->c[k].text != NULL ? t->c[k].text : "";
-}
-
-/* A sanitizer is slow, and looks for other faults than numbers. */
-static int
-fewer(int n)
-{
-    return getenv("GLM_SANITIZED") != NULL ? (n + 4) / 5 : n;
 }
 
 /* ---- the original's fills ---- */
@@ -130,7 +104,7 @@ greedy_case(glm_engine_t *e, const json_t *g)
     if (blanks == 0) return 0;                /* nothing to fill: a completion */
     t = infill(t_new_ids(e, ids, (size_t) n), blanks, (int32_t) nsteps);
     t->r.sample.nlogprobs = 0;
-    worst = run(t) ? distance(&t->c[0], steps) : 1e9;
+    worst = ran(t) ? distance(&t->c[0], steps) : 1e9;
     t_free(t);
     if (blanks != (int) json_array_size(rounds)) return 1e9;
     if (blanks == 1) return worst;
@@ -140,7 +114,7 @@ greedy_case(glm_engine_t *e, const json_t *g)
     n = replace(ids, n, kind, fill, nfill);
     t = infill(t_new_ids(e, ids, (size_t) n), blanks - 1, 1);
     t->r.sample.nlogprobs = 0;
-    if (!run(t)) worst = 1e9;
+    if (!ran(t)) worst = 1e9;
     for (int b = 1; b < blanks; b++)
         worst = fmax(worst, distance(&t->c[b - 1], json_object_get(json_array_get(rounds, (size_t) b),
                                                                    "steps")));
@@ -185,7 +159,7 @@ beam_case(glm_engine_t *e, const json_t *g)
 
     if (blanks == 0) return 0;
     t = beams(e, ids, n, blanks, (int32_t) json_array_size(json_object_get(first, "steps")), set);
-    good = run(t) && is_beam(&t->c[0], best);
+    good = ran(t) && is_beam(&t->c[0], best);
     t_free(t);
     if (!good || blanks == 1) return good ? 0 : 1e9;
 
@@ -193,62 +167,24 @@ beam_case(glm_engine_t *e, const json_t *g)
     n = replace(ids, n, kind, fill, nfill);
     last = json_array_get(rounds, (size_t) blanks - 1);
     t = beams(e, ids, n, blanks - 1, (int32_t) json_array_size(json_object_get(last, "steps")), set);
-    good = blanks == 2 && run(t);
+    good = blanks == 2 && ran(t);
     for (int k = 0; k < t->r.n && good; k++)
         good = is_beam(&t->c[k], json_array_get(json_object_get(last, "beams"), (size_t) k));
     t_free(t);
     return good ? 0 : 1e9;
 }
 
-static void
-run_file(glm_engine_t *e, const char *model, const char *file,
-    double (*one)(glm_engine_t *, const json_t *), const char *what)
+static glm_engine_t *
+start_random(const char *dir, int tp)
 {
-    char     path[256], shared[300];
-    json_t  *g;
-    double   worst = 0;
-
-    snprintf(path, sizeof(path), "goldens/glm-%.4s-random/%s.json", model, file);
-    snprintf(shared, sizeof(shared), "reference/%s", path);
-    g = golden_load(path, shared);
-    if (g == NULL) {
-        skip("no golden file");
-        return;
-    }
-    for (size_t i = 0; i < json_array_size(g); i++) {
-        const json_t  *c = json_array_get(g, i);
-        double         d = one(e, c);
-
-        if (d > 1e8) diag("%s differs", json_string_value(json_object_get(c, "name")));
-        worst = fmax(worst, d);
-    }
-    ok(json_array_size(g) > 0 && worst < 1e-3, "%s: %s within %.2g", what, file, worst);
-    json_decref(g);
+    return start(dir, tp, 16, 4096);
 }
 
 static void
-test_goldens(void)
+test_goldens(glm_engine_t *e, const char *model, const char *what)
 {
-    static const char *const  names[5] = { "mini-tp1", "mini-tp2", "mini-tp4", "tiny-tp1",
-                                           "tiny-tp2" };
-    static const int          ranks[5] = { 1, 2, 4, 1, 2 };
-    const char               *base = getenv("GLM_TEST_MODELS");
-
-    for (int m = 0; m < fewer(5); m++) {
-        char           dir[512], what[64];
-        glm_engine_t  *e;
-
-        snprintf(dir, sizeof(dir), "%s/%s", base != NULL ? base : "build/models", names[m]);
-        snprintf(what, sizeof(what), "%s, %d ranks", names[m], ranks[m]);
-        if (access(dir, R_OK) != 0) {
-            skip("this model directory was not converted");
-            continue;
-        }
-        e = start(dir, ranks[m], 16, 4096);
-        run_file(e, names[m], "greedy", greedy_case, what);
-        run_file(e, names[m], "beam", beam_case, what);
-        glm_engine_stop(e);
-    }
+    run_file(e, model, "greedy", greedy_case, 1e-3, what);
+    run_file(e, model, "beam", beam_case, 1e-3, what);
 }
 
 static int
@@ -256,7 +192,7 @@ demo_case(glm_engine_t *e, const json_t *c)
 {
     const json_t  *fills = json_object_get(c, "fills"), *ids = json_object_get(c, "fill_ids");
     t_req_t       *t = infill_text(e, json_string_value(json_object_get(c, "prompt")), 32);
-    int            good = run(t) && t->blanks == (int) json_array_size(fills);
+    int            good = ran(t) && t->blanks == (int) json_array_size(fills);
 
     for (int b = 0; b < t->blanks && good; b++) {
         const json_t  *want = json_array_get(ids, (size_t) b);
@@ -312,7 +248,7 @@ test_cut(glm_engine_t *e)
     t->r.stop = stops;
     t->r.nstop = 2;
     t->r.ignore_eos = 1;
-    run(t);
+    ran(t);
     ok(t->ended == 1 && strcmp(said(t, 0), "sof") == 0 && t->c[0].fin.stop_index == 0
        && t->c[0].fin.reason == GLM_FINISH_STOP, "a fill that a stop string cuts: \"%s\"", said(t, 0));
     second = with_fill(text, said(t, 0));
@@ -320,7 +256,7 @@ test_cut(glm_engine_t *e)
     u->r.stop = stops;
     u->r.nstop = 2;
     u->r.ignore_eos = 1;
-    ok(run(u) && u->c[0].n == t->c[1].n && memcmp(u->c[0].id, t->c[1].id, u->c[0].n * 4) == 0
+    ok(ran(u) && u->c[0].n == t->c[1].n && memcmp(u->c[0].id, t->c[1].id, u->c[0].n * 4) == 0
        && strcmp(u->filled[0].text, t->filled[0].text) == 0,
        "the next blank is filled as beside that text: \"%s\"", t->filled[0].text);
     free(second);
@@ -378,7 +314,7 @@ test_long_cut(glm_engine_t *e)
         t->r.nallow = 1;
         t->r.stop = &stop;
         t->r.nstop = 1;
-        bad += id < 0 || !run(t);
+        bad += id < 0 || !ran(t);
         for (int b = 0; b < 4; b++) bad += strcmp(said(t, b), kept) != 0;
         t_free(t);
         for (int k = 0; k < 4; k++) ids[n - 2 * k - 1] = 100;
@@ -400,7 +336,7 @@ test_suffix(glm_engine_t *e)
     t->r.max_tokens = 12;
     t->r.echo = t->r.want_text = t->r.want_ids = 1;
     v->r.want_ids = 1;
-    ok(run(t) && run(u) && run(v) && t->c[0].n == u->c[0].n
+    ok(ran(t) && ran(u) && ran(v) && t->c[0].n == u->c[0].n
        && memcmp(t->c[0].id, u->c[0].id, t->c[0].n * sizeof(int32_t)) == 0
        && t->done.prompt_tokens == u->done.prompt_tokens, "a suffix: what [MASK] is filled with");
     ok(strcmp(t->text, "Debian is a free") == 0 && t->c[0].offset[0] == 16 && t->nids + 1 == v->nids
@@ -424,13 +360,13 @@ test_beams(glm_engine_t *e)
     t->r.beams = 4;
     t->r.n = 3;
     t->r.length_penalty = 1;
-    good = run(t) && t->filled[2].text != NULL;
+    good = ran(t) && t->filled[2].text != NULL;
     second = with_fill(text, said(t, 0));
     u = infill_text(e, second, 8);
     u->r.beams = 4;
     u->r.n = 3;
     u->r.length_penalty = 1;
-    good &= run(u);
+    good &= ran(u);
     for (int k = 0; k < 3 && good; k++)
         good = strcmp(t->filled[k].text, u->filled[k].text) == 0
                && t->c[2 * k + 1].fin.score == u->c[k].fin.score
@@ -545,7 +481,7 @@ test_company(glm_engine_t *e)
 
     for (int i = 0; i < n; i++) {
         alone[i] = random_request(e, i);
-        bad += !run(alone[i]);
+        bad += !ran(alone[i]);
         for (int k = 0; k < alone[i]->r.n && alone[i]->ended == 1; k++) {
             if (alone[i]->r.special_text || is_prompt(alone[i], k)) continue;
             bad++;
@@ -581,7 +517,7 @@ test_masks(glm_engine_t *e)
 
     t->r.sample.temperature = 100;
     t->r.ignore_eos = 1;
-    ok(run(t) && (int) t->c[1].n == fewer(300), "%d ids at random", 2 * fewer(300));
+    ok(ran(t) && (int) t->c[1].n == fewer(300), "%d ids at random", 2 * fewer(300));
     for (int b = 0; b < 2; b++)
         for (size_t i = 0; i < t->c[b].n; i++)
             bad += glm_token_kind(glm_engine_tokenizer(e), t->c[b].id[i]) == GLM_TOK_NONTEXT
@@ -592,20 +528,12 @@ test_masks(glm_engine_t *e)
     t = infill_text(e, "The [MASK] and the [MASK].", 3);
     t->r.allow = &c->mask;
     t->r.nallow = 1;
-    ok(run(t) && t->c[0].n == 3 && t->c[0].id[0] == c->mask && t->c[1].n == 3
+    ok(ran(t) && t->c[0].n == 3 && t->c[0].id[0] == c->mask && t->c[1].n == 3
        && t->done.completion_tokens == 6, "allowed masks are generated and never filled");
     t_free(t);
 }
 
 /* ---- numbers and refusals ---- */
-
-static void
-refuses(t_req_t *t, const char *param, const char *what)
-{
-    ok(t_run(t) && t->ended == 2 && t->no.status == 400 && !strcmp(t->no.param, param)
-       && !t->accepted, "%s: %s", what, t->no.text);
-    t_free(t);
-}
 
 static void
 test_refusals(glm_engine_t *e)
@@ -622,7 +550,7 @@ test_refusals(glm_engine_t *e)
     ok(t_run(t) && t->no.limit == 256 && t->no.value == 257, "257 masks: %s", t->no.text);
     t_free(t);
     t = infill(t_new_ids(e, many, 256), 256, 0);
-    ok(run(t), "256 masks");
+    ok(ran(t), "256 masks");
     t_free(t);
     t = infill_text(e, two, 5);
     t->r.best_of = 3;
@@ -653,14 +581,14 @@ test_refusals(glm_engine_t *e)
 
     t = infill_text(e, two, 0);
     t->r.n = 2;
-    ok(run(t) && t->filled[1].text != NULL && t->c[3].fin.reason == GLM_FINISH_LENGTH
+    ok(ran(t) && t->filled[1].text != NULL && t->c[3].fin.reason == GLM_FINISH_LENGTH
        && t->done.completion_tokens == 0 && strcmp(t->filled[1].text, "The and the .") == 0,
        "max_tokens 0 fills with nothing");
     t_free(t);
     t = infill_text(e, two, 4);
     t->r.ignore_eos = 1;
     t->r.n = 2;
-    ok(run(t) && t->acc.max_tokens == 8 && t->done.completion_tokens == 16
+    ok(ran(t) && t->acc.max_tokens == 8 && t->done.completion_tokens == 16
        && t->done.prompt_tokens == t->acc.prompt_tokens + 2 * (t->acc.prompt_tokens + 3)
        && t->done.t_first > 0 && t->done.t_first >= t->done.t_admit
        && t->done.t_done > t->done.t_first, "usage: one context for all first blanks, then each its "
@@ -735,7 +663,7 @@ main(void)
 {
     glm_engine_t  *e;
 
-    test_goldens();
+    each_model(start_random, test_goldens);
     if (access("models/demo/config.json", R_OK) != 0) {
         skip("no demo model");
         return tap_done();

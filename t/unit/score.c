@@ -3,26 +3,18 @@
  * its place, its company or how many rows and pages there are; when bad choices are not
  * refused by name; when a page is lost.  Goldens of the random models and of the demo.
  */
-#include <math.h>
-#include <unistd.h>
-
 #define T_CHOICES  1000
 #include "engine_util.h"
 #include "golden.h"
 #include "tap.h"
-
-#define MAXN  1024
+#include "real_util.h"
+#include "score.h"
 
 static glm_engine_t *
 start(const char *dir, int tp, int max_rows, int64_t kv_tokens)
 {
-    glm_engine_t       *e;
-    glm_err_t           err = {0};
-    glm_engine_opts_t   o = { .model_dir = dir, .max_num_seqs = 4, .kv_tokens = kv_tokens,
-                              .model = { .tp = tp, .threads = tp, .max_rows = max_rows } };
-
-    if (glm_engine_start(&e, &o, &err) == 0) return e;
-    bail_out(err.text);
+    return real_start(dir, tp, (glm_engine_opts_t) { .max_num_seqs = 4, .kv_tokens = kv_tokens,
+                                                     .model.max_rows = max_rows });
 }
 
 /* The engine takes its choices as n; the sink of these tests looks at it. */
@@ -65,10 +57,7 @@ static int
 run(t_req_t *t)
 {
     int32_t  total = 0;
-    int      good;
-
-    if (!t_run(t)) bail_out("a request did not end");
-    good = t->ended == 1 && !t->wrong;
+    int      good = ran(t);
 
     for (int k = 0; k < t->r.n && good; k++) {
         const t_choice_t  *c = &t->c[k];
@@ -77,17 +66,10 @@ run(t_req_t *t)
         for (size_t i = 0; i < c->n; i++) sum += (double) c->sampled[i].logprob;
         total += (int32_t) c->n;
         good = c->finished && c->n > 0 && c->fin.reason == GLM_FINISH_LENGTH
-               && c->fin.nkept == (int32_t) c->n && c->fin.score == (float) sum;
+               && c->fin.nkept == (int32_t) c->n && c->fin.score == (float) sum
+               && c->fin.stop_id == -1 && c->fin.stop_index == -1;
     }
-    if (t->ended == 2) diag("%s", t->no.text);
     return good && t->done.completion_tokens == total;
-}
-
-/* A sanitizer is slow, and looks for other faults than numbers. */
-static int
-fewer(int n)
-{
-    return getenv("GLM_SANITIZED") != NULL ? (n + 4) / 5 : n;
 }
 
 /* ---- the original's numbers ---- */
@@ -165,50 +147,20 @@ golden_windows(glm_engine_t *e, const json_t *c)
     return worst;
 }
 
-static void
-run_file(glm_engine_t *e, const char *model, const char *file,
-    double (*one)(glm_engine_t *, const json_t *), double tolerance, const char *what)
+static glm_engine_t *
+start_random(const char *dir, int tp)
 {
-    char     path[256], shared[300];
-    json_t  *g;
-    double   worst = 0;
-
-    snprintf(path, sizeof(path), "goldens/glm-%.4s-random/%s.json", model, file);
-    snprintf(shared, sizeof(shared), "reference/%s", path);
-    g = golden_load(path, shared);
-    if (g == NULL) {
-        skip("no golden file");
-        return;
-    }
-    for (size_t i = 0; i < json_array_size(g); i++)
-        worst = fmax(worst, one(e, json_array_get(g, i)));
-    ok(json_array_size(g) > 0 && worst < tolerance, "%s: %s within %.2g", what, file, worst);
-    json_decref(g);
+    return start(dir, tp, 64, 4096);
 }
 
 static void
-test_goldens(void)
+test_goldens(glm_engine_t *e, const char *model, const char *what)
 {
-    static const char *const  names[5] = { "mini-tp1", "mini-tp2", "mini-tp4", "tiny-tp1",
-                                           "tiny-tp2" };
-    const char               *base = getenv("GLM_TEST_MODELS");
+    glm_segment_t  text = plain("a");
 
-    for (int m = 0; m < fewer(5); m++) {
-        char           dir[512], what[64];
-        glm_engine_t  *e;
-        int            tp = m % 3 + 1 == 3 ? 4 : m % 3 + 1;
-
-        snprintf(dir, sizeof(dir), "%s/%s", base != NULL ? base : "build/models", names[m]);
-        snprintf(what, sizeof(what), "%s, %d ranks", names[m], tp);
-        if (access(dir, R_OK) != 0) {
-            skip("this model directory was not converted");
-            continue;
-        }
-        e = start(dir, tp, 64, 4096);
-        run_file(e, names[m], "cond_log_prob", golden_choices, 1e-3, what);
-        run_file(e, names[m], "lm_loss", golden_windows, 2e-3, what);
-        glm_engine_stop(e);
-    }
+    run_file(e, model, "cond_log_prob", golden_choices, 1e-3, what);
+    run_file(e, model, "lm_loss", golden_windows, 2e-3, what);
+    refuses(scoring(e, &text, 1), "choices", "text, and no tokenizer");
 }
 
 static int
@@ -408,15 +360,94 @@ test_echo(glm_engine_t *e)
     t_free(t);
 }
 
-/* ---- refusals ---- */
+/* ---- what is told beside ---- */
 
-static void
-refuses(t_req_t *t, const char *param, const char *what)
+static uint32_t
+characters(const char *s, size_t n)
 {
-    ok(t_run(t) && t->ended == 2 && t->no.status == 400 && !strcmp(t->no.param, param)
-       && !t->accepted, "%s: %s", what, t->no.text);
+    uint32_t  k = 0;
+
+    for (size_t i = 0; i < n; i++) k += (s[i] & 0xC0) != 0x80;
+    return k;
+}
+
+/* Each id stands where the text of those before it ends. */
+static void
+test_offsets(glm_engine_t *e)
+{
+    glm_segment_t  seg[2] = { plain("M\xC3\xB6" "chten Sie die \xE6\x96\x87 l\xC3\xB6schen?"), plain("a") };
+    t_req_t       *t = scoring(e, seg, 2);
+    t_choice_t    *c = &t->c[0];
+    int            good;
+
+    set_text(t, "English: Do you want to delete the file? German:");
+    good = run(t) && c->n > 4 && c->offset[0] == 0 && strcmp(c->text, seg[0].text) == 0
+           && t->c[1].offset[0] == 0;
+    for (size_t i = 1; i < c->n && good; i++) {
+        size_t       n;
+        const char  *s = glm_token_name(glm_engine_tokenizer(e), c->id[i], &n);
+
+        if (glm_token_kind(glm_engine_tokenizer(e), c->id[i]) != GLM_TOK_TEXT) continue;
+        good = c->offset[i] + characters(s, n)
+               == (i + 1 < c->n ? c->offset[i + 1] : characters(c->text, c->ntext));
+    }
+    ok(good, "offsets count characters");
     t_free(t);
 }
+
+/* The log-probabilities that are asked for, and those that are told anyhow. */
+static void
+test_asked(glm_engine_t *e)
+{
+    static const int32_t  beside[3] = { 300, 1200, 7 }, ids[2] = { 900, 901 };
+    glm_segment_t         seg[2];
+    t_req_t              *t[3];
+    int                   good = 1;
+
+    for (int k = 0; k < 2; k++) seg[k] = (glm_segment_t) { .kind = GLM_SEG_IDS, .ids = &ids[k], .n = 1 };
+    for (int i = 0; i < 3; i++) {
+        t[i] = scoring(e, seg, 2);
+        set_text(t[i], "The package manager of Debian is called");
+        t[i]->r.sample.nlogprobs = i - 1;
+    }
+    t[2]->r.score_id = beside;
+    t[2]->r.nscore_id = 3;
+    for (int i = 0; i < 3; i++) good &= run(t[i]);
+    for (int k = 0; k < 2 && good; k++) {
+        const glm_sampled_t  *o = &t[2]->c[k].sampled[0];
+
+        good = t[0]->c[k].fin.score == t[1]->c[k].fin.score && t[0]->c[k].fin.score < 0
+               && t[0]->c[k].fin.score == t[2]->c[k].fin.score && o->ntop == 3;
+        for (int i = 0; i < 3 && good; i++) {
+            good = o->top[i].id == 300 || o->top[i].id == 1200 || o->top[i].id == 7;
+            good &= i == 0 || o->top[i].logprob <= o->top[i - 1].logprob;
+        }
+    }
+    ok(good, "a choice's own are told without logprobs, and those of logprob_token_ids beside them");
+    for (int i = 0; i < 3; i++) t_free(t[i]);
+}
+
+/* As many lanes as fill a step with rows. */
+static void
+test_lanes(glm_engine_t *e)
+{
+    static const int32_t  ids[30] = { 900, 901, 902, 903 };
+    const glm_vocab_t     v = { glm_engine_config(e), glm_engine_tokenizer(e) };
+    glm_segment_t         seg[30];
+    glm_req_t             r = { .choice = seg, .nchoice = 30, .sample.nlogprobs = 0 };
+    glm_refusal_t         no;
+    glm_score_t          *c;
+
+    for (int k = 0; k < 30; k++)
+        seg[k] = (glm_segment_t) { .kind = GLM_SEG_IDS, .ids = ids, .n = k < 20 ? 1 : 4 };
+    if (glm_score_make(&c, &v, NULL, &r, &no) != 0) bail_out(no.text);
+    ok(c->nruns == 11 && c->nrows == 41, "20 choices in one row, and 10 of 4 rows");
+    ok(glm_score_lanes(c, 8) == 3 && glm_score_lanes(c, 20) == 6 && glm_score_lanes(c, 1000) == 11,
+       "lanes fill a step, and are no more than what runs");
+    glm_score_free(c);
+}
+
+/* ---- refusals ---- */
 
 static t_req_t *
 one_choice(glm_engine_t *e, const glm_segment_t *seg)
@@ -430,19 +461,27 @@ one_choice(glm_engine_t *e, const glm_segment_t *seg)
 static void
 test_refusals(glm_engine_t *e)
 {
-    static int32_t  ids[2000];
+    static int32_t        ids[2000];
+    static glm_segment_t  many[GLM_MAX_SCORED + 1];
     glm_segment_t   some[3] = { plain("a"), plain(""), plain("c") };
     glm_segment_t   id = { .kind = GLM_SEG_IDS, .ids = ids, .n = 1 }, mask = plain("[MASK]");
     int32_t         room = glm_engine_config(e)->max_seq;
     t_req_t        *t;
 
-    refuses(scoring(e, some, 0), "choices", "none");
-    t = scoring(e, some, 3);
-    t->r.nchoice = 1001;
-    refuses(t, "choices", "1,001");
+    t = scoring(e, some, 0);
+    ok(t_run(t) && t->ended == 2 && t->no.limit == 1 && t->no.value == 0, "none: %s", t->no.text);
+    t_free(t);
+    for (int i = 0; i <= GLM_MAX_SCORED; i++) many[i] = plain("a");
+    t = scoring(e, many, GLM_MAX_SCORED + 1);
+    ok(t_run(t) && t->ended == 2 && !strcmp(t->no.param, "choices") && t->no.limit == GLM_MAX_SCORED
+       && t->no.value == GLM_MAX_SCORED + 1, "1,001: %s", t->no.text);
+    t_free(t);
     refuses(scoring(e, some, 3), "choices", "an empty one");
     ids[0] = glm_engine_config(e)->mask;
-    refuses(one_choice(e, &id), "choices", "a mask's id");
+    t = one_choice(e, &id);
+    ok(t_run(t) && t->ended == 2 && !strcmp(t->no.param, "choices") && t->no.value == ids[0],
+       "a mask's id: %s", t->no.text);
+    t_free(t);
     ids[0] = glm_engine_config(e)->vocab;
     refuses(one_choice(e, &id), "choices", "an id past the vocabulary");
     ids[0] = glm_engine_config(e)->eop;
@@ -462,6 +501,11 @@ test_refusals(glm_engine_t *e)
     t = scoring(e, &id, 1);
     ok(t_run(t) && t->ended == 2 && !strcmp(t->no.code, "context_length_exceeded")
        && t->no.limit == room - 1 && t->no.value == room, "one id more: %s", t->no.text);
+    t_free(t);
+    some[1] = id;
+    t = scoring(e, some, 3);
+    ok(t_run(t) && t->ended == 2 && t->no.value == room && strstr(t->no.text, "Choice 1 has") != NULL,
+       "the one that does not fit is named");
     t_free(t);
     id.n = 20;
     t = scoring(e, &id, 1);
@@ -514,7 +558,7 @@ main(void)
 {
     glm_engine_t  *e;
 
-    test_goldens();
+    each_model(start_random, test_goldens);
     if (access("models/demo/config.json", R_OK) != 0) {
         skip("no demo model");
         return tap_done();
@@ -523,6 +567,9 @@ main(void)
     test_demo(e);
     test_many(e);
     test_echo(e);
+    test_offsets(e);
+    test_asked(e);
+    test_lanes(e);
     test_refusals(e);
     glm_engine_stop(e);
     test_bits();
