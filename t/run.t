@@ -1,7 +1,7 @@
 #!/usr/bin/perl
 # tools/run.sh, what make run does: a machine with a card that does not serve from it
-# unless asked to, one without that does not serve; state that stays behind.  The card
-# is t/fakecuda's.
+# unless asked to, one without that does not serve; a large model that is given up while
+# it loads; state that stays behind.  The card is t/fakecuda's.
 
 use strict;
 use warnings;
@@ -36,4 +36,16 @@ for ([ {}, qr/a fake card: weights .*\n.*backend cuda, sm_90; weights fp16/s, 'a
     is($e->stop('TERM', GLM::Engine::patience(60)), 0, "$what: ends");
     is(join(' ', glob "$dir/run*"), '', "$what: nothing is left");
 }
+
+# ---- a model that takes longer to load than a start may ----
+
+unlink "$dir/glm-engine";
+open my $f, '>', "$dir/glm-engine" or die "glm-engine: $!\n";
+print $f "#!/bin/sh\nexec ", abs_path("$B/t/fake_engine"), " --loading 4000 --socket \"\$4\"\n";
+close $f;
+chmod 0755, "$dir/glm-engine";
+my $e = start('sh', "$FindBin::Bin/../tools/run.sh", { env => { B => $dir, PORT => GLM::Test::port(), WAIT => 2 } });
+ok(wait_for(sub { $e->out =~ /^Ready: /m || !$e->alive }, 90), 'loading for longer than WAIT') or diag($e->err);
+like($e->out, qr/^Ready: /m, 'ready in the end') or diag($e->err);
+is($e->stop('TERM', GLM::Engine::patience(60)), 0, 'ends');
 done_testing();

@@ -1,11 +1,13 @@
 #!/bin/sh
 # Serves the demo model on http://127.0.0.1:${PORT:-8080} until Ctrl-C.
-# State lies under $B/run and is gone at the end.
+# State lies under $B/run and is gone at the end.  WAIT: seconds that a start may take
+# (60), but for the engine's loading of its model.
 set -eu
 
 B=${B-build}
 PORT=${PORT-8080}
 MODEL=${MODEL-models/demo}
+WAIT=${WAIT-60}
 
 case $PORT in
     ''|*[!0-9]*) echo "PORT must be a number, not \"$PORT\"" >&2; exit 2 ;;
@@ -14,6 +16,10 @@ if [ "$PORT" -lt 1 ] || [ "$PORT" -gt 65535 ]; then
     echo "PORT must be 1 to 65535, not $PORT" >&2
     exit 2
 fi
+
+case $WAIT in
+    ''|*[!0-9]*) echo "WAIT must be a number of seconds, not \"$WAIT\"" >&2; exit 2 ;;
+esac
 
 mkdir -p "$B"
 B=$(cd "$B" && pwd)
@@ -70,11 +76,13 @@ die() {
 }
 trap 'stop; exit 0' INT TERM HUP
 
+# 2: the engine is loading its model, which may take minutes.
 health() {
     perl -MIO::Socket::INET -e '
         my $s = IO::Socket::INET->new(PeerAddr => "127.0.0.1:$ARGV[0]", Timeout => 2) or exit 1;
         print $s "GET /health HTTP/1.0\r\n\r\n";
-        exit((<$s> // "") =~ m{^HTTP/1\.1 200} ? 0 : 1)' "$PORT"
+        my $r = join "", <$s>;
+        exit($r =~ m{^HTTP/1\.1 200} ? 0 : $r =~ /engine_loading/ ? 2 : 1)' "$PORT"
 }
 
 # Everything is quoted for nginx: paths may hold blanks.
@@ -92,10 +100,11 @@ nginx_pid=$!
 
 i=0
 until health; do
+    [ $? != 2 ] || i=0
     alive $engine_pid || die "glm-engine did not start"
     alive $nginx_pid || { cat "$run/error.log" >&2; die "nginx did not start; is port $PORT in use?"; }
     i=$((i + 1))
-    [ $i -lt 600 ] || die "not ready after 60 s"
+    [ $i -lt $((WAIT * 10)) ] || die "not ready after $WAIT s"
     sleep 0.1
 done
 
