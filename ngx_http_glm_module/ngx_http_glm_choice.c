@@ -99,6 +99,16 @@ ngx_http_glm_end_entry(ngx_http_glm_params_t *p, ngx_http_glm_choice_t *ch,
 }
 
 
+/* An object that is left open. */
+
+void
+ngx_http_glm_put_index(ngx_http_glm_out_t *out, ngx_uint_t i)
+{
+    ngx_http_glm_lit(out, "{\"index\":");
+    ngx_http_glm_put_int(out, i);
+}
+
+
 /* A choice with its first n tokens; at its first time with the prompt. */
 
 void
@@ -111,8 +121,7 @@ ngx_http_glm_put_choice(ngx_http_glm_out_t *out, ngx_http_glm_call_t *call,
     ctx = call->ctx;
     p = &ctx->params;
 
-    ngx_http_glm_lit(out, "{\"index\":");
-    ngx_http_glm_put_int(out, ch->index);
+    ngx_http_glm_put_index(out, ch->index);
     ngx_http_glm_lit(out, ",\"text\":\"");
 
     if (p->echo && !ch->told) {

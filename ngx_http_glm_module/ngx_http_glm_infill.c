@@ -241,8 +241,7 @@ ngx_http_glm_put_filled(ngx_http_glm_out_t *out, ngx_http_glm_call_t *call,
     blanks = ch->blanks ? ch->blanks : call->choices->blanks;
     before = blanks ? blanks->elts : NULL;
 
-    ngx_http_glm_lit(out, "{\"index\":");
-    ngx_http_glm_put_int(out, ch->index);
+    ngx_http_glm_put_index(out, ch->index);
     ngx_http_glm_lit(out, ",\"text\":");
     ngx_http_glm_put_string(out, ch->whole.start, ch->whole.len);
     ngx_http_glm_lit(out, ",\"blanks\":[");
@@ -270,8 +269,7 @@ ngx_http_glm_put_span(ngx_http_glm_out_t *out, u_char *spans, ngx_uint_t i)
     ngx_memcpy(&span, spans + i * sizeof(glm_span_rec_t),
                sizeof(glm_span_rec_t));
 
-    ngx_http_glm_lit(out, "{\"index\":");
-    ngx_http_glm_put_int(out, i);
+    ngx_http_glm_put_index(out, i);
     ngx_http_glm_lit(out, ",\"start\":");
     ngx_http_glm_put_int(out, span.start);
     ngx_http_glm_lit(out, ",\"end\":");
@@ -310,11 +308,8 @@ ngx_http_glm_stream_blank(ngx_http_glm_call_t *call,
     ngx_http_glm_out_t  *out;
 
     ctx = call->ctx;
-    out = &ctx->out;
+    out = ngx_http_glm_stream_begin(ctx, ch);
 
-    ngx_http_glm_put(out, ctx->head.data, ctx->head.len);
-    ngx_http_glm_lit(out, "{\"index\":");
-    ngx_http_glm_put_int(out, ch->index);
     ngx_http_glm_lit(out, ",\"blank\":");
     ngx_http_glm_put_int(out, ch->blank);
     ngx_http_glm_lit(out, ",\"text\":");
@@ -344,11 +339,8 @@ ngx_http_glm_stream_filled(ngx_http_glm_call_t *call,
     ngx_http_glm_out_t  *out;
 
     ctx = call->ctx;
-    out = &ctx->out;
+    out = ngx_http_glm_stream_begin(ctx, ch);
 
-    ngx_http_glm_put(out, ctx->head.data, ctx->head.len);
-    ngx_http_glm_lit(out, "{\"index\":");
-    ngx_http_glm_put_int(out, ch->index);
     ngx_http_glm_lit(out, ",\"blank\":null,\"text\":");
     ngx_http_glm_put_string(out, ch->whole.start, ch->whole.len);
     ngx_http_glm_lit(out, ",\"blanks\":[");

@@ -26,8 +26,7 @@ ngx_http_glm_put_message(ngx_http_glm_out_t *out, ngx_http_glm_call_t *call,
 
     ctx = call->ctx;
 
-    ngx_http_glm_lit(out, "{\"index\":");
-    ngx_http_glm_put_int(out, ch->index);
+    ngx_http_glm_put_index(out, ch->index);
     ngx_http_glm_lit(out, ",\"message\":{\"role\":\"assistant\","
                           "\"content\":\"");
     ngx_http_glm_put_escaped(out, ctx->params.prefix.data,
@@ -185,11 +184,8 @@ ngx_http_glm_put_begin(ngx_http_glm_ctx_t *ctx, ngx_http_glm_choice_t *ch)
 {
     ngx_http_glm_out_t  *out;
 
-    out = &ctx->out;
+    out = ngx_http_glm_stream_begin(ctx, ch);
 
-    ngx_http_glm_put(out, ctx->head.data, ctx->head.len);
-    ngx_http_glm_lit(out, "{\"index\":");
-    ngx_http_glm_put_int(out, ch->index);
     ngx_http_glm_lit(out, ",\"delta\":{\"role\":\"assistant\","
                           "\"content\":\"");
     ngx_http_glm_put_escaped(out, ctx->params.prefix.data,
@@ -203,15 +199,10 @@ static void
 ngx_http_glm_put_delta(ngx_http_glm_call_t *call, ngx_http_glm_choice_t *ch,
     ngx_uint_t n)
 {
-    ngx_http_glm_ctx_t  *ctx;
     ngx_http_glm_out_t  *out;
 
-    ctx = call->ctx;
-    out = &ctx->out;
+    out = ngx_http_glm_stream_begin(call->ctx, ch);
 
-    ngx_http_glm_put(out, ctx->head.data, ctx->head.len);
-    ngx_http_glm_lit(out, "{\"index\":");
-    ngx_http_glm_put_int(out, ch->index);
     ngx_http_glm_lit(out, ",\"delta\":{\"content\":\"");
     ngx_http_glm_put_escaped(out, ch->text.start, ch->text.len);
     ngx_http_glm_lit(out, "\"},\"logprobs\":");
@@ -225,18 +216,13 @@ ngx_http_glm_put_delta(ngx_http_glm_call_t *call, ngx_http_glm_choice_t *ch,
 static void
 ngx_http_glm_put_last(ngx_http_glm_call_t *call, ngx_http_glm_choice_t *ch)
 {
-    ngx_http_glm_ctx_t  *ctx;
     ngx_http_glm_out_t  *out;
 
-    ctx = call->ctx;
-    out = &ctx->out;
+    out = ngx_http_glm_stream_begin(call->ctx, ch);
 
-    ngx_http_glm_put(out, ctx->head.data, ctx->head.len);
-    ngx_http_glm_lit(out, "{\"index\":");
-    ngx_http_glm_put_int(out, ch->index);
     ngx_http_glm_lit(out, ",\"delta\":{},\"logprobs\":null");
-    ngx_http_glm_put_finish(out, ctx, ch);
-    ngx_http_glm_put_score(out, ctx, ch);
+    ngx_http_glm_put_finish(out, call->ctx, ch);
+    ngx_http_glm_put_score(out, call->ctx, ch);
     ngx_http_glm_put_token_ids(out, call, ch, 0);
     ngx_http_glm_lit(out, "}");
 }

@@ -687,6 +687,8 @@ ngx_int_t ngx_http_glm_section_logprobs(ngx_str_t *s, uint32_t n);
 ngx_int_t ngx_http_glm_stream_start(ngx_http_glm_ctx_t *ctx);
 void ngx_http_glm_stream_choice(ngx_http_glm_call_t *call,
     ngx_http_glm_choice_t *ch);
+ngx_http_glm_out_t *ngx_http_glm_stream_begin(ngx_http_glm_ctx_t *ctx,
+    ngx_http_glm_choice_t *ch);
 void ngx_http_glm_stream_tail(ngx_http_glm_call_t *call, ngx_uint_t ntokens);
 void ngx_http_glm_stream_done(ngx_http_glm_ctx_t *ctx);
 void ngx_http_glm_stream_error(ngx_http_glm_ctx_t *ctx);
@@ -697,6 +699,7 @@ void ngx_http_glm_plain(ngx_http_glm_ctx_t *ctx);
 /* _choice.c */
 
 void ngx_http_glm_put_answer(ngx_http_glm_out_t *out, ngx_http_glm_ctx_t *ctx);
+void ngx_http_glm_put_index(ngx_http_glm_out_t *out, ngx_uint_t i);
 void ngx_http_glm_put_choice(ngx_http_glm_out_t *out,
     ngx_http_glm_call_t *call, ngx_http_glm_choice_t *ch, ngx_uint_t n);
 void ngx_http_glm_put_finish(ngx_http_glm_out_t *out, ngx_http_glm_ctx_t *ctx,

@@ -245,8 +245,7 @@ ngx_http_glm_put_scored(ngx_http_glm_out_t *out, ngx_http_glm_ctx_t *ctx,
     ch = &ctx->calls->choices[i];
     text = &ctx->params.scored[i].text;
 
-    ngx_http_glm_lit(out, "{\"index\":");
-    ngx_http_glm_put_int(out, i);
+    ngx_http_glm_put_index(out, i);
     ngx_http_glm_lit(out, ",\"text\":");
 
     if (text->len) {

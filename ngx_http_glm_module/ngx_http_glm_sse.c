@@ -213,6 +213,18 @@ ngx_http_glm_stream_choice(ngx_http_glm_call_t *call,
 }
 
 
+/* The beginning of an event, up to what a choice has of its own. */
+
+ngx_http_glm_out_t *
+ngx_http_glm_stream_begin(ngx_http_glm_ctx_t *ctx, ngx_http_glm_choice_t *ch)
+{
+    ngx_http_glm_put(&ctx->out, ctx->head.data, ctx->head.len);
+    ngx_http_glm_put_index(&ctx->out, ch->index);
+
+    return &ctx->out;
+}
+
+
 /* The end of an event; usage of ntokens, if each one is to tell it. */
 
 void
