@@ -7,6 +7,8 @@
 #include "server_util.h"
 
 #include "../fake/fake_engine.c"
+#include "../fake/fake_job.c"
+#include "../fake/fake_say.c"
 #include "../fake/fake_script.c"
 
 static const fake_opts_t  fake = { .max_seq = 1 << 22, .max_queue = 100 };

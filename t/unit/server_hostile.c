@@ -8,6 +8,8 @@
 #include "server_util.h"
 
 #include "../fake/fake_engine.c"
+#include "../fake/fake_job.c"
+#include "../fake/fake_say.c"
 #include "../fake/fake_script.c"
 
 static world_t      world;
