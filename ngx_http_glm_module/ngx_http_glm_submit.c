@@ -9,6 +9,7 @@ typedef struct {
 } ngx_http_glm_message_t;
 
 
+static const char *ngx_http_glm_submit_param(ngx_http_glm_ctx_t *ctx);
 static ngx_int_t ngx_http_glm_submit_call(ngx_http_glm_ctx_t *ctx,
     ngx_http_glm_call_t *call, size_t *size);
 static ngx_int_t ngx_http_glm_submit_publish(ngx_http_glm_peer_t *peer);
@@ -102,11 +103,10 @@ ngx_http_glm_submit(ngx_http_glm_ctx_t *ctx)
 
         if (size > peer->submit.size / 2) {
             return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL,
-                                      ctx->params.nscored ? "choices"
-                                      : "prompt", "The prompts are too long "
-                                      "for the engine together: %uz bytes, "
-                                      "%uD at most.", size,
-                                      peer->submit.size / 2);
+                                      ngx_http_glm_submit_param(ctx),
+                                      "The prompts are too long for the "
+                                      "engine together: %uz bytes, %uD at "
+                                      "most.", size, peer->submit.size / 2);
         }
 
         return ngx_http_glm_error(ctx, NGX_HTTP_SERVICE_UNAVAILABLE,
@@ -120,6 +120,15 @@ ngx_http_glm_submit(ngx_http_glm_ctx_t *ctx)
     }
 
     return NGX_ERROR;    /* NGX_DECLINED: the error is set, or no memory */
+}
+
+
+/* What makes a request long. */
+
+static const char *
+ngx_http_glm_submit_param(ngx_http_glm_ctx_t *ctx)
+{
+    return ctx->params.nscored ? "choices" : ngx_http_glm_prompt_param(ctx);
 }
 
 
@@ -242,8 +251,7 @@ ngx_http_glm_submit_build(ngx_http_glm_ctx_t *ctx, ngx_http_glm_call_t *call,
 
     if (size > ctx->peer->welcome.max_message) {
         return ngx_http_glm_error(ctx, NGX_HTTP_BAD_REQUEST, NULL,
-                                  p->nscored ? "choices"
-                                  : ngx_http_glm_prompt_param(ctx),
+                                  ngx_http_glm_submit_param(ctx),
                                   "The request is too long for the engine: "
                                   "%uz bytes, %uD at most.", size,
                                   ctx->peer->welcome.max_message);

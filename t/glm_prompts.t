@@ -10,7 +10,11 @@ use GLM::Test;
 
 my $t = GLM::Test->new;
 my $log = "$t->{dir}/submits";
-$t->fake('--record', $log, '--max-seq', 512)->run->ready;
+$t->fake('--record', $log, '--max-seq', 512)->conf(locations => <<'END')->run->ready;
+        location / { glm_pass unix:%%SOCKET%%; }
+        location = /metrics { glm_pass unix:%%SOCKET%%; glm_api metrics; }
+        location /big/ { glm_pass unix:%%SOCKET%%; glm_max_prompt 40m; client_max_body_size 40m; client_body_buffer_size 40m; }
+END
 my $URI = '/v1/completions';
 
 # What was sent since the last call
@@ -144,6 +148,16 @@ is_deeply([ scalar @{ $j->{choices} }, scalar grep { $_->{text} ne 'y' } @{ $j->
 is_deeply([ map { $_->{index} } @{ $j->{choices} } ], [ 0 .. 255 ], 'in order');
 my $r = $t->post($URI, { prompt => [ ('x' x 9000) x 400 ] });
 check_error($r, 413, 'more than nginx takes');
+
+
+# More than the engine takes of one, or the ring of all
+
+my $x = 'x' x 3_000_000;
+check_error($t->post("/big$$_[0]", $$_[1]), 400, "3 MB: $$_[2]", param => $$_[2], like => qr/for the engine: 300\d{4} bytes, 2097152 at most/)
+    for [ $URI, { prompt => $x }, 'prompt' ], [ '/v1/chat/completions', { messages => [ { role => 'user', content => $x } ] }, 'messages' ],
+    [ '/v1/infill', { prompt => "[MASK]$x" }, 'prompt' ], [ '/v1/score', { prompt => 'a', choices => [ $x ] }, 'choices' ];
+check_error($t->post("/big$URI", { prompt => [ ('x' x 1_900_000) x 3 ] }), 400, '5.7 MB of three prompts', param => 'prompt',
+    like => qr/for the engine together: 570\d{4} bytes, 2097152 at most/);
 
 # Lost
 
