@@ -12,20 +12,17 @@ use GLM::Test;
 use Time::HiRes qw(sleep);
 
 my $SEED = $ENV{GLM_SEED} // 1;
-my $CASES = $ENV{GLM_LONG} ? 6000 : 400;
+my $MANY = $ENV{GLM_LONG} ? 20 : 1;
 my ($C, $H, $I, $E, $S) = qw(/v1/completions /v1/chat/completions /v1/infill /infill /v1/score);
 
-my $t = GLM::Test->new(log_level => 'crit')->fake('--max-seq', 9000)->conf(locations => <<'END')->run->ready;
-        location / { glm_pass unix:%%SOCKET%%; }
-        location = /metrics { glm_pass unix:%%SOCKET%%; glm_api metrics; }
-        location /small/ { glm_pass unix:%%SOCKET%%; glm_buffer_size 1k; }
-END
+my ($t, $real);      # what answers, and is it the model
 
 # A worker that stands still at times finds much in the ring at once.
-my ($worker) = $t->workers;
-my $jerk = fork // die "fork: $!\n";
-if (!$jerk) {
-    my $main = getppid;
+sub jerk {
+    my ($worker) = $t->workers;
+    my $main = $$;
+    my $pid = fork // die "fork: $!\n";
+    return ($pid, $worker) if $pid;
     srand $SEED;
     while (getppid == $main) {
         kill STOP => $worker;
@@ -46,6 +43,7 @@ sub maybe { my ($p, @v) = @_; return rand() < $p ? @v : () }
 # What the engine does: the text, how it comes, and its end
 sub script {
     my ($stops) = @_;
+    return one('English: Where is the file? German:', 'Return True if', "\x{4f60}\x{597d} ", "\x{1f600}\n") if $real;
     my @w = ('tokens=' . one(0 .. 4, 7, 20, 60), 'delay=' . one(0, 0, 0, 1, 2), 'burst=' . one(1, 1, 2, 5, 100));
     push @w, maybe(0.3, 'first=' . one(1, 3)), maybe(0.3, 'accept=' . one(1, 3)), maybe(0.2, 'cached=3');
     push @w, one('', '', 'bytes=' . one(1, 9, 700), 'utf8', 'text=x_y', 'bychoice'), maybe(0.1, 'held');
@@ -63,15 +61,19 @@ sub prompt {
 sub body {
     my ($uri) = @_;
     my %b = (max_tokens => one(0, 3, 64, 64, 64), stop => [ 'nix', 'nox' ]);
+    $b{max_tokens} = one(0, 3, 20, 40) if $real;
+    %b = (%b, stop => [ one('e', ' die', 'st di', "\n", ' ') ], seed => int rand 1000, temperature => one(0, 0.7, 1.9),
+        maybe(0.3, ignore_eos => TRUE)) if $real;
     if ($uri eq $E) {
-        return (input_prefix => script(1), input_suffix => one('', 'b'), n_predict => $b{max_tokens}, stop => $b{stop});
+        $b{n_predict} = delete $b{max_tokens};
+        return (input_prefix => script(1), input_suffix => one('', 'b'), %b);
     }
     $b{n} = one(1, 1, 2, 4);
     if (rand() < 0.25) {
-        delete $b{stop};
         $b{num_beams} = $b{n} + one(0, 1, 2);
+        delete @b{qw(stop seed temperature)} if $b{num_beams} > 1;
     }
-    %b = (%b, maybe(0.4, return_token_ids => TRUE), maybe(0.2, return_tokens_as_token_ids => TRUE),
+    %b = (%b, maybe(0.2, include_stop_str_in_output => TRUE), maybe(0.4, return_token_ids => TRUE), maybe(0.2, return_tokens_as_token_ids => TRUE),
         maybe(0.3, stream_interval => one(1, 2, 3, 50)));
     if ($uri eq $H) {
         $b{messages} = [ { role => 'user', content => script($b{stop}) } ];
@@ -250,23 +252,43 @@ sub compare_scores {
     return $best == $j->{best} ? '' : "best is $best, not $j->{best}";
 }
 
-my $bad = 0;
-for my $i ($SEED .. $SEED + $CASES - 1) {
-    srand $i;
-    my $uri = one($C, $C, $H, $H, $I, $I, $E, $S);
-    my $where = one('', '/small');
-    my %body = $uri eq $S ? () : body($uri);
-    my $diff = eval { $uri eq $S ? compare_scores() : compare($where, $uri, \%body) } // $@;
-    next if $diff eq '';
-    diag("GLM_SEED=$i $where$uri ", to_json(\%body), "\n", substr $diff, 0, 3000);
-    last if ++$bad >= 5;
+# ---- all of them ----
+
+sub run_cases {
+    my ($cases, $name, @uris) = @_;
+    my $bad = 0;
+    %asked = ();
+    my ($jerk, $worker) = jerk();
+    for my $i ($SEED .. $SEED + $cases * $MANY - 1) {
+        srand $i;
+        my ($uri, $where) = (one(@uris), one('', '/small'));
+        my %body = $uri eq $S ? () : body($uri);
+        my $diff = eval { $uri eq $S ? compare_scores() : compare($where, $uri, \%body) } // $@;
+        next if $diff eq '';
+        diag("GLM_SEED=$i $where$uri ", to_json(\%body), "\n", substr $diff, 0, 3000);
+        last if ++$bad >= 5;
+    }
+    is($bad, 0, "$name: streamed as plain");
+    kill KILL => $jerk;
+    waitpid $jerk, 0;
+    kill CONT => $worker;
+    $t->idle(30, "$name: nothing is left");
 }
+
+my $locations = <<'END';
+        location / { glm_pass unix:%%SOCKET%%; }
+        location = /metrics { glm_pass unix:%%SOCKET%%; glm_api metrics; }
+        location /small/ { glm_pass unix:%%SOCKET%%; glm_buffer_size 1k; }
+END
+
+$t = GLM::Test->new(log_level => 'crit')->fake('--max-seq', 9000)->conf(locations => $locations)->run->ready;
+run_cases(400, 'a scripted engine', $C, $C, $H, $H, $I, $I, $E, $S);
 is_deeply([ sort map { keys %$_ } values %asked ], [ ('fake error') x 4, ('whole') x 4 ],
     'whole answers and errors that the script wants') || diag(to_json(\%asked));
-is($bad, 0, "$CASES requests: streamed as plain");
+$t->finish;
 
-kill KILL => $jerk;
-waitpid $jerk, 0;
-kill CONT => $worker;
-$t->idle(30, 'nothing is left');
+$real = 1;
+$t = GLM::Test->new(log_level => 'crit')->engine->conf(locations => $locations)->run->ready;
+run_cases(200, 'the demo model', $C, $C, $H, $I, $I, $E);
+is(scalar(grep { $_->{whole} } values %asked), 4, 'whole answers of all') || diag(to_json(\%asked));
 $t->done;
