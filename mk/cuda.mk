@@ -1,5 +1,5 @@
-# CUDA kernels: libglm_cuda.a, their tests and benchmark, and the bundle for a
-# machine with a card.  GLM_CUDA=auto (when nvcc is there), 0 or 1.
+# CUDA kernels: libglm_cuda.a, their tests and benchmark (glm-bench kernels), and the
+# bundle for a machine with a card.  GLM_CUDA=auto (when nvcc is there), 0 or 1.
 
 GLM_CUDA  ?= auto
 NVCC      ?= $(firstword $(wildcard /usr/local/cuda/bin/nvcc) nvcc)
@@ -24,7 +24,8 @@ $(B)/obj/engine/gpu.o: CPPFLAGS += -isystem $(CUDA_INCLUDE)
 ifeq ($(HAVE_CUDA),1)
 
 ENGINE_SRC := $(filter-out engine/gpu_none.c,$(ENGINE_SRC))
-BENCH_SRC  := $(filter-out tools/bench/copies_none.c,$(BENCH_SRC))
+BENCH_SRC  := $(filter-out tools/bench/%_none.c,$(BENCH_SRC))
+BENCH_CUDA := $(B)/obj/cuda/bench_kernels.o
 LIBS       := $(B)/libglm_cuda.a -L$(CUDA_HOME)/lib64 -lcudart_static -lrt \
               -Wl,-Bstatic -lstdc++ -Wl,-Bdynamic $(LIBS)
 
@@ -67,6 +68,12 @@ $(B)/libglm_cuda.a: $(CUDA_OBJ)
 	rm -f $@
 	$(AR) rcs $@ $^
 
+$(BENCH_CUDA): tools/bench/kernels.cu
+	@mkdir -p $(@D)
+	$(NVCC) $(NVFLAGS) $(SM80) $(SM90) -Itools/bench -MMD -MP -c -o $@ $<
+
+$(B)/glm-bench: $(BENCH_CUDA)
+
 # ---- the bundle: what a machine with a card, CUDA's driver and nothing else needs ----
 
 # Its programs share the kernels as one library, and find it and the runtime beside them.
@@ -92,19 +99,16 @@ $(GPU)/glm-gpusample: t/gpu/sample.cpp t/gpu/host.h t/unit/sample_rows.h \
         $(call obj,engine/sampler.c engine/sampler_scan.c engine/philox.c) $(GPU)/libglm_cuda.so
 	$(GPU_NVCC) -o $@ $< $(filter %.o,$^) $(GPU_LIBS)
 
-$(GPU)/gpubench: tools/gpubench/gpubench.cu $(wildcard tools/gpubench/*.h) $(GPU)/libglm_cuda.so
-	$(GPU_NVCC) $(SM80) $(SM90) -Itools/gpubench -o $@ $< $(GPU_LIBS)
-
 # The engine, and the tests of the model's arithmetic that every backend must pass.
 GPU_MAIN := $(addprefix $(GPU)/,glm-engine glm glm-bench)
 GPU_UNIT := $(addprefix $(GPU)/,forward goldens beam_goldens model_demo float64)
 $(GPU)/glm-engine: $(B)/obj/engine/main.o
 $(GPU)/glm:        $(call obj,tools/glm/main.c $(CLIENT_SRC))
-$(GPU)/glm-bench:  $(call obj,$(BENCH_SRC))
+$(GPU)/glm-bench:  $(call obj,$(BENCH_SRC)) $(BENCH_CUDA)
 $(GPU_UNIT): $(GPU)/%: $(B)/obj/gpu/%.o
 $(GPU_MAIN) $(GPU_UNIT): $(B)/libglm_engine.a $(GPU)/libglm_cuda.so
 	$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) $(B)/libglm_engine.a $(GPU_LIBS) \
-	    -Wl,-Bstatic -ljansson -lz -Wl,-Bdynamic -lm -ldl $(GPU_PATH)
+	    -Wl,-Bstatic -ljansson -lz -lstdc++ -Wl,-Bdynamic -lm -ldl $(GPU_PATH)
 
 $(B)/obj/gpu/float64.o: OPT := -O3
 $(B)/obj/gpu/%.o: t/unit/%.c
@@ -125,7 +129,7 @@ $(GPU)/run.sh: t/gpu/run.sh
 	@mkdir -p $(@D)
 	cp $< $@
 
-gpu-bundle: $(addprefix $(GPU)/,glm-gputest glm-prefilltest glm-gpusample gpubench run.sh data) \
+gpu-bundle: $(addprefix $(GPU)/,glm-gputest glm-prefilltest glm-gpusample run.sh data) \
         $(GPU_MAIN) $(GPU_UNIT)
 	@test $$(du -sk $(GPU) | cut -f1) -le 40960 || { echo "$(GPU) is over 40 MiB"; exit 1; }
 

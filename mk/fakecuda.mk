@@ -35,9 +35,9 @@ $(FAKECUDA_SAME): $(B)/t/fakecuda_%: $(B)/obj/faults/t/%.o $(FAKECUDA_OBJ) $(B)/
 $(B)/glm-engine-fakecuda: $(B)/obj/engine/main.o $(FAKECUDA_OBJ) $(B)/libglm_engine.a
 	$(CC) $(LDFLAGS) -o $@ $^ $(ENGINE_LIBS)
 
-$(B)/glm-bench-fakecuda: $(call obj,$(filter-out tools/bench/%_none.c,$(BENCH_SRC)) tools/bench/copies.c) \
+$(B)/glm-bench-fakecuda: $(call obj,$(filter-out tools/bench/copies_none.c,$(wildcard tools/bench/*.c))) \
         $(FAKECUDA_OBJ) $(B)/libglm_engine.a
-	$(CC) $(LDFLAGS) -o $@ $(sort $(filter %.o,$^)) $(B)/libglm_engine.a $(ENGINE_LIBS)
+	$(CC) $(LDFLAGS) -o $@ $^ $(ENGINE_LIBS)
 
 # What is tested on the card, of the twins.
 $(FAKECUDA_GPU): $(B)/t/fakecuda_%: t/gpu/%.cpp $(wildcard t/gpu/*.h) \

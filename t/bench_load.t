@@ -94,6 +94,9 @@ unlike($out, qr/pinned|whole start/, 'no copies');
     ok($status eq '1' && $err =~ /--backend cuda: no CUDA device/, 'unless the card is asked for');
 }
 
+($status, $out, $err) = bench(@small, '--rounds', 99, '--seconds', 1);
+ok($status eq '0' && $out =~ /, (\d+) rounds, / && $1 < 99, '--seconds: no round begins later') or diag "$out$err";
+
 my $at = 8 + length($head) + $begin + 1000;
 substr($text, $at, 1) ^= "\x04";
 spew($file, $text);
@@ -118,7 +121,10 @@ refused('--model', 2, qr/--model: load writes/, '--dir', $dir, '--model', $shape
 refused('an unknown option', 2, qr/--nope/, '--dir', $dir, '--nope', 1);
 refused('an argument', 2, qr/^glm-bench: x: not an option of load/, 'x');
 refused("--$$_[0] $$_[1]", 2, qr/--$$_[0]: "\Q$$_[1]\E" is not a number from/, '--dir', $dir, "--$$_[0]", $$_[1])
-    for [ size => 0 ], [ size => '16x' ], [ readers => 0 ], [ readers => 17 ], [ piece => '1k' ], [ rounds => 0 ];
+    for [ size => 0 ], [ size => '16x' ], [ readers => 0 ], [ readers => 17 ], [ piece => '1k' ], [ rounds => 0 ],
+        [ seconds => 0 ];
+($status, $out, $err) = run([ $bench, 'kernels' ]);
+ok($status eq '1' && $err =~ /^glm-bench: kernels: .*without CUDA$/, 'kernels: not without a card');
 refused('--weights int5', 2, qr/--weights: "int5" is none of/, '--dir', $dir, '--weights', 'int5');
 refused('more than the shape has', 1, qr/--size: \d+ bytes are more than the 40 layers of \d+ bytes/,
     '--dir', "$dir.x", '--shape', $shape, '--size', '1g');

@@ -52,6 +52,8 @@ script('path/nvidia-smi', "echo a card\n");
 
 # As an H200 said it.
 script('glm-bench', <<'END');
+[ "$1" != kernels ] || exec "$(dirname "$0")/kernels"
+[ "$1" != load ] || exec "$(dirname "$0")/load" "$@"
 case ${GLM_CUDA_ARCH-} in
 80) echo '   1 rows     30.801 ms a step        32.5 tokens/s'
     echo ' 512 prompt  596.582 ms              858.2 tokens/s' ;;
@@ -68,7 +70,22 @@ sm_90, loaded in 2.66 s
 X
 esac
 END
-script('gpubench', <<'END');
+script('load', <<'END');
+[ "$*" = "load --dir ${0%/*}/load.model --remove" ] && exec rmdir "${0%/*}/load.model"
+[ "$*" = "load --backend cuda --dir ${0%/*}/load.model --drop-caches --seconds 60" ] || exit 2
+mkdir "${0%/*}/load.model"
+cat <<X
+                               GB         s     GB/s  of slower   wanted
+raw reads                   18.80     4.100     4.59
+pinned copies               18.80     0.380    49.47
+load, cold                  18.80     4.300     4.37     95.3 %     85 %
+load, file cached           18.80     4.200     4.48     97.6 %     85 %
+whole start, cold           18.80     5.300     3.55     77.4 %
+
+67 GB at these rates, extrapolated: 15.3 s cold, 15.0 s with the file cached
+X
+END
+script('kernels', <<'END');
 cat <<X
 NVIDIA H200, 132 SMs, sm_90 kernels; read peak 4513 GB/s, KV 15.1 GB
 attn_row, 96 heads x 128: us a layer (% of read peak)
@@ -104,7 +121,8 @@ my ($status, $text) = run_sh();
 is($status, 0, 'all parts pass') or diag($text);
 like($text, qr/^gpu: all passed\n\z/m, 'and say so');
 unlike($text, qr/^not ok/m, 'nothing failed');
-ok(-s "$out/$_.txt", "$_ has its own output") for qw(tests truth wire steps sanitize bench table);
+ok(-s "$out/$_.txt", "$_ has its own output") for qw(tests truth wire steps load sanitize bench table);
+ok(!-e "$dir/load.model", 'the model that was loaded is gone');
 like($text, qr/^ok - sample: 2 passed, 1 of them skipped, 0 failed$/m, 'skips are told');
 is(scalar(() = $text =~ /^ok - sm_(?:90|80), wire: /mg), 12, 'six questions over the wire for each architecture');
 is(scalar(() = $text =~ /^ok - compute-sanitizer /mg), 21, 'sanitizers: every program, both architectures');
@@ -116,6 +134,7 @@ like($table, qr/^ +16 +26\.31 +608\.1 +25\.6 +- +- +29\.1 +-  missed$/m, 'a row 
 like($table, qr/^prefill of  512 tokens: 0\.156 s, wanted 0\.23, sm_80 0\.597  reached$/m, 'prefill');
 like($table, qr/^prefill of 2048 tokens: 1\.483 s, wanted 0\.90, sm_80 -  missed$/m, 'a longer one');
 like($table, qr/^attention of 8 x 2048: 93\.5 % of read peak in int8, 89\.1 in fp16, wanted 90  reached$/m, 'attention');
+like($table, qr/^load, cold: 4\.37 GB\/s, 95\.3 % of the slower of reads and copies \(cached 97\.6\), wanted 85; 67 GB in 15\.3 s, extrapolated  reached$/m, 'loading');
 like($table, qr/^KV room: 9200 tokens of int8 on an H100 80GB, wanted 8960 \(\d+ on this card\)  reached$/m, 'KV room');
 
 # ---- failures ----
@@ -129,7 +148,7 @@ like($text, qr/^ok - kernels: .*\nnot ok - prefill: .*\(status plan\)\n.*not ok 
 like($text, qr/^not ok - compute-sanitizer memcheck sm_90 glm-gpusample/m, 'and under a sanitizer');
 like($text, qr/^KV room: .*^not ok - prefill.*^gpu: FAILED\n\z/ms, 'the table comes all the same, then what failed');
 
-unlink "$out/$_.log" for qw(steps steps-80 bench plan plan-h100);
+unlink "$out/$_.log" for qw(steps steps-80 load bench plan plan-h100);
 ($status, $text) = run_sh('table');
 is($status, 0, 'a table of nothing');
 like($text, qr/^ +1 +- +- +23\.9 +- +- +28\.1 +-  $/m, 'has dashes');

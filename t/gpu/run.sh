@@ -3,9 +3,11 @@
 # with a card: needs the bundle (make gpu-bundle) and nothing else.  Each part's output
 # is $OUT/PART.txt (default: out beside the bundle), each program's a log there.
 #
-#     run.sh [tests] [truth] [wire] [steps] [sanitize] [bench] [table]     all without
+#     run.sh [tests] [truth] [wire] [steps] [load] [sanitize] [bench] [table]   all without
 #
-# table is of what steps and bench left in $OUT.  The status tells of correctness alone.
+# load writes a model of 19 GB beside the bundle, or to LOAD_DIR, and takes it away.
+# table is of what steps, load and bench left in $OUT.  The status tells of correctness
+# alone.
 # LIMIT: seconds that a program may take (300).
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
@@ -120,6 +122,18 @@ plan() {        # name for the log, options
     say $? "$(basename "$log" .log): $(grep -o 'KV: [0-9,]* tokens' "$log")"
 }
 
+# No round begins after a minute: with a slow disk there is one.
+load() {
+    dir=${LOAD_DIR:-$bin/load.model}
+    timeout 150 "$bin/glm-bench" load --backend cuda --dir "$dir" --drop-caches --seconds 60 \
+        >"$out/load.log" 2>"$out/load.err"
+    status=$?
+    cat "$out/load.log"
+    [ $status = 0 ] || tail -3 "$out/load.err"
+    say $status "a load of 16 GiB of layers"
+    [ ! -d "$dir" ] || "$bin/glm-bench" load --dir "$dir" --remove
+}
+
 # Small shapes.  GLM_SANITIZED: fewer of them.
 sanitize() {    # tool, arch, program
     log=$out/$1-$2-$3.log
@@ -150,7 +164,7 @@ sanitize_all() {
 }
 
 bench() {
-    timeout "$limit" "$bin/gpubench" >"$out/bench.log" 2>&1
+    timeout "$limit" "$bin/glm-bench" kernels >"$out/bench.log" 2>&1
     status=$?
     cat "$out/bench.log"
     say $status "benchmark of the kernels"
@@ -166,13 +180,15 @@ number() {      # of tokens in a plan
 # attention, no sampler.  The floor is of this card: bytes of a step at context 128 over
 # the read peak of the same run.
 table() {
-    touch "$out/steps.log" "$out/steps-80.log" "$out/bench.log"
+    touch "$out/steps.log" "$out/steps-80.log" "$out/load.log" "$out/bench.log"
     awk -v kv="$(number "$out/plan-h100.log")" -v here="$(number "$out/plan.log")" '
         function mark(good) { return good ? "reached" : "missed" }
         function show(x, f) { return x == "" ? "-" : sprintf(f, x) }
         function by(x, most) { return x == "" ? "" : mark(x <= most) }
         FILENAME ~ /steps-80/ { if ($2 == "rows") s80[$1] = $3; if ($2 == "prompt") p80[$1] = $3; next }
         FILENAME ~ /steps/    { if ($2 == "rows") s[$1] = $3; if ($2 == "prompt") p[$1] = $3; next }
+        /^load, / { load[$2] = $(NF - 3); rate[$2] = $(NF - 4); next }
+        /^67 GB/ { whole_s = $7 }
         /read peak [0-9]/ { card = $0 }
         /^whole steps/ { whole = 1; next }
         whole && $1 ~ /^[0-9]+$/ { floor[$1] = $4; next }
@@ -206,9 +222,12 @@ table() {
             }
             printf "attention of 8 x 2048: %s %% of read peak in int8, %s in fp16, wanted 90  %s\n", \
                 show(int8, "%.1f"), show(fp16, "%.1f"), int8 == "" ? "" : mark(int8 >= 90)
+            printf "load, cold: %s GB/s, %s %% of the slower of reads and copies (cached %s), wanted 85; 67 GB in " \
+                "%s s, extrapolated  %s\n", show(rate["cold"], "%s"), show(load["cold"], "%s"), \
+                show(load["file"], "%s"), show(whole_s, "%s"), load["cold"] == "" ? "" : mark(load["cold"] >= 85)
             printf "KV room: %s tokens of int8 on an H100 80GB, wanted 8960 (%s on this card)  %s\n", \
                 show(kv, "%d"), show(here, "%d"), kv == "" ? "" : mark(kv >= 8960)
-        }' "$out/steps-80.log" "$out/steps.log" "$out/bench.log"
+        }' "$out/steps-80.log" "$out/steps.log" "$out/load.log" "$out/bench.log"
 }
 
 part() {
@@ -226,6 +245,7 @@ part() {
         plan plan-h100 --device-memory $h100
         plan plan
         ;;
+    load) load ;;
     sanitize)
         if command -v compute-sanitizer >/dev/null; then
             sanitize_all
@@ -242,7 +262,7 @@ part() {
 if command -v nvidia-smi >/dev/null; then
     nvidia-smi --query-gpu=name,driver_version,clocks.max.sm,power.limit --format=csv,noheader
 fi
-[ $# -gt 0 ] || set -- tests truth wire steps sanitize bench table
+[ $# -gt 0 ] || set -- tests truth wire steps load sanitize bench table
 for p; do
     part "$p" 2>&1 | tee "$out/$p.txt"
 done

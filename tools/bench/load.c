@@ -22,7 +22,7 @@ typedef struct {
     const char         *dir, *shape;
     glm_quant_t         as;
     int64_t             size, piece;
-    int32_t             readers, rounds;
+    int32_t             readers, rounds, seconds;
     int                 remove, drop;
     bench_files_t       files;
     bench_copies_t     *copies;   /* NULL: no card, and why */
@@ -76,6 +76,7 @@ option(run_t *r, const char *name, const char *value, glm_err_t *err)
     }
     if (strcmp(name, "readers") == 0) return number(name, value, 1, GLM_LOAD_READERS, &r->readers, err);
     if (strcmp(name, "rounds") == 0) return number(name, value, 1, 99, &r->rounds, err);
+    if (strcmp(name, "seconds") == 0) return number(name, value, 1, 86400, &r->seconds, err);
     return glm_option_engine(&r->engine, name, value, err);
 }
 
@@ -240,10 +241,25 @@ print_table(run_t *r)
         bench_median(&r->t[COLD]) * more, bench_median(&r->t[WARM]) * more);
 }
 
+/* As many rounds as were asked for, or begin in time. */
+static int
+measure_all(run_t *r, double began, glm_err_t *err)
+{
+    int  i, rc = 0;
+
+    for (i = 0; i < r->rounds && rc == 0; i++) {
+        if (i > 0 && r->seconds > 0 && bench_now() - began > r->seconds) break;
+        rc = measure_round(r, err);
+    }
+    r->rounds = i;
+    return rc;
+}
+
 static int
 measure(run_t *r, glm_err_t *err)
 {
-    int  rc;
+    double  began = bench_now();
+    int     rc;
 
     if (r->engine.model.backend == GLM_BACKEND_CPU) {
         (void) glm_fail(&r->why, GLM_EGPU, "--backend cpu");
@@ -254,7 +270,7 @@ measure(run_t *r, glm_err_t *err)
     }
     rc = bench_files_plan(&r->files, r->dir, r->shape, r->as, r->size, err);
     if (rc == 0) rc = bench_files_write(&r->files, err);
-    for (int i = 0; i < r->rounds && rc == 0; i++) rc = measure_round(r, err);
+    if (rc == 0) rc = measure_all(r, began, err);
     if (rc == 0) print_table(r);
     return rc;
 }

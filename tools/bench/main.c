@@ -5,6 +5,7 @@
 #include <time.h>
 
 #include "bench.h"
+#include "kernels.h"
 
 static clockid_t  bench_clock = CLOCK_MONOTONIC;
 
@@ -73,6 +74,7 @@ main(int argc, char **argv)
 {
     if (argc >= 2 && strcmp(argv[1], "cpu") == 0) return bench_cpu(argc - 2, argv + 2);
     if (argc >= 2 && strcmp(argv[1], "steps") == 0) return bench_steps(argc - 2, argv + 2);
+    if (argc >= 2 && strcmp(argv[1], "kernels") == 0) return bench_kernels(argc - 2, argv + 2);
     if (argc >= 2 && strcmp(argv[1], "load") == 0) return bench_load(argc - 2, argv + 2);
     fprintf(stderr,
         "usage: glm-bench cpu --model DIR [--json] [--rounds N] [--threads N] [--tp N]\n"
@@ -84,11 +86,15 @@ main(int argc, char **argv)
         "                     [--rows 1,8,16,32,64] [--context N] [--steps N] [--top-k N]\n"
         "                     [--prefill 512] [--json] and what else loads a model\n"
         "medians of whole steps that end at the context (128), and of whole prefills\n"
+        "       glm-bench kernels [--layers N] [--arch 80|90] [--ring ROWS,N] [what ..]\n"
+        "each of the card's kernels at GLM-130B's shapes, beside its read peak: kernels, attn,\n"
+        "linears, steps, prefill\n"
         "       glm-bench load --dir DIR [--size 16g] [--shape 130b|DIR] [--weights int4-g128]\n"
-        "                     [--readers N] [--piece 16m] [--rounds 3] [--drop-caches]\n"
-        "                     [--remove] and what else loads a model\n"
+        "                     [--readers N] [--piece 16m] [--rounds 3] [--seconds N]\n"
+        "                     [--drop-caches] [--remove] and what else loads a model\n"
         "writes a model of at least that size of whole layers to DIR, and loads it, beside\n"
-        "raw reads and copies; --drop-caches: the system's page cache, not the file's alone;\n"
-        "--remove: takes the model away, and measures nothing\n");
+        "raw reads and copies; --seconds: no round begins later;\n"
+        "--drop-caches: the system's page cache, not the file's alone; --remove: takes the\n"
+        "model away, and measures nothing\n");
     return argc >= 2 && strcmp(argv[1], "--help") == 0 ? 0 : 2;
 }

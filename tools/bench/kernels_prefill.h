@@ -1,11 +1,11 @@
 /*
- * prefill: a bidirectional context through the model of gpubench, in passes of 256
+ * kernels_prefill: a bidirectional context through that model, in passes of 256
  * rows, and the kernels of a pass alone.  Its buffers are at the end of the KV.
  */
-#ifndef GPUBENCH_PREFILL_H
-#define GPUBENCH_PREFILL_H
+#ifndef GLM_BENCH_KERNELS_PREFILL_H
+#define GLM_BENCH_KERNELS_PREFILL_H
 
-#include "model.h"
+#include "kernels_model.h"
 
 enum { kPass = GLM_CUDA_PREFILL_ROWS };
 

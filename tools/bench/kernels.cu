@@ -1,8 +1,8 @@
 /*
- * gpubench: what the kernels of decode reach on this card, beside its measured
- * read peak.
+ * kernels: what the kernels of decode and prefill reach on this card, beside its
+ * measured read peak.
  *
- *     gpubench [--layers N] [--arch 80|90] [--ring ROWS,N] [what ..]
+ *     glm-bench kernels [--layers N] [--arch 80|90] [--ring ROWS,N] [what ..]
  *
  * what: linears (70 layers' matrices + int8 head, one graph), steps (whole decode
  * steps at context 128, int8 KV), attn, kernels (each alone), prefill (whole contexts
@@ -15,8 +15,9 @@
 
 #include <string>
 
-#include "model.h"
-#include "prefill.h"
+#include "kernels.h"
+#include "kernels_model.h"
+#include "kernels_prefill.h"
 
 static __global__ void __launch_bounds__(512) read_kernel(const uint4 *p, size_t n, uint32_t *out)
 {
@@ -169,7 +170,13 @@ static void kernels(Model &m)
 {
     printf("us a kernel, alone in a chain of its own kind (matrices: %% of read peak)\n%6s", "rows");
     for (auto &sh : kShapes) printf(" %16s", sh.name);
-    printf(" %16s %9s %9s %9s\n", "head int8", "norm", "kv_write", "embed");
+    printf(" %16s %9s %9s %9s\n%6s", "head int8", "norm", "kv_write", "embed", "MB");
+    for (int i = 0; i < 5; i++) {
+        const glm_tiles_t  &t = i < 4 ? m.layer[0].m[i] : m.head;
+
+        printf(" %16.1f", glm_cuda_tile_bytes(t.type, t.k, t.n) / 1e6);
+    }
+    printf("\n");
     for (int n : kRows) {
         const int  npages = m.rows(n, 128), L = std::min(m.layers, 12);
 
@@ -277,14 +284,14 @@ static void prefill(Model &m)
     }
 }
 
-int main(int argc, char **argv)
+int bench_kernels(int argc, char **argv)
 {
     Model                     m;
     cudaDeviceProp            prop;
     int                       layers = 70, arch = 0;
     std::vector<std::string>  what;
 
-    for (int i = 1; i < argc; i++) {
+    for (int i = 0; i < argc; i++) {
         int  r, n;
 
         if (strcmp(argv[i], "--layers") == 0 && i + 1 < argc) layers = atoi(argv[++i]);
@@ -293,13 +300,13 @@ int main(int argc, char **argv)
             m.ring[r == 8 ? 0 : r == 16 ? 1 : r == 32 ? 2 : 3] = n;
         else if (argv[i][0] != '-') what.push_back(argv[i]);
         else {
-            fprintf(stderr, "usage: gpubench [--layers N] [--arch A] [--ring ROWS,N] [what ..]\n");
+            fprintf(stderr, "usage: glm-bench kernels [--layers N] [--arch A] [--ring ROWS,N] [what ..]\n");
             return 2;
         }
     }
     if (what.empty()) what = {"kernels", "attn", "linears", "steps", "prefill"};
     m.ops = glm_cuda_ops(arch);
-    if (m.ops == NULL) { printf("no card these kernels run on\n"); return 77; }
+    if (m.ops == NULL) { fprintf(stderr, "glm-bench: kernels: no card that they run on\n"); return 1; }
     CK(cudaGetDeviceProperties(&prop, 0));
     OP(glm_cuda_stream(&m.s));
     m.st = (cudaStream_t) glm_cuda_stream_native(m.s);

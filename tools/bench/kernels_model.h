@@ -1,9 +1,9 @@
 /*
- * model: GLM-130B at full shape on the card with dummy weights, and the launches
+ * kernels_model: GLM-130B at full shape on the card with dummy weights, and the launches
  * of one decode step.  For measurements: one arena, fixed pages, no sampling.
  */
-#ifndef GPUBENCH_MODEL_H
-#define GPUBENCH_MODEL_H
+#ifndef GLM_BENCH_KERNELS_MODEL_H
+#define GLM_BENCH_KERNELS_MODEL_H
 
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
