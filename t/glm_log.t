@@ -29,9 +29,9 @@ ask('plain', { prompt => $P, temperature => 0 });
 my @l = logged('plain');
 is_deeply([ @l[ 1 .. 5 ] ], [ 200, 'glm-demo-9m', 11, 6, 'stop' ], 'a plain answer');
 like($l[$_], qr/^\d+\.\d+$/, ('queue time', 'time to first token')[ $_ - 6 ]) for 6, 7;
-cmp_ok($l[7], '<', 5, 'in seconds');
+cmp_ok($l[7], '<', 60, 'in seconds');
 like($l[8], qr/^\d+\.\d+$/, 'time a token');
-cmp_ok($l[8], '<', 1, 'in seconds, too');
+cmp_ok($l[8], '<', 10, 'in seconds, too');
 is($l[9], "unix:$t->{socket}", 'the engine');
 
 my $c = ask('stream', { prompt => $P, temperature => 0, max_tokens => 2, stream => TRUE }, start => 1);

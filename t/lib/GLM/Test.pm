@@ -58,10 +58,13 @@ sub median {
 # Slow builds (sanitizers) get more time, never other results.
 sub patience { return $ENV{GLM_SANITIZED} ? 4 : 1 }
 
-# Calls $done until it says true, for $seconds at most; returns what it said.
+# Calls $done until it says true; returns what it said.  $seconds are what a good machine
+# needs: a wait gives up after a minute only, as a busy one takes its time and nothing but
+# a failure waits so long.  Under a second they are meant.
 sub wait_for(&;$) {
     my ($done, $seconds) = @_;
-    my $end = time + ($seconds // 10) * patience();
+    $seconds = 60 if !defined $seconds || ($seconds >= 1 && $seconds < 60);
+    my $end = time + $seconds * patience();
     my $r;
     until ($r = $done->()) {
         return $r if time > $end;
