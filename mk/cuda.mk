@@ -105,7 +105,7 @@ GPU_UNIT := $(addprefix $(GPU)/,forward goldens beam_goldens model_demo float64)
 $(GPU)/glm-engine: $(B)/obj/engine/main.o
 $(GPU)/glm:        $(call obj,tools/glm/main.c $(CLIENT_SRC))
 $(GPU)/glm-bench:  $(call obj,$(BENCH_SRC)) $(BENCH_CUDA)
-$(GPU_UNIT): $(GPU)/%: $(B)/obj/gpu/%.o
+$(GPU_UNIT): $(GPU)/%: $(B)/obj/gpu/%.o $(B)/obj/t/gpu/no_cpu.o
 $(GPU_MAIN) $(GPU_UNIT): $(B)/libglm_engine.a $(GPU)/libglm_cuda.so
 	$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) $(B)/libglm_engine.a $(GPU_LIBS) \
 	    -Wl,-Bstatic -ljansson -lz -lstdc++ -Wl,-Bdynamic -lm -ldl $(GPU_PATH)

@@ -273,6 +273,7 @@ start(int argc, char **argv)
     if (argc == 2 || argc == 3 || hidden < 256 || heads < 1 || inner < 256) {
         bail_out("usage: float64 [hidden heads inner [arch ..]]");
     }
+    if (glm_model_backend(MODEL_BACKEND, &err) != 0) bail_out(err.text);
     snprintf(dir, sizeof(dir), "/tmp/glm-float64.XXXXXX");
     if (mkdtemp(dir) == NULL) bail_out("no directory for a model");
     if (glm_comm_new(&team, 1, glm_comm_cores(), &err) != 0) bail_out(err.text);

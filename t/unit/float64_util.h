@@ -16,7 +16,7 @@
 #define ROWS     64
 #define TOKENS   (CONTEXT + ROWS)
 #define MAX_SEQ  2048
-#define OUT      4                /* outputs at a time */
+#define OUT      8                /* outputs at a time */
 #define CHUNK    512              /* inputs: OUT * CHUNK weights stay in the cache */
 
 /* LOUD_BEYOND: sums past what fp16 holds. */
