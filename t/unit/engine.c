@@ -227,10 +227,7 @@ test_stages(void)
         if (t[i]->ended == 2 && t[i]->no.status != 503) ok(0, "unexpected: %s", t[i]->no.text);
         t_free(t[i]);
     }
-    T_UNTIL(glm_engine_idle(e));
-    nanosleep(&(struct timespec) { .tv_nsec = 30000000 }, NULL);
-    beat = stats(e).heartbeat;
-    ok(t_now() - beat < 20000000, "an idle engine's heart beats");
+    ok(T_UNTIL((beat = t_now(), stats(e).heartbeat >= beat)), "an idle engine's heart beats");
     down(e, "stages");
 }
 
@@ -245,13 +242,16 @@ test_latency(void)
     t_submit(t);
     t_wait_tokens(t, 0, 5);
     {
-        int       steps = fake_steps;
-        uint64_t  t0 = t_now();
+        int  steps;
 
+        fake_gate(1);
+        fake_wait_at_gate();
+        steps = fake_steps;
         glm_req_cancel(e, &t->r);
+        fake_gate(0);
         t_wait(&t->ended, 1);
-        ok(t->done.cancelled && fake_steps - steps <= 2, "cancel takes effect within a step: %d, "
-           "%.1f ms", fake_steps - steps, (double) (t->t_ended - t0) / 1e6);
+        ok(t->done.cancelled && fake_steps - steps <= 1, "cancel takes effect behind the step that "
+           "runs: %d", fake_steps - steps);
     }
     fake_step_ns = 0;
     t_free(t);
@@ -263,15 +263,15 @@ test_sleep(void)
 {
     glm_engine_t  *e = up(2, 4096, 3);
     t_req_t       *a = text(e, "a", 5, 1), *b = text(e, "a", 500, 2);
-    uint64_t       due = t_now() + 100000000;
+    uint64_t       due = t_now() + 2000000000;
     int            steps;
 
     a->r.hold = 1;
     a->r.deadline = due;
     t_submit(a);
     t_wait(&a->ended, 1);
-    ok(a->accepted && a->ended == 2 && a->no.status == 504 && a->t_ended >= due
-       && a->t_ended < due + 1000000000, "the deadline of a held request wakes the engine");
+    ok(a->accepted && a->ended == 2 && a->no.status == 504 && a->t_ended >= due,
+       "the deadline of a held request wakes the engine");
     t_free(a);
 
     b->r.ignore_eos = 1;

@@ -330,7 +330,7 @@ t_submit(t_req_t *t)
     glm_engine_submit(t->e, &t->r);
 }
 
-/* Waits until *what reaches at least value; 0 after ten seconds without. */
+/* Waits until *what reaches at least value; 0 after a minute without. */
 __attribute__((unused))
 static int
 t_wait(const int *what, int value)
@@ -393,10 +393,10 @@ t_free(t_req_t *t)
     free(t);
 }
 
-/* Polls a condition for up to ten seconds. */
+/* Polls a condition for up to a minute. */
 #define T_UNTIL(cond)                                                       \
     ({                                                                      \
-        uint64_t  t_until = t_now() + 10000000000u;                         \
+        uint64_t  t_until = t_now() + 60000000000u;                         \
         while (!(cond) && t_now() < t_until)                                \
             nanosleep(&(struct timespec) { .tv_nsec = 1000000 }, NULL);     \
         (cond);                                                             \

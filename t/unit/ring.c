@@ -220,14 +220,14 @@ ring_bell(int fd)
     (void) n;
 }
 
-/* 0 when no bell came in 5 s: it was lost. */
+/* 0 when no bell came in a minute: it was lost. */
 static int
 await_bell(int fd)
 {
     char           b[8];
     struct pollfd  p = { .fd = fd, .events = POLLIN };
 
-    if (poll(&p, 1, 5000) != 1) return 0;
+    if (poll(&p, 1, 60000) != 1) return 0;
     while (recv(fd, b, sizeof(b), MSG_DONTWAIT) > 0) { /* all of them */ }
     return 1;
 }

@@ -133,7 +133,7 @@ dropped(uint32_t index, uint32_t count)
 
     member(c, 1, 4, 0, 3, "fake: hang");
     member(c, 2, 4, index, count, "fake: hang");
-    rc = glm_client_next(c, &ev, 10000, &err);
+    rc = glm_client_next(c, &ev, 60000, &err);
     glm_client_free(c);
     return rc == GLM_EIO;
 }

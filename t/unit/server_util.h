@@ -88,14 +88,14 @@ ask(glm_client_t *c, uint64_t id, const char *prompt, int32_t max_tokens, uint64
     return glm_client_submit(c, id, &s, &err);
 }
 
-/* The next message within 10 s; its type, 0 when none comes. */
+/* The next message within a minute; its type, 0 when none comes. */
 __attribute__((unused))
 static int
 hear(glm_client_t *c, glm_event_t *ev)
 {
     glm_err_t  err = {{0}};
 
-    return glm_client_next(c, ev, 10000, &err) == 1 ? ev->type : 0;
+    return glm_client_next(c, ev, 60000, &err) == 1 ? ev->type : 0;
 }
 
 /* What a request said until it ended. */
@@ -139,7 +139,7 @@ take(answer_t *a, const glm_event_t *ev)
     a->cost += ev->cost;
 }
 
-/* Reads until the request ends, or nothing comes for 10 s. */
+/* Reads until the request ends, or nothing comes for a minute. */
 __attribute__((unused))
 static answer_t
 answer(glm_client_t *c, uint64_t id)
@@ -221,7 +221,7 @@ static int
 neighbour_well(neighbour_t *n)
 {
     int   want = n->answers + 2;
-    long  end = ms_now() + 20000;
+    long  end = ms_now() + 60000;
 
     while (n->answers < want && !n->wrong && ms_now() < end) usleep(1000);
     return n->wrong == 0 && n->answers >= want;
@@ -273,7 +273,7 @@ raw_hello(raw_t *r, const void *hello, size_t n)
                               .msg_controllen = sizeof(ctl.b) };
 
     send(r->fd, hello, n, MSG_NOSIGNAL);
-    if (poll(&p, 1, 10000) != 1) return -1;
+    if (poll(&p, 1, 60000) != 1) return -1;
     got = recvmsg(r->fd, &mh, MSG_CMSG_CLOEXEC);
     if (got <= 0) return 0;
     if (m.h.type == GLM_SOCK_REFUSE) r->refused = m.r.reason;
@@ -360,7 +360,7 @@ raw_ask(raw_t *r, uint64_t id, const char *prompt, int32_t max_tokens, uint64_t 
     return rc;
 }
 
-/* 1 when the server drops us within 10 s. */
+/* 1 when the server drops us within a minute. */
 __attribute__((unused))
 static int
 raw_dropped(raw_t *r)
@@ -401,7 +401,7 @@ open_fds(void)
     return n;
 }
 
-/* 1 when cond becomes true within 10 s. */
+/* 1 when cond becomes true within a minute. */
 #define WAIT_FOR(cond)                                                            \
     ({                                                                            \
         long  end_ = ms_now() + 60000;                                            \
