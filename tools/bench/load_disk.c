@@ -64,7 +64,7 @@ bench_disk_read(const char *path, int n, size_t block, int *direct, double *seco
     reads_t      r = { .fd = -1, .block = (block + ALIGN - 1) / ALIGN * ALIGN };
     pthread_t    thread[GLM_LOAD_READERS];
     struct stat  sb;
-    int          started = 0, rc;
+    int          started = 0, rc = 0;
     double       t;
 
     if (*direct) r.fd = open(path, O_RDONLY | O_CLOEXEC | O_DIRECT);
