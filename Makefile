@@ -88,6 +88,18 @@ $(B)/t/%: $(B)/obj/t/unit/%.o $(B)/libglm_tools.a $(B)/libglm_engine.a
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) -o $@ $^ -lzip $(LIBS)
 
+# Tests over the fake model once more, with steps that overlap.
+OVERLAP := $(patsubst %,$(B)/t/overlap_%,sched engine engine_fields engine_beams beam infill_sched)
+$(B)/obj/overlap/%.o: t/unit/%.c
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) -DFAKE_OVERLAP=64 $(CFLAGS) -MMD -MP -c -o $@ $<
+
+$(OVERLAP): $(B)/t/overlap_%: $(B)/obj/overlap/%.o $(B)/libglm_engine.a
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
+
+tests: $(OVERLAP)
+
 $(B)/bench/gateway_client: $(B)/obj/t/bench/gateway_client.o
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) -o $@ $^

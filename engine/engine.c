@@ -191,6 +191,7 @@ load(glm_engine_t *e, const glm_engine_opts_t *o, int32_t *pages, glm_err_t *err
 {
     glm_model_opts_t  m;
     glm_sched_t      *s = &e->sched;
+    int32_t           overlap;
     int               rc = glm_config_load(&e->cfg, o->model_dir, err);
 
     if (rc != 0) return rc;
@@ -203,6 +204,7 @@ load(glm_engine_t *e, const glm_engine_opts_t *o, int32_t *pages, glm_err_t *err
     *pages = glm_model_kv_pages(e->model);
     s->max_seqs = o->max_num_seqs > 0 ? o->max_num_seqs : DEFAULT_SEQS;
     s->max_rows = m.max_rows;
+    if ((overlap = glm_model_overlap(e->model)) > 0 && overlap < s->max_rows) s->max_rows = overlap;
     s->max_queue = o->max_queue > 0 ? o->max_queue : o->max_queue < 0 ? 0 : DEFAULT_QUEUE;
     s->budget = o->prefill_budget;
     return make_allow(e, err);

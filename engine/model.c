@@ -211,10 +211,11 @@ pages_ok(const glm_model_t *m, const int32_t *pages, int slot)
     return 1;
 }
 
+/* npicked: rows of the step before, whose ids a token may name. */
 static int
-row_ok(const glm_model_t *m, const glm_row_t *r)
+row_ok(const glm_model_t *m, const glm_row_t *r, int npicked)
 {
-    return r->token >= 0 && r->token < m->cfg.vocab
+    return r->token >= GLM_PICKED(npicked - 1) && r->token < m->cfg.vocab
         && r->position >= 0 && r->position < m->max_seq
         && r->slot >= 0 && r->slot < m->max_seq
         && pages_ok(m, r->pages, r->slot);
@@ -224,12 +225,52 @@ int
 glm_model_step(glm_model_t *m, const glm_row_t *rows, int nrows, glm_sampled_t *out,
     float *logits)
 {
-    if (nrows < 1 || nrows > m->max_rows) return GLM_EINVAL;
+    if (nrows < 1 || nrows > m->max_rows || m->begun > 0 || m->sampled > 0) return GLM_EINVAL;
     for (int i = 0; i < nrows; i++) {
-        if (!row_ok(m, &rows[i])) return GLM_EINVAL;
+        if (!row_ok(m, &rows[i], 0)) return GLM_EINVAL;
         if (rows[i].sample != NULL && out == NULL) return GLM_EINVAL;
     }
     return m->backend->step(m, rows, nrows, out, logits);
+}
+
+int32_t
+glm_model_overlap(const glm_model_t *m)
+{
+    int32_t  most = m->backend->overlap;
+
+    return most < m->max_rows ? most : m->max_rows;
+}
+
+int
+glm_model_begin(glm_model_t *m, const glm_row_t *rows, int nrows)
+{
+    int  rc;
+
+    if (nrows < 1 || nrows > glm_model_overlap(m) || m->begun > 0) return GLM_EINVAL;
+    for (int i = 0; i < nrows; i++) {
+        if (!row_ok(m, &rows[i], m->sampled)) return GLM_EINVAL;
+    }
+    if ((rc = m->backend->begin(m, rows, nrows)) == 0) m->begun = nrows;
+    return rc;
+}
+
+int
+glm_model_sample(glm_model_t *m, const glm_row_t *rows, int nrows)
+{
+    int  rc;
+
+    if (nrows < 1 || nrows != m->begun || m->sampled > 0) return GLM_EINVAL;
+    m->begun = 0;
+    if ((rc = m->backend->sample(m, rows, nrows)) == 0) m->sampled = nrows;
+    return rc;
+}
+
+int
+glm_model_read(glm_model_t *m, glm_sampled_t *out)
+{
+    if (m->sampled == 0) return GLM_EINVAL;
+    m->sampled = 0;
+    return m->backend->read(m, out);
 }
 
 /* A prefill goes from layer 0 up without a gap, over the same tokens. */
@@ -255,6 +296,7 @@ glm_model_prefill(glm_model_t *m, const int32_t *tokens, int n, const int32_t *p
     int  rc;
 
     if (!prefill_ok(m, tokens, n, pages, first, last)) return GLM_EINVAL;
+    if (logits != NULL && m->begun > 0) return GLM_EINVAL;      /* there are those of one */
     if ((rc = m->backend->prefill(m, tokens, n, pages, first, last, logits)) != 0) return rc;
     m->prefill_n = n;
     m->prefill_next = last == m->cfg.layers ? 0 : last;

@@ -78,7 +78,7 @@ double glm_model_load_seconds(const glm_model_t *m);
 
 /* One row of a step: one token of one sequence. */
 typedef struct {
-    int32_t              token;
+    int32_t              token;      /* or GLM_PICKED(row), of begin() */
     int32_t              position;   /* position id, for the rotary table */
     int32_t              slot;       /* its KV index in the sequence: its key
                                         and value are written there, and it
@@ -96,6 +96,32 @@ typedef struct {
  */
 int glm_model_step(glm_model_t *m, const glm_row_t *rows, int nrows,
     glm_sampled_t *out, float *logits);
+
+/*
+ * The same in three calls, where the device computes while its caller does something
+ * else: the forward pass of a step runs while the ids of the one before are read.
+ *
+ *     begin(1) sample(1)  begin(2) read(1) sample(2)  begin(3) read(2) sample(3)  read(3)
+ *
+ * The device does things in the order in which they were asked for, copies of pages and
+ * contexts too.  All that begin() and sample() are given is theirs only during the call.
+ * After a failure the step concerned is none: nothing of it is sampled or read.
+ */
+
+/* Rows that begin() takes at most; 0: this backend has no such calls. */
+int32_t glm_model_overlap(const glm_model_t *m);
+
+/* As a token: what that row of the step before picks.  The row must be sampled, and
+ * what it picked be an id: otherwise what this row computes means nothing. */
+#define GLM_PICKED(row)  (-1 - (row))
+
+/* The forward pass of rows; their sample is not looked at. */
+int glm_model_begin(glm_model_t *m, const glm_row_t *rows, int nrows);
+/* Picks from the step that has begun, for rows whose sample is set.  The step before
+ * has been read. */
+int glm_model_sample(glm_model_t *m, const glm_row_t *rows, int nrows);
+/* Waits for what was sampled; out as that of a step. */
+int glm_model_read(glm_model_t *m, glm_sampled_t *out);
 
 /*
  * KV of a bidirectional context: n tokens in slots 0 .. n-1 at positions

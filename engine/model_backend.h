@@ -31,6 +31,12 @@ typedef struct {
 
     int (*step)(glm_model_t *m, const glm_row_t *rows, int nrows, glm_sampled_t *out,
         float *logits);
+    /* A step in three calls; overlap: rows of the largest, 0: there are none such. */
+    int32_t overlap;
+    int (*begin)(glm_model_t *m, const glm_row_t *rows, int nrows);
+    int (*sample)(glm_model_t *m, const glm_row_t *rows, int nrows);
+    int (*read)(glm_model_t *m, glm_sampled_t *out);
+
     int (*prefill)(glm_model_t *m, const int32_t *tokens, int n, const int32_t *pages,
         int first, int last, float *logits);
     int (*copy_page)(glm_model_t *m, int32_t dst, int32_t src);
@@ -52,6 +58,8 @@ struct glm_model_s {
     char                  weights[128];   /* how they are stored, in words */
     uint64_t              weight_bytes;
     double                load_seconds;   /* from files to where they stay; CPU: 0 */
+    int                   begun;          /* rows of the step to be sampled; 0: none */
+    int                   sampled;        /* and of the one to be read */
     int                   prefill_n;      /* tokens of the prefill under way */
     int                   prefill_next;   /* its next layer; 0: none */
     glm_trace_pt          trace;

@@ -148,6 +148,7 @@ cuda_free(glm_model_t *model)
     glm_cuda_model_t  *m = cuda(model);
 
     if (m->gpu != NULL) {
+        if (model->begun > 0 || model->sampled > 0) (void) glm_cuda_sync(m);
         for (int i = 0; i < GLM_CUDA_BUCKETS; i++) {
             glm_gpu_graph_free(m->gpu, m->forward[i]);
             glm_gpu_graph_free(m->gpu, m->sampler[i]);
@@ -213,5 +214,7 @@ const glm_backend_t  glm_backend_cuda = {
     .generation = (uint64_t) 1 << 32 | GLM_CUDA_GENERATION,
     .probe = cuda_probe, .load = cuda_load, .free = cuda_free,
     .kv_page_bytes = cuda_kv_page_bytes, .isa = cuda_isa, .fault = cuda_fault,
-    .step = glm_cuda_step, .prefill = glm_cuda_prefill, .copy_page = cuda_copy_page,
+    .step = glm_cuda_step, .overlap = GLM_CUDA_MAX_ROWS, .begin = glm_cuda_begin,
+    .sample = glm_cuda_sample, .read = glm_cuda_read,
+    .prefill = glm_cuda_prefill, .copy_page = cuda_copy_page,
 };

@@ -36,13 +36,23 @@ typedef struct {
     size_t  kv_token;             /* bytes of KV a token */
 } glm_cuda_plan_t;
 
-/* What a step reads, in pinned memory and its copy on the card: this, then
- * pages[GLM_CUDA_MAX_ROWS][ldpages], then masks and lists of the sampler. */
+/* What a forward pass reads, in pinned memory and its copy on the card: this, then
+ * pages[GLM_CUDA_MAX_ROWS][ldpages]. */
 typedef struct {
-    int32_t        token[GLM_CUDA_MAX_ROWS], slot[GLM_CUDA_MAX_ROWS];
-    int32_t        position[GLM_CUDA_MAX_ROWS];
-    glm_gsample_t  sample[GLM_CUDA_MAX_ROWS];
+    int32_t  token[GLM_CUDA_MAX_ROWS], slot[GLM_CUDA_MAX_ROWS];
+    int32_t  position[GLM_CUDA_MAX_ROWS];
 } glm_cuda_rows_t;
+
+/* What its sampler reads, the same way: this, then masks and lists. */
+typedef struct {
+    glm_gsample_t  row[GLM_CUDA_MAX_ROWS];
+} glm_cuda_picks_t;
+
+/* A row of a step that is to be read. */
+typedef struct {
+    int      asked;               /* there is something to read */
+    int32_t  token, slot;         /* what was fed, for messages */
+} glm_cuda_asked_t;
 
 /* Of a context, in pinned memory and on the card. */
 typedef struct {
@@ -76,8 +86,8 @@ typedef struct {
     float                  alpha;
     int32_t                ldpages;
     size_t                 page_bytes;    /* of a layer */
-    size_t                 rows_bytes, lists_at, lists_bytes;    /* of glm_cuda_rows_t
-                                                                    and what follows */
+    size_t                 rows_bytes;    /* of glm_cuda_rows_t and what follows */
+    size_t                 lists_bytes;   /* of what follows glm_cuda_picks_t */
     glm_cuda_plan_t        plan;
     glm_cuda_layer_t      *layer;         /* (L) */
 
@@ -94,9 +104,16 @@ typedef struct {
     char                  *stage;         /* while loading: prefill's and KV's room */
     size_t                 stage_bytes;
 
-    char                  *rows, *host_rows;    /* glm_cuda_rows_t and what follows */
+    char                  *rows, *host_rows[2]; /* glm_cuda_rows_t and what follows; one may
+                                                   be on its way when the next is written */
+    int                    turn;          /* which of them is next */
+    char                  *picks, *host_picks;  /* glm_cuda_picks_t and what follows */
     glm_sampled_t         *sampled;       /* pinned (GLM_CUDA_MAX_ROWS) */
-    int32_t               *ids;           /* of the last step */
+    glm_cuda_asked_t       asked[GLM_CUDA_MAX_ROWS];    /* (nasked) of the step sampled
+                                                           last */
+    int                    nasked;
+    int32_t               *ids;           /* of the last step: the next one may begin with
+                                             them */
     float                 *y;             /* [64][H] */
     void                  *a, *ctx, *act, *qkv;
     float                 *logits;        /* [64][V] */
@@ -137,6 +154,9 @@ int glm_cuda_fill(glm_cuda_model_t *m, const glm_loader_t *l, glm_digest_t *d,
 int glm_cuda_graphs(glm_cuda_model_t *m);
 int glm_cuda_step(glm_model_t *m, const glm_row_t *rows, int nrows, glm_sampled_t *out,
     float *logits);
+int glm_cuda_begin(glm_model_t *m, const glm_row_t *rows, int nrows);
+int glm_cuda_sample(glm_model_t *m, const glm_row_t *rows, int nrows);
+int glm_cuda_read(glm_model_t *m, glm_sampled_t *out);
 int glm_cuda_prefill(glm_model_t *m, const int32_t *tokens, int n, const int32_t *pages,
     int first, int last, float *logits);
 

@@ -195,14 +195,13 @@ lay_step(arena_t *a, glm_cuda_model_t *m)
     const glm_config_t  *c = &m->base.cfg;
     const size_t         rows = GLM_CUDA_MAX_ROWS, hidden = (size_t) c->hidden;
 
-    m->lists_at = sizeof(glm_cuda_rows_t) + rows * (size_t) m->ldpages * sizeof(int32_t);
-    m->lists_at = (m->lists_at + 15) / 16 * 16;
+    m->rows_bytes = sizeof(glm_cuda_rows_t) + rows * (size_t) m->ldpages * sizeof(int32_t);
     m->lists_bytes = most_lists(m);
-    m->rows_bytes = m->lists_at + m->lists_bytes;
     m->attn_ws_bytes = glm_cuda_attn_ws((int) rows, c->heads, c->head_dim,
         m->ldpages * GLM_KV_PAGE);
 
     m->rows = take(a, GLM_MEM_STEP, m->rows_bytes);
+    m->picks = take(a, GLM_MEM_STEP, sizeof(glm_cuda_picks_t) + m->lists_bytes);
     m->ids = take(a, GLM_MEM_STEP, rows * sizeof(int32_t));
     m->y = take(a, GLM_MEM_STEP, rows * hidden * sizeof(float));
     m->a = take(a, GLM_MEM_STEP, rows * hidden * 2);
@@ -275,7 +274,8 @@ glm_cuda_lay_host(glm_cuda_model_t *m, char *base)
     arena_t  a = { base, 0, NULL };
     char    *p;
 
-    m->host_rows = take(&a, 0, m->rows_bytes);
+    for (int i = 0; i < 2; i++) m->host_rows[i] = take(&a, 0, m->rows_bytes);
+    m->host_picks = take(&a, 0, sizeof(glm_cuda_picks_t) + m->lists_bytes);
     m->sampled = take(&a, 0, GLM_CUDA_MAX_ROWS * sizeof(glm_sampled_t));
     p = take(&a, 0, lay_context(&m->host_context, m, NULL));
     lay_context(&m->host_context, m, p);

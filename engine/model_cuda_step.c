@@ -1,9 +1,9 @@
 /*
- * model_cuda_step: rows.  What a step reads is written to pinned memory and copied
- * in one piece; then two graphs of its bucket run, the forward pass to logits and
- * the sampler.  Both have all rows of the bucket: those past the last have slot -1
- * and are not live.  Nothing in the graphs is told by the host between the two, so
- * that a later forward may start before the host has read a sampler's ids.
+ * model_cuda_step: rows.  What a step reads is written to pinned memory and copied: its
+ * rows, then the graph of the forward pass of its bucket; what its sampler is asked,
+ * then the sampler's graph.  Both have all rows of the bucket: those past the last have
+ * slot -1 and are not live.  A sampler's ids stay on the card, where the forward pass
+ * of the next step finds them, so that it may start before the host has read any.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -54,13 +54,19 @@ rows_of(const char *base)
     return (const glm_cuda_rows_t *) (const void *) base;
 }
 
+static glm_cuda_picks_t *
+picks_of(char *base)
+{
+    return (glm_cuda_picks_t *) (void *) base;
+}
+
 static int
 embed(glm_cuda_model_t *m, int rows)
 {
     const glm_config_t  *c = &m->base.cfg;
     glm_embed_args_t     a = { .y = m->y, .ldy = (size_t) c->hidden, .table = m->table,
                                .token = rows_of(m->rows)->token, .vocab = c->vocab,
-                               .dim = c->hidden, .rows = rows };
+                               .dim = c->hidden, .rows = rows, .ids = m->ids };
 
     return glm_gpu_op(m->gpu, "embed", m->ops->embed(&a, m->stream));
 }
@@ -128,7 +134,8 @@ static int
 sample(glm_cuda_model_t *m, int rows)
 {
     glm_sample_args_t  a = { .logits = m->logits, .ldl = (size_t) m->base.cfg.vocab,
-                             .row = rows_of(m->rows)->sample, .lists = m->rows + m->lists_at,
+                             .row = picks_of(m->picks)->row,
+                             .lists = m->picks + sizeof(glm_cuda_picks_t),
                              .out = m->sampled, .ids = m->ids, .vocab = m->base.cfg.vocab,
                              .rows = rows, .ws = m->sample_ws };
 
@@ -159,83 +166,80 @@ glm_cuda_graphs(glm_cuda_model_t *m)
 
 /* ---- what a step reads ---- */
 
+/* Rows n .. of the bucket are none; a token that is none is embedded as zeros. */
+static int
+send_rows(glm_cuda_model_t *m, const glm_row_t *rows, int n, int bucket)
+{
+    char             *host = m->host_rows[m->turn];
+    glm_cuda_rows_t  *r = (glm_cuda_rows_t *) (void *) host;
+    int32_t          *pages = (int32_t *) (void *) (r + 1);
+
+    for (int i = 0; i < bucket; i++) {
+        int  some = i < n;
+
+        r->token[i] = some ? rows[i].token : m->base.cfg.vocab;
+        r->slot[i] = some ? rows[i].slot : -1;
+        r->position[i] = some ? rows[i].position : 0;
+        if (!some) continue;
+        memcpy(pages + (size_t) i * (size_t) m->ldpages, rows[i].pages,
+            ((size_t) rows[i].slot / GLM_KV_PAGE + 1) * sizeof(int32_t));
+    }
+    return glm_gpu_copy(m->gpu, m->rows, host,
+        sizeof(*r) + (size_t) n * (size_t) m->ldpages * sizeof(int32_t), m->stream);
+}
+
 typedef struct {
     glm_cuda_model_t  *m;
-    glm_cuda_rows_t   *r;
-    size_t             used;      /* of masks and lists */
-} upload_t;
-
-static char *
-lists(const upload_t *u)
-{
-    return (char *) u->r + u->m->lists_at;
-}
+    glm_gsample_t     *row;
+    char              *lists;
+    size_t             used;      /* of them */
+} picks_t;
 
 /* A mask of allowed ids, once however many rows have it.  Contents are copied at
  * every step, as their owner may change them between two. */
 static int
-put_mask(upload_t *u, const glm_row_t *rows, int i)
+put_mask(picks_t *p, const glm_row_t *rows, int i)
 {
-    glm_cuda_model_t  *m = u->m;
+    glm_cuda_model_t  *m = p->m;
     size_t             bytes = ((size_t) m->base.cfg.vocab + 63) / 64 * sizeof(uint64_t);
 
     for (int j = 0; j < i; j++) {
         if (rows[j].sample == NULL || rows[j].sample->allow != rows[i].sample->allow) continue;
-        u->r->sample[i].allow = u->r->sample[j].allow;
+        p->row[i].allow = p->row[j].allow;
         return 0;
     }
-    if (bytes > m->lists_bytes - u->used) return GLM_ELIMIT;
-    memcpy(lists(u) + u->used, rows[i].sample->allow, bytes);
-    u->r->sample[i].allow = (const uint64_t *) (const void *) (m->rows + m->lists_at + u->used);
-    u->used += (bytes + 15) / 16 * 16;
+    if (bytes > m->lists_bytes - p->used) return GLM_ELIMIT;
+    memcpy(p->lists + p->used, rows[i].sample->allow, bytes);
+    p->row[i].allow = (const uint64_t *) (const void *) (m->picks + sizeof(glm_cuda_picks_t)
+                                                         + p->used);
+    p->used += (bytes + 15) / 16 * 16;
     return 0;
 }
 
 static int
-put_sample(upload_t *u, const glm_row_t *rows, int i)
+put_row(picks_t *p, const glm_row_t *rows, int i)
 {
     const glm_sample_t  *s = rows[i].sample;
     int                  rc;
 
-    memset(&u->r->sample[i], 0, sizeof(u->r->sample[i]));
-    if (s == NULL) return 0;
-    rc = glm_cuda_sample_pack(s, NULL, lists(u), u->m->lists_bytes, &u->used,
-        &u->r->sample[i]);
-    return rc == 0 && s->allow != NULL ? put_mask(u, rows, i) : rc;
+    rc = glm_cuda_sample_pack(s, NULL, p->lists, p->m->lists_bytes, &p->used, &p->row[i]);
+    return rc == 0 && s->allow != NULL ? put_mask(p, rows, i) : rc;
 }
 
-/* Rows n .. of the bucket are none. */
+/* What is asked of each row; rows that nobody asks are not live. */
 static int
-put_rows(upload_t *u, const glm_row_t *rows, int n, int bucket)
+send_picks(glm_cuda_model_t *m, const glm_row_t *rows, int n, int bucket)
 {
-    int32_t  *pages = (int32_t *) (void *) (u->r + 1);
-    int       rc = 0;
+    picks_t  p = { m, picks_of(m->host_picks)->row, m->host_picks + sizeof(glm_cuda_picks_t), 0 };
+    int      rc = 0;
 
-    for (int i = 0; i < bucket && rc == 0; i++) {
-        int  some = i < n;
-
-        u->r->token[i] = some ? rows[i].token : -1;
-        u->r->slot[i] = some ? rows[i].slot : -1;
-        u->r->position[i] = some ? rows[i].position : 0;
-        if (!some) {
-            memset(&u->r->sample[i], 0, sizeof(u->r->sample[i]));
-            continue;
-        }
-        memcpy(pages + (size_t) i * (size_t) u->m->ldpages, rows[i].pages,
-            ((size_t) rows[i].slot / GLM_KV_PAGE + 1) * sizeof(int32_t));
-        rc = put_sample(u, rows, i);
+    memset(p.row, 0, (size_t) bucket * sizeof(*p.row));
+    for (int i = 0; i < n && rc == 0; i++) {
+        if (rows[i].sample != NULL) rc = put_row(&p, rows, i);
     }
-    return rc;
-}
-
-static int
-upload(glm_cuda_model_t *m, const glm_row_t *rows, int n, int bucket)
-{
-    upload_t  u = { m, (glm_cuda_rows_t *) (void *) m->host_rows, 0 };
-    int       rc = put_rows(&u, rows, n, bucket);
-
     if (rc != 0) return rc;
-    return glm_gpu_copy(m->gpu, m->rows, m->host_rows, m->lists_at + u.used, m->stream);
+    return glm_gpu_copy(m->gpu, m->picks, m->host_picks, sizeof(glm_cuda_picks_t) + p.used,
+        m->stream);
 }
 
 /* ---- a step ---- */
@@ -280,58 +284,107 @@ traced(glm_cuda_model_t *m, int rows, int bucket)
     return rc != 0 ? rc : head(m, bucket);
 }
 
-static int
-compute(glm_cuda_model_t *m, int b, int n, int wanted)
+int
+glm_cuda_begin(glm_model_t *model, const glm_row_t *rows, int n)
 {
-    int  rc = m->base.trace == NULL ? glm_gpu_launch(m->gpu, m->forward[b], m->stream)
-                                    : traced(m, n, bucket_rows(b));
+    glm_cuda_model_t  *m = (glm_cuda_model_t *) model;
+    int                b = bucket_of(n), rc = send_rows(m, rows, n, bucket_rows(b));
 
-    if (rc != 0 || !wanted) return rc;
-    return glm_gpu_launch(m->gpu, m->sampler[b], m->stream);
+    if (rc != 0) return rc;
+    if (model->trace != NULL) rc = traced(m, n, bucket_rows(b));
+    else rc = glm_gpu_launch(m->gpu, m->forward[b], m->stream);
+    if (rc == 0) m->turn = !m->turn;
+    return rc;
+}
+
+static int
+pick(glm_cuda_model_t *m, const glm_row_t *rows, int n)
+{
+    const glm_cuda_rows_t  *r = rows_of(m->host_rows[!m->turn]);    /* as it began */
+    int                     b = bucket_of(n), wanted = 0, rc;
+
+    for (int i = 0; i < n; i++) {
+        int32_t  token = r->token[i];
+
+        m->asked[i] = (glm_cuda_asked_t) {
+            .asked = rows[i].sample != NULL, .slot = r->slot[i],
+            .token = token >= 0 ? token : m->sampled[-1 - token].id
+        };
+        wanted |= m->asked[i].asked;
+    }
+    m->nasked = n;
+    if (wanted) {
+        if ((rc = send_picks(m, rows, n, bucket_rows(b))) != 0
+            || (rc = glm_gpu_launch(m->gpu, m->sampler[b], m->stream)) != 0)
+        {
+            return rc;
+        }
+    }
+    return glm_gpu_record(m->gpu, m->done, m->stream);
+}
+
+/* The step before this one is read, so the sampler's memory is free.  If this one is
+ * not to be read, its forward pass is waited for: the next steps are written where its
+ * rows are. */
+int
+glm_cuda_sample(glm_model_t *model, const glm_row_t *rows, int n)
+{
+    glm_cuda_model_t  *m = (glm_cuda_model_t *) model;
+    int                rc = pick(m, rows, n);
+
+    if (rc != 0) (void) glm_cuda_sync(m);
+    return rc;
 }
 
 /* Where logits are no numbers, what else this card gives cannot be trusted: none of the
  * step's ids is told. */
 static int
-check_finite(glm_cuda_model_t *m, const glm_row_t *rows, int n)
+check_finite(glm_cuda_model_t *m)
 {
     char  text[128];
     int   bad = 0, first = 0;
 
-    for (int i = n - 1; i >= 0; i--) {
-        if (rows[i].sample == NULL || m->sampled[i].id != -1) continue;
+    for (int i = m->nasked - 1; i >= 0; i--) {
+        if (!m->asked[i].asked || m->sampled[i].id != -1) continue;
         bad++;
         first = i;
     }
     if (bad == 0) return 0;
     snprintf(text, sizeof(text), "NaN or infinity in %d of %d rows; row %d: token %d, slot %d",
-        bad, n, first, rows[first].token, rows[first].slot);
+        bad, m->nasked, first, m->asked[first].token, m->asked[first].slot);
     return glm_gpu_spoilt(m->gpu, GLM_ENAN, "logits", text);
+}
+
+int
+glm_cuda_read(glm_model_t *model, glm_sampled_t *out)
+{
+    glm_cuda_model_t  *m = (glm_cuda_model_t *) model;
+    int                rc = glm_gpu_wait(m->gpu, m->done);
+
+    if (rc != 0 || (rc = check_finite(m)) != 0) return rc;
+    for (int i = 0; i < m->nasked; i++) {
+        if (m->asked[i].asked) out[i] = m->sampled[i];
+    }
+    return 0;
 }
 
 /* At most GLM_CUDA_MAX_ROWS of them. */
 static int
 some_rows(glm_cuda_model_t *m, const glm_row_t *rows, int n, glm_sampled_t *out, float *logits)
 {
-    int     b = bucket_of(n), wanted = 0, rc;
-    size_t  vocab = (size_t) m->base.cfg.vocab;
+    size_t  bytes = (size_t) n * (size_t) m->base.cfg.vocab * sizeof(float);
+    int     rc;
 
-    for (int i = 0; i < n; i++) wanted |= rows[i].sample != NULL;
-    if ((rc = upload(m, rows, n, bucket_rows(b))) != 0
-        || (rc = compute(m, b, n, wanted)) != 0)
+    if ((rc = glm_cuda_begin(&m->base, rows, n)) != 0
+        || (rc = glm_cuda_sample(&m->base, rows, n)) != 0)
     {
         return rc;
     }
     if (logits != NULL) {
-        rc = glm_gpu_copy(m->gpu, logits, m->logits, (size_t) n * vocab * sizeof(float),
-            m->stream);
-        if (rc != 0) return rc;
+        rc = glm_gpu_copy(m->gpu, logits, m->logits, bytes, m->stream);
+        if (rc == 0) rc = glm_cuda_sync(m);
     }
-    if ((rc = glm_cuda_sync(m)) != 0 || (rc = check_finite(m, rows, n)) != 0) return rc;
-    for (int i = 0; i < n; i++) {
-        if (rows[i].sample != NULL) out[i] = m->sampled[i];
-    }
-    return 0;
+    return rc != 0 ? rc : glm_cuda_read(&m->base, out);
 }
 
 int

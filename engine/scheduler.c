@@ -18,23 +18,42 @@ glm_now(void)
     return (uint64_t) t.tv_sec * 1000000000u + (uint64_t) t.tv_nsec;
 }
 
+static int
+make_batch(glm_batch_t *b, size_t n)
+{
+    b->rows = calloc(n, sizeof(*b->rows));
+    b->seq = calloc(n, sizeof(*b->seq));
+    b->job = calloc(n, sizeof(*b->job));
+    b->score = calloc(n, sizeof(*b->score));
+    return b->rows != NULL && b->seq != NULL && b->job != NULL && b->score != NULL
+           ? 0 : GLM_ENOMEM;
+}
+
+static void
+free_batch(glm_batch_t *b)
+{
+    free(b->rows);
+    free(b->seq);
+    free(b->job);
+    free(b->score);
+}
+
 int
 glm_sched_init(glm_sched_t *s, int32_t kv_pages, glm_err_t *err)
 {
     size_t  n = (size_t) s->max_rows;
 
+    s->overlap = glm_model_overlap(s->model) > 0;
     TAILQ_INIT(&s->queue);
     TAILQ_INIT(&s->run);
     TAILQ_INIT(&s->ended);
     TAILQ_INIT(&s->lanes);
     s->next_deadline = UINT64_MAX;
-    s->rows = calloc(n, sizeof(*s->rows));
-    s->row_seq = calloc(n, sizeof(*s->row_seq));
-    s->row_job = calloc(n, sizeof(*s->row_job));
-    s->score = calloc(n, sizeof(*s->score));
+    s->made = &s->batch[0];
+    s->sent = &s->batch[1];
     s->out = calloc(n, sizeof(*s->out));
-    if (s->rows == NULL || s->row_seq == NULL || s->row_job == NULL || s->score == NULL
-        || s->out == NULL || glm_kv_init(&s->kv, kv_pages) != 0)
+    if (make_batch(s->made, n) != 0 || make_batch(s->sent, n) != 0 || s->out == NULL
+        || glm_kv_init(&s->kv, kv_pages) != 0)
         return glm_fail(err, GLM_ENOMEM, "no memory for a step of %zu rows", n);
     return 0;
 }
@@ -42,10 +61,8 @@ glm_sched_init(glm_sched_t *s, int32_t kv_pages, glm_err_t *err)
 void
 glm_sched_destroy(glm_sched_t *s)
 {
-    free(s->rows);
-    free(s->row_seq);
-    free(s->row_job);
-    free(s->score);
+    free_batch(&s->batch[0]);
+    free_batch(&s->batch[1]);
     free(s->out);
     glm_kv_destroy(&s->kv);
 }
@@ -73,8 +90,9 @@ glm_sched_touch(glm_sched_t *s, const glm_job_t *j)
 
 /* ---- ends ---- */
 
-/* Out of every list, pages back; freed when the step is over, as its rows may
- * still point here.  The owner is told by the caller, before.  With the last of its
+/* Out of every list and step, pages back; freed when the step is over, as its caller may
+ * still look at it.  What the device still computes for it writes to these pages before
+ * anybody else does.  The owner is told by the caller, before.  With the last of its
  * rounds a request of several blanks is over. */
 void
 glm_sched_end(glm_sched_t *s, glm_job_t *j)
@@ -88,6 +106,7 @@ glm_sched_end(glm_sched_t *s, glm_job_t *j)
     }
     if (j->beams != NULL) glm_table_clear(&s->kv, &j->beams->spare);
     if (s->prefilling == j) s->prefilling = NULL;
+    glm_sched_forget(s, j);
     TAILQ_REMOVE(j->admitted ? &s->run : &s->queue, j, link);
     j->r = NULL;
     TAILQ_INSERT_TAIL(&s->ended, j, link);

@@ -20,12 +20,24 @@ typedef struct {
     void  *arg;
 } glm_wake_t;
 
+/* Rows that are computed together. */
+typedef struct {
+    int32_t        n;             /* 0: there is no such step */
+    int            alone;         /* the next one can only be made when this one is read */
+    glm_row_t     *rows;          /* (max_rows) */
+    glm_seq_t    **seq;           /* (max_rows) NULL: a prompt's row */
+    glm_job_t    **job;           /* (max_rows) NULL: nobody waits for it any more */
+    glm_sample_t  *score;         /* (max_rows) of rows that tell the log-probability of
+                                     a given next id */
+} glm_batch_t;
+
 typedef struct {
     glm_model_t          *model;
     const glm_config_t   *cfg;
     int32_t               max_seqs;    /* choices in a step */
-    int32_t               max_rows;    /* rows in a step: theirs and those of
-                                          causal prompts */
+    int32_t               max_rows;    /* rows in a step: theirs and those of causal
+                                          prompts; as many as glm_model_overlap() where
+                                          that is less and not 0 */
     int32_t               max_queue;
     int64_t               budget;      /* tokens x layers a slice; 0: adapt */
 
@@ -40,11 +52,10 @@ typedef struct {
     glm_job_t            *prefilling;  /* whose context is half computed */
     double                cost;        /* ns a token x layer of a context, smoothed */
 
-    glm_row_t            *rows;        /* (max_rows) of the step being made */
-    glm_seq_t           **row_seq;     /* (max_rows) NULL: a prompt's row */
-    glm_job_t           **row_job;     /* (max_rows) */
-    glm_sample_t         *score;       /* (max_rows) of rows that tell the
-                                          log-probability of a prompt's next id */
+    int                   overlap;     /* a step begins before the one before is read */
+    glm_batch_t           batch[2];
+    glm_batch_t          *made;        /* the step being made, or taken */
+    glm_batch_t          *sent;        /* with overlap: the one to be read */
     glm_sampled_t        *out;         /* (max_rows) */
 
     glm_wake_t            wake[GLM_SCHED_SINKS];
@@ -64,8 +75,9 @@ void glm_sched_arrive(glm_sched_t *s, glm_job_t *j, uint64_t now);
 /* Ends what was cancelled. */
 void glm_sched_sweep(glm_sched_t *s, uint64_t now);
 
-/* Admits, computes one step and reports it.  0: there was nothing to compute, and
- * will not be before an event or next_deadline. */
+/* Admits, computes one step and reports it; with overlap, computes one and reports
+ * the one before.  0: there was nothing to compute, and will not be before an event or
+ * next_deadline. */
 int glm_sched_step(glm_sched_t *s, uint64_t now);
 
 /* Ends everything with an error. */
@@ -83,13 +95,21 @@ void glm_sched_gauges(glm_sched_t *s);
 /* ns, CLOCK_MONOTONIC */
 uint64_t glm_now(void);
 
-/* Between scheduler.c and scheduler_step.c. */
+/* Between scheduler.c, scheduler_step.c and scheduler_take.c. */
 void glm_sched_end(glm_sched_t *s, glm_job_t *j);
 void glm_sched_fail(glm_sched_t *s, glm_job_t *j, const glm_refusal_t *why);
 void glm_sched_touch(glm_sched_t *s, const glm_job_t *j);
 void glm_sched_finish(glm_sched_t *s, glm_job_t *j, uint64_t now);  /* max_tokens 0 */
 int glm_sched_round(glm_sched_t *s, glm_job_t *j, int32_t choice);
 int glm_sched_compute(glm_sched_t *s);
+void glm_sched_fail_job(glm_sched_t *s, glm_job_t *j, const char *text);
+void glm_sched_run_beam(glm_sched_t *s, glm_seq_t *q);
+/* Rows of a job that has ended; rows of choices that have: nothing is to be sampled. */
+void glm_sched_forget(glm_sched_t *s, const glm_job_t *j);
+void glm_sched_drop(glm_batch_t *b);
+/* Of a step whose rows failed, or whose results are in s->out; it is over then. */
+void glm_sched_fail_rows(glm_sched_t *s, glm_batch_t *b);
+void glm_sched_take(glm_sched_t *s, glm_batch_t *b);
 int glm_job_paused(const glm_job_t *j);
 
 #endif

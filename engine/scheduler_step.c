@@ -1,7 +1,9 @@
 /*
  * scheduler_step: one step.  A slice of a context's layers, or several whole short
  * contexts; then one row for every running choice, filled up with rows of causal
- * prompts.  So nobody's next token waits for more than a slice.
+ * prompts.  So nobody's next token waits for more than a slice.  Where the model can, a
+ * step begins before the one before is read: with the rows that are known by then, of
+ * which some turn out not to be wanted.
  */
 #include <string.h>
 
@@ -17,17 +19,6 @@ budget(const glm_sched_t *s)
 {
     return s->budget > 0 ? s->budget
                          : (int64_t) (SLICE_NS / (s->cost > 0 ? s->cost : FIRST_COST)) + 1;
-}
-
-static void
-fail_job(glm_sched_t *s, glm_job_t *j, const char *text)
-{
-    glm_refusal_t   no;
-    const char     *why;
-
-    if (glm_model_fault(s->model, &why) != 0) glm_sched_broken(&no);
-    else glm_refuse(&no, 500, "", "", "%s", text);
-    glm_sched_fail(s, j, &no);
 }
 
 /* ---- contexts ---- */
@@ -90,7 +81,7 @@ compute_contexts(glm_sched_t *s)
         last = n < s->cfg->layers - j->layer ? j->layer + (int) n : s->cfg->layers;
         left -= (int64_t) (last - j->layer) * j->prompt.ncontext;
         worked = 1;
-        if (compute_slice(s, j, last) != 0) fail_job(s, j, "Computing the prompt failed.");
+        if (compute_slice(s, j, last) != 0) glm_sched_fail_job(s, j, "Computing the prompt failed.");
     }
     return worked;
 }
@@ -116,19 +107,12 @@ start_choice(glm_sched_t *s, glm_job_t *j, glm_seq_t *q)
     int  rc = fork_page(s, j, q);
 
     if (rc != 0) {
-        fail_job(s, j, "Copying the prompt's KV cache failed.");
+        glm_sched_fail_job(s, j, "Copying the prompt's KV cache failed.");
         return rc;
     }
     glm_seq_start(q);
     TAILQ_INSERT_TAIL(&s->lanes, q, link);
     return 0;
-}
-
-static void
-run_beam(glm_sched_t *s, glm_seq_t *q)
-{
-    q->running = 1;
-    TAILQ_INSERT_TAIL(&s->lanes, q, link);
 }
 
 /* Its first row, unless it has begun.  How many rows that takes now. */
@@ -137,7 +121,7 @@ start_search(glm_sched_t *s, glm_job_t *j)
 {
     if (j->beams->nlive > 0) return 0;
     glm_beam_start(j);
-    run_beam(s, &j->lane[0]);
+    glm_sched_run_beam(s, &j->lane[0]);
     return 1;
 }
 
@@ -161,6 +145,7 @@ start_choices(glm_sched_t *s)
     for (j = TAILQ_FIRST(&s->run); j != NULL && active < s->max_seqs; j = next) {
         next = TAILQ_NEXT(j, link);
         if (!glm_job_ready(j) || glm_job_paused(j) || j->score != NULL) continue;
+        if (j->prompt.max_tokens == 0) continue;       /* ends when its prompt is read */
         if (j->beams != NULL) {
             active += start_search(s, j);
             continue;
@@ -175,16 +160,6 @@ start_choices(glm_sched_t *s)
     }
 }
 
-/* Once every choice has begun, an idle lane will not be used again. */
-static void
-release_idle(glm_sched_t *s, glm_job_t *j)
-{
-    if (j->score != NULL ? j->score->next < j->score->nruns : j->next_choice < j->nchoices) return;
-    for (int32_t i = 0; i < j->width; i++)
-        if (j->score != NULL ? j->score->lane[i].run < 0 : !j->lane[i].running)
-            glm_table_clear(&s->kv, &j->lane[i].table);
-}
-
 /* ---- rows ---- */
 
 static int32_t
@@ -197,13 +172,24 @@ static void
 set_row(glm_sched_t *s, int32_t i, glm_job_t *j, glm_seq_t *q, int32_t token, int32_t slot)
 {
     const glm_seq_t  *owner = q != NULL ? q : &j->lane[0];
+    glm_batch_t      *b = s->made;
 
-    s->row_job[i] = j;
-    s->row_seq[i] = q;
-    s->rows[i] = (glm_row_t) {
+    b->n = i + 1;
+    b->job[i] = j;
+    b->seq[i] = q;
+    b->rows[i] = (glm_row_t) {
         .token = token, .position = position(j, slot), .slot = slot,
         .pages = owner->table.page, .sample = q != NULL ? &q->sample : NULL
     };
+    b->alone |= j->beams != NULL || (j->score != NULL && q != NULL);
+}
+
+/* A row that is asked what it says of a given next id. */
+static void
+ask(glm_sched_t *s, int32_t i, const glm_sample_t *a)
+{
+    s->made->score[i] = *a;
+    s->made->rows[i].sample = &s->made->score[i];
 }
 
 /* A row of a prompt; it may be asked what it says of the next id. */
@@ -212,10 +198,52 @@ set_prompt_row(glm_sched_t *s, int32_t i, glm_job_t *j, int32_t slot)
 {
     set_row(s, i, j, NULL, j->prompt.ids[slot], slot);
     if (slot < glm_job_scored(j)) return;
-    s->score[i] = (glm_sample_t) {
+    ask(s, i, &(glm_sample_t) {
         .nlogprobs = j->r->nprompt_logprobs, .force = j->prompt.ids[slot + 1] + 1
-    };
-    s->rows[i].sample = &s->score[i];
+    });
+}
+
+/* The next row of a choice; while one of it is to be read, the row behind that one, unless
+ * the choice is known to end there.  How many rows that is. */
+static int32_t
+set_lane_row(glm_sched_t *s, int32_t i, glm_seq_t *q)
+{
+    glm_job_t  *j = q->job;
+
+    if (q->row == 0) {
+        set_row(s, i, j, q, q->token, q->slot);
+        return 1;
+    }
+    if ((int32_t) q->sample.ntokens + 1 == j->prompt.max_tokens) return 0;
+    set_row(s, i, j, q, GLM_PICKED(q->row - 1), q->slot + 1);
+    return 1;
+}
+
+/* Does it want rows that nobody's next token waits for?  What it says piles up as
+ * tokens do. */
+static int
+wants_rows(const glm_sched_t *s, const glm_job_t *j)
+{
+    if (has_context_left(s, j)) return 0;
+    if ((j->r->want_prompt_logprobs || j->score != NULL) && glm_job_paused(j)) return 0;
+    return !glm_job_ready(j) || j->score != NULL;
+}
+
+/* Rows for running choices.  Where there is little room beside them and somebody wants
+ * some, they take turns. */
+static int32_t
+most_lanes(const glm_sched_t *s)
+{
+    int32_t           kept = s->max_rows / 4, most = s->max_rows;
+    const glm_job_t  *j;
+
+    if (kept > MIN_CAUSAL_ROWS) kept = MIN_CAUSAL_ROWS;
+    TAILQ_FOREACH(j, &s->run, link) {
+        if (!wants_rows(s, j)) continue;
+        most -= kept;
+        break;
+    }
+    return most < s->max_seqs ? most : s->max_seqs;
 }
 
 /* Rows of running choices; those that get one go behind those that do not. */
@@ -223,15 +251,15 @@ static int32_t
 take_lanes(glm_sched_t *s)
 {
     glm_seq_t  *q, *next;
-    int32_t     n = 0;
+    int32_t     n = 0, most = most_lanes(s);
 
-    for (q = TAILQ_FIRST(&s->lanes); q != NULL && n < s->max_seqs; q = next) {
+    for (q = TAILQ_FIRST(&s->lanes); q != NULL && n < most; q = next) {
         next = TAILQ_NEXT(q, link);
-        if (!glm_job_paused(q->job)) set_row(s, n++, q->job, q, q->token, q->slot);
+        if (!glm_job_paused(q->job)) n += set_lane_row(s, n, q);
     }
     for (int32_t i = 0; i < n; i++) {
-        TAILQ_REMOVE(&s->lanes, s->row_seq[i], link);
-        TAILQ_INSERT_TAIL(&s->lanes, s->row_seq[i], link);
+        TAILQ_REMOVE(&s->lanes, s->made->seq[i], link);
+        TAILQ_INSERT_TAIL(&s->lanes, s->made->seq[i], link);
     }
     return n;
 }
@@ -240,8 +268,7 @@ take_lanes(glm_sched_t *s)
 static int32_t
 take_prompt_rows(glm_sched_t *s, int32_t n, int32_t end, glm_job_t *j)
 {
-    for (int32_t slot = j->nready; slot < j->nshared && n < end; slot++)
-        set_prompt_row(s, n++, j, slot);
+    for (; j->nready < j->nshared && n < end; j->nready++) set_prompt_row(s, n++, j, j->nready);
     return n;
 }
 
@@ -256,16 +283,14 @@ take_scored_rows(glm_sched_t *s, int32_t n, int32_t end, glm_job_t *j, int32_t l
     if (j->score->lane[lane].run < 0) {
         if (n == end || !glm_score_start(j->score, lane)) return n;
         if (fork_page(s, j, q) != 0) {
-            fail_job(s, j, "Copying the prompt's KV cache failed.");
+            glm_sched_fail_job(s, j, "Copying the prompt's KV cache failed.");
             return -1;
         }
     }
     while (n < end && glm_score_row(j->score, lane, j->r, &row)) {
         set_row(s, n, j, q, row.token >= 0 ? row.token : j->prompt.ids[j->nshared],
                 j->nshared + row.slot);
-        s->score[n] = row.sample;
-        s->rows[n].sample = &s->score[n];
-        n++;
+        ask(s, n++, &row.sample);
     }
     return n;
 }
@@ -284,7 +309,7 @@ take_scored(glm_sched_t *s, int32_t n, int32_t end, glm_job_t *j)
 
 /* Rows that nobody's next token waits for, oldest request first: of causal prompts,
  * and of scores. */
-static int32_t
+static void
 take_causal(glm_sched_t *s, int32_t n)
 {
     int64_t     left = budget(s) / s->cfg->layers;
@@ -297,236 +322,91 @@ take_causal(glm_sched_t *s, int32_t n)
 
     for (j = TAILQ_FIRST(&s->run); j != NULL && n < end; j = next) {
         next = TAILQ_NEXT(j, link);
-        if (has_context_left(s, j)) continue;
-        /* what it says piles up as tokens do */
-        if ((j->r->want_prompt_logprobs || j->score != NULL) && glm_job_paused(j)) continue;
+        if (!wants_rows(s, j)) continue;
         if (!glm_job_ready(j)) n = take_prompt_rows(s, n, end, j);
-        else if (j->score != NULL) n = take_scored(s, n, end, j);
+        else n = take_scored(s, n, end, j);
     }
-    return n;
 }
 
-/* ---- results ---- */
+/* ---- a step ---- */
 
 static void
-count_finish(glm_sched_t *s, glm_finish_t reason)
+make_step(glm_sched_t *s)
 {
-    if (reason == GLM_FINISH_STOP || reason == GLM_FINISH_REPEAT) s->st.finished_stop++;
-    if (reason == GLM_FINISH_LENGTH) s->st.finished_length++;
+    glm_batch_t  *b = s->made;
+
+    b->n = b->alone = 0;
+    start_choices(s);
+    take_causal(s, take_lanes(s));
+    s->st.steps += b->n > 0;
+    s->st.rows += (uint64_t) b->n;
 }
 
-/* Nothing was picked: the model's fault, or that of what the request forbids. */
 static void
-fail_pick(glm_sched_t *s, glm_job_t *j, int32_t id)
+compute_step(glm_sched_t *s)
 {
-    glm_refusal_t  no;
+    glm_batch_t  *b = s->made;
 
-    if (id == -1 || j->rules == NULL) {
-        fail_job(s, j, "The model gave no usable logits for this request.");
+    if (glm_model_step(s->model, b->rows, b->n, s->out, NULL) != 0) glm_sched_fail_rows(s, b);
+    else glm_sched_take(s, b);
+}
+
+static void
+read_step(glm_sched_t *s)
+{
+    glm_batch_t  *b = s->sent;
+
+    for (int32_t i = 0; i < b->n; i++)
+        if (b->seq[i] != NULL) b->seq[i]->row = 0;
+    if (glm_model_read(s->model, s->out) != 0) glm_sched_fail_rows(s, b);
+    else glm_sched_take(s, b);
+}
+
+/*
+ * The forward pass of the step made begins; while it runs, the one before is read.  What
+ * that one says decides which rows are still wanted, and what the sampler is asked.
+ */
+static void
+send_step(glm_sched_t *s)
+{
+    glm_batch_t  *b = s->made;
+
+    if (glm_model_begin(s->model, b->rows, b->n) != 0) glm_sched_fail_rows(s, b);
+    if (s->sent->n > 0) read_step(s);
+    if (b->n == 0) return;
+    glm_sched_drop(b);
+    if (glm_model_sample(s->model, b->rows, b->n) != 0) {
+        glm_sched_fail_rows(s, b);
         return;
     }
-    glm_refuse(&no, 400, "", j->rules->allow != NULL ? "allowed_token_ids" : "bad_words",
-               "No token is left to pick: \"allowed_token_ids\", \"bad_words\" and "
-               "\"min_tokens\" forbid them all.");
-    glm_sched_fail(s, j, &no);
+    for (int32_t i = 0; i < b->n; i++)
+        if (b->seq[i] != NULL) b->seq[i]->row = i + 1;
+    s->made = s->sent;
+    s->sent = b;
 }
 
-/* A choice, or with blanks its present one, has ended.  Negative: so has its request. */
+/* Must the step sent be read before another one is made?  A slice of a context would hold
+ * its tokens up. */
 static int
-end_choice(glm_sched_t *s, glm_job_t *j, int32_t choice, glm_finish_t reason)
+must_read(const glm_sched_t *s)
 {
-    int  rc = j->infill != NULL ? glm_sched_round(s, j, choice) : 1;
-
-    if (rc > 0) count_finish(s, reason);
-    return rc;
-}
-
-/* None of its choices is left; of its request there may be other rounds. */
-static void
-end_job(glm_sched_t *s, glm_job_t *j, uint64_t now)
-{
-    if (j->infill == NULL || j->infill->nfilled == j->infill->nchoices) glm_job_done(j, 0, now);
-    glm_sched_end(s, j);
-}
-
-/* Before its last blank, all choices of a search become the best one. */
-static int
-share_best(glm_infill_t *f)
-{
-    return f != NULL && f->choice[0].blank == f->nblanks - 1 ? glm_infill_share(f) : 0;
-}
-
-/* The n best are told at once, when nothing can change them any more. */
-static void
-end_search(glm_sched_t *s, glm_job_t *j, uint64_t now)
-{
-    int32_t        before = j->usage->completion_tokens;
-    glm_refusal_t  no;
-
-    if (j->beams->ndone < j->nchoices) {
-        glm_refuse(&no, 400, "", "n", "\"n\" is %d, and what this request forbids left %d "
-                   "candidates to the beam search.", j->nchoices, j->beams->ndone);
-        no.limit = j->beams->ndone;
-        no.value = j->nchoices;
-        glm_sched_fail(s, j, &no);
-        return;
-    }
-    glm_sched_touch(s, j);
-    if (j->usage->t_first == 0) j->usage->t_first = now;
-    while (j->next_choice < j->nchoices) {
-        int32_t       choice = j->next_choice;
-        glm_finish_t  reason = glm_beam_tell(j);
-
-        if (reason == GLM_FINISH_ERROR || share_best(j->infill) != 0) {
-            fail_job(s, j, "The server has no memory for this request.");
-            return;
-        }
-        if (end_choice(s, j, choice, reason) < 0) return;
-    }
-    s->st.generated_tokens += (uint64_t) (j->usage->completion_tokens - before);
-    end_job(s, j, now);
-}
-
-static void
-go_on(glm_sched_t *s, glm_job_t *j)
-{
-    const glm_beams_t  *b = j->beams;
-
-    for (int32_t i = 0; i < b->ncopy; i++) {
-        if (glm_model_copy_page(s->model, b->copy[i].dst, b->copy[i].src) == 0) continue;
-        fail_job(s, j, "Copying a beam's KV cache failed.");
-        return;
-    }
-    for (int32_t i = 0; i < b->nlive; i++) run_beam(s, &j->lane[b->live[i]]);
-}
-
-/* A beam without ids to pick is none any more; its job goes on without it. */
-static void
-take_beam(glm_sched_t *s, glm_seq_t *q, const glm_sampled_t *o, uint64_t now)
-{
-    glm_beam_state_t  state;
-
-    TAILQ_REMOVE(&s->lanes, q, link);
-    q->running = 0;
-    state = glm_beam_take(&s->kv, q, o);
-    if (state == GLM_BEAM_GOES_ON) go_on(s, q->job);
-    if (state == GLM_BEAM_OVER) end_search(s, q->job, now);
-}
-
-static void
-take_result(glm_sched_t *s, glm_seq_t *q, const glm_sampled_t *o, uint64_t now)
-{
-    glm_job_t     *j = q->job;
-    glm_finish_t   reason;
-
-    if (!q->running) return;              /* its request failed in this very step */
-    if (o->id == -1 || (o->id < 0 && j->beams == NULL)) {
-        fail_pick(s, j, o->id);
-        return;
-    }
-    if (j->beams != NULL) {
-        take_beam(s, q, o, now);
-        return;
-    }
-    glm_sched_touch(s, j);
-    if (j->usage->t_first == 0) j->usage->t_first = now;
-    s->st.generated_tokens++;
-
-    reason = glm_seq_token(q, o);
-    if (reason == GLM_FINISH_NONE) return;
-    if (reason == GLM_FINISH_ERROR) {
-        fail_job(s, j, "The server has no memory for this request.");
-        return;
-    }
-    TAILQ_REMOVE(&s->lanes, q, link);
-    release_idle(s, j);
-    if (end_choice(s, j, (int32_t) q->sample.choice, reason) < 0) return;
-    if (j->nfinished == j->nchoices) end_job(s, j, now);
-}
-
-static void
-take_score(glm_sched_t *s, glm_seq_t *q, const glm_row_t *row, const glm_sampled_t *o,
-    uint64_t now)
-{
-    glm_job_t  *j = q->job;
-    int32_t     lane = (int32_t) (q - j->lane);
-    int         n;
-
-    if (j->r == NULL) return;             /* failed in this very step */
-    if (o->id < 0) {
-        fail_pick(s, j, o->id);
-        return;
-    }
-    glm_sched_touch(s, j);
-    if (j->usage->t_first == 0) j->usage->t_first = now;
-
-    n = glm_score_take(j->score, lane, row->slot - j->nshared, o, j->r);
-    if (n < 0) {
-        fail_job(s, j, "The server has no memory for this request.");
-        return;
-    }
-    if (n == 0) return;
-    j->usage->completion_tokens = j->score->ntold;
-    s->st.finished_length += (uint64_t) n;
-    j->nfinished += n;
-    release_idle(s, j);
-    if (j->nfinished < j->nchoices) return;
-    glm_job_done(j, 0, now);
-    glm_sched_end(s, j);
-}
-
-static void
-take_prompt(glm_sched_t *s, glm_job_t *j, const glm_row_t *row, const glm_sampled_t *o,
-    uint64_t now)
-{
-    if (j->r == NULL) return;             /* failed in this very step */
-    if (row->sample != NULL && o->id < 0) {
-        fail_pick(s, j, o->id);
-        return;
-    }
-    j->nready = row->slot + 1;
-    if (row->sample != NULL) {
-        glm_sched_touch(s, j);
-        glm_job_prompt(j, row->slot + 1, o);
-    }
-    if (glm_job_ready(j) && j->prompt.max_tokens == 0) glm_sched_finish(s, j, now);
-}
-
-static void
-fail_rows(glm_sched_t *s, int32_t n)
-{
-    for (int32_t i = 0; i < n; i++)
-        if (s->row_job[i]->r != NULL) fail_job(s, s->row_job[i], "Computing a step failed.");
-}
-
-static void
-take_results(glm_sched_t *s, int32_t n)
-{
-    uint64_t  now = glm_now();
-
-    for (int32_t i = 0; i < n; i++) {
-        glm_seq_t  *q = s->row_seq[i];
-
-        if (q != NULL && s->row_job[i]->score != NULL) take_score(s, q, &s->rows[i], &s->out[i], now);
-        else if (q != NULL) take_result(s, q, &s->out[i], now);
-        else take_prompt(s, s->row_job[i], &s->rows[i], &s->out[i], now);
-    }
+    return s->sent->n > 0 && (s->sent->alone || next_context(s) != NULL);
 }
 
 int
 glm_sched_compute(glm_sched_t *s)
 {
-    int      worked = compute_contexts(s);
-    int32_t  n;
+    int  worked = must_read(s);
 
-    start_choices(s);
-    n = take_lanes(s);
-    n = take_causal(s, n);
-    if (n == 0) return worked;
-
-    s->st.steps++;
-    s->st.rows += (uint64_t) n;
-    if (glm_model_step(s->model, s->rows, n, s->out, NULL) != 0) fail_rows(s, n);
-    else take_results(s, n);
+    if (worked) read_step(s);
+    worked |= compute_contexts(s);
+    make_step(s);
+    if (s->made->n > 0) {
+        if (s->overlap) send_step(s);
+        else compute_step(s);
+        return 1;
+    }
+    if (s->sent->n == 0) return worked;
+    read_step(s);
     return 1;
 }

@@ -33,6 +33,7 @@ struct glm_seq_s {
     glm_sample_t     sample;        /* choice and ntokens count in here */
     int32_t          token;         /* to be fed to the model next */
     int32_t          slot;          /* its KV index */
+    int32_t          row;           /* where it is in the step to be read, + 1; 0: it is not */
     uint32_t         nchars;        /* characters of decoded text */
     glm_detok_t      detok;
     glm_stopper_t    stopper;
@@ -71,7 +72,8 @@ struct glm_job_s {
     int32_t          nshared;       /* slots that all choices share: everything but
                                        the last id of the prompt */
     int32_t          layer;         /* of the context, next to be computed */
-    int32_t          nready;        /* shared slots computed */
+    int32_t          nready;        /* shared slots computed, or in a step that has begun:
+                                       what begins later sees them */
     int32_t          next_choice;   /* to be started */
     int32_t          nfinished;
     glm_usage_t      own, *usage;   /* of the request: own, or that of all rounds */
@@ -99,7 +101,7 @@ int glm_job_make(glm_job_t **out, glm_req_t *r, const glm_limits_t *lim, glm_ref
 int glm_job_make_round(glm_job_t **out, glm_infill_t *f, int32_t choice, glm_refusal_t *no);
 void glm_job_free(glm_job_t *j);    /* its tables must be cleared by then */
 
-/* Is everything computed that its choices share? */
+/* Is everything computed, or about to be, that its choices share? */
 int glm_job_ready(const glm_job_t *j);
 
 /* Slots from first on give log-probabilities of the prompt's next id: first ..

@@ -115,13 +115,15 @@ typedef struct {
 } glm_gnorm_args_t;
 
 /* y[row] = fp32 of row token[row] of table [vocab][dim] fp16, which may lie in
- * pinned host memory; a token outside 0 .. vocab-1 gives zeros. */
+ * pinned host memory; a token outside 0 .. vocab-1 gives zeros.  Where a sampler's ids
+ * are given, a token below 0 stands for one of them: ids[-1 - token]. */
 typedef struct {
     float          *y;
     size_t          ldy;
     const void     *table;
     const int32_t  *token;        /* device */
     int32_t         vocab, dim, rows;
+    const int32_t  *ids;          /* device, as many as a token may name; NULL: none */
 } glm_embed_args_t;
 
 /* Rows to .. of out = rows from .. of x, both packed and `width` wide: the last row

@@ -166,16 +166,17 @@ __global__ void __launch_bounds__(kThreads) norm_kernel(const Norm n)
 #endif
 
 __global__ void embed_kernel(float *y, size_t ldy, const uint4 *table, const int32_t *token,
-                             int vocab, int dim)
+                             const int32_t *ids, int vocab, int dim)
 {
     const int  row = blockIdx.x, c = blockIdx.y * blockDim.x + threadIdx.x;
 
     grid_go();
     grid_wait();
     if (c >= dim / 8) return;
-    const int  id = token[row];
-    float      f[8] = {};
+    int    id = token[row];
+    float  f[8] = {};
 
+    if (id < 0 && ids != nullptr) id = ids[-1 - id];
     if (id >= 0 && id < vocab) unpack8(table[(size_t) id * (dim / 8) + c], f);
     float4  *out = (float4 *) (y + (size_t) row * ldy) + c * 2;
 
@@ -221,7 +222,7 @@ int GLM_OP(embed)(const glm_embed_args_t *a, glm_stream_t *s)
         return GLM_EINVAL;
     }
     return launch("embed", embed_kernel, dim3(a->rows, (a->dim / 8 + 127) / 128), 128, 0, 1, s, a->y,
-                  a->ldy, (const uint4 *) a->table, a->token, a->vocab, a->dim);
+                  a->ldy, (const uint4 *) a->table, a->token, a->ids, a->vocab, a->dim);
 }
 
 int GLM_OP(repack)(const glm_repack_args_t *a, glm_stream_t *s)

@@ -8,7 +8,8 @@ FAKECUDA_OBJ := $(call obj,$(wildcard t/fakecuda/*.c)) $(B)/obj/faults/engine/gp
 FAKECUDA_GPU := $(B)/t/fakecuda_kernels $(B)/t/fakecuda_prefill
 FAKECUDA_UNIT := $(B)/t/model_cuda $(B)/t/fingerprint
 # Tests of the CPU backend that the other one must pass, too.
-FAKECUDA_SAME := $(addprefix $(B)/t/fakecuda_,model model_demo forward float64 goldens beam_goldens)
+FAKECUDA_SAME := $(addprefix $(B)/t/fakecuda_,model model_demo forward float64 goldens beam_goldens \
+                   sched_overlap)
 
 $(B)/obj/t/fakecuda/%.o: CPPFLAGS += -isystem $(CUDA_INCLUDE) -It/fakecuda
 $(B)/obj/t/fakecuda/%.o: OPT := -O3
@@ -26,7 +27,7 @@ $(FAKECUDA_UNIT): $(B)/t/%: $(B)/obj/t/unit/%.o $(FAKECUDA_OBJ) $(B)/libglm_engi
 
 $(B)/obj/faults/t/%.o: t/unit/%.c
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) -DGLM_TEST_CUDA -DGLM_FAKECUDA $(CFLAGS) -MMD -MP -c -o $@ $<
+	$(CC) $(CPPFLAGS) -DGLM_TEST_CUDA -DGLM_FAKECUDA -It/fakecuda $(CFLAGS) -MMD -MP -c -o $@ $<
 
 $(FAKECUDA_SAME): $(B)/t/fakecuda_%: $(B)/obj/faults/t/%.o $(FAKECUDA_OBJ) $(B)/libglm_engine.a
 	@mkdir -p $(@D)

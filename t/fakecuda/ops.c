@@ -380,8 +380,11 @@ run_embed(void *arg)
         return;
     }
     for (int r = 0; r < a->rows; r++) {
-        int  t = a->token[r], in = t >= 0 && t < a->vocab;
+        int  t = a->token[r], in;
 
+        if (t < 0 && a->ids != NULL && !fakecuda_may(a->ids - 1 - t, 4)) return;
+        if (t < 0 && a->ids != NULL) t = a->ids[-1 - t];
+        in = t >= 0 && t < a->vocab;
         for (size_t i = 0; i < dim; i++) {
             a->y[(size_t) r * a->ldy + i] =
                 in ? glm_half_to_float(table[(size_t) t * dim + i]) : 0;

@@ -169,11 +169,25 @@ static void test_norm(int dim, bool residual, float loud)
     }
 }
 
+static int wrong_rows(const std::vector<float> &y, const std::vector<uint16_t> &e,
+                      const std::vector<int32_t> &ids, int vocab, int dim)
+{
+    int  bad = 0;
+
+    for (size_t r = 0; r < ids.size(); r++)
+        for (int c = 0; c < dim; c++) {
+            const bool  in = ids[r] >= 0 && ids[r] < vocab;
+
+            bad += y[r * dim + c] != (in ? to_f(e[(size_t) ids[r] * dim + c]) : 0.f);
+        }
+    return bad;
+}
+
 static void test_embed()
 {
     const int                dim = 512, vocab = 100;
     std::vector<uint16_t>    e = random_halves((size_t) vocab * dim, 3, 1.f);
-    std::vector<int32_t>     ids = {0, 99, 50, -1, 100, 50, 7};
+    std::vector<int32_t>     ids = {0, 99, 50, -1, 100, 50, 7}, picked = {77, -2, 100, 3, 8, 12};
 
     for (const glm_cuda_ops_t *ops : tables) {
         Dev<int32_t>            id(ids);
@@ -183,19 +197,22 @@ static void test_embed()
 
         CK(cudaMallocHost(&table, e.size() * 2));
         memcpy(table, e.data(), e.size() * 2);
-        const glm_embed_args_t  a = {y.p, (size_t) dim, table, id.p, vocab, dim, (int) ids.size()};
+        glm_embed_args_t  a = {y.p, (size_t) dim, table, id.p, vocab, dim, (int) ids.size(), NULL};
 
         must(ops->embed(&a, stream), "embed");
         sync();
-        const std::vector<float>  v = y.get();
-
-        for (size_t r = 0; r < ids.size(); r++)
-            for (int c = 0; c < dim; c++) {
-                const bool  in = ids[r] >= 0 && ids[r] < vocab;
-
-                bad += v[r * dim + c] != (in ? to_f(e[(size_t) ids[r] * dim + c]) : 0.f);
-            }
+        bad = wrong_rows(y.get(), e, ids, vocab, dim);
         ok(bad == 0, "sm_%d embed from pinned host memory: %d wrong", ops->arch, bad);
+
+        /* token -1 - k is picked[k], whatever that is */
+        Dev<int32_t>  from(picked), refs(std::vector<int32_t>{-1, 5, -4, -2, -3, 99, -6});
+
+        a.token = refs.p;
+        a.ids = from.p;
+        must(ops->embed(&a, stream), "embed");
+        sync();
+        bad = wrong_rows(y.get(), e, {77, 5, 3, -2, 100, 99, 12}, vocab, dim);
+        ok(bad == 0, "sm_%d embed of ids that a sampler left on the card: %d wrong", ops->arch, bad);
         CK(cudaFreeHost(table));
     }
 }

@@ -2,7 +2,9 @@
  * fake_model: glm_model_* without a model.  Its logits are a hash of the (token,
  * position, slot) triples that a row can see through its block table, so a wrong
  * page, slot, position or order of computing changes what is generated.  Checks
- * its caller: fake_wrong > 0 is a failure.  A gate stops it inside a call.
+ * its caller: fake_wrong > 0 is a failure.  A gate stops it inside a call.  With
+ * fake_overlap it takes steps in three calls: things are done when they are asked for, as
+ * a device's order promises, and told when they are read.
  */
 #ifndef GLM_T_FAKE_MODEL_H
 #define GLM_T_FAKE_MODEL_H
@@ -18,6 +20,10 @@
 
 #define FAKE_NAN_ID    7          /* in slot 1: NaN logits */
 
+#ifndef FAKE_OVERLAP
+#define FAKE_OVERLAP   0          /* rows of a step that begins before the one before is read */
+#endif
+
 struct glm_model_s {
     glm_config_t      cfg;
     glm_model_opts_t  o;
@@ -25,10 +31,17 @@ struct glm_model_s {
     void             *scratch;
     float            *logits;
     int               layer, n;   /* of the prefill under way */
+
+    int               begun, sampled;     /* rows of a step; 0: none */
+    float            *all;        /* (max_rows, vocab) logits of the step begun */
+    int32_t          *ids;        /* (max_rows) of the step sampled */
+    glm_sampled_t    *out;        /* (max_rows) */
+    int              *asked;      /* (max_rows) */
 };
 
 static atomic_int       fake_fault, fake_wrong, fake_fail, fake_step_ns, fake_steps, fake_slices;
-static atomic_int       fake_max_rows_seen;
+static atomic_int       fake_max_rows_seen, fake_fail_in, fake_ahead;
+static atomic_int       fake_overlap = FAKE_OVERLAP;
 static int              fake_shut, fake_waiting;
 static pthread_mutex_t  fake_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t   fake_cond = PTHREAD_COND_INITIALIZER;
@@ -102,6 +115,10 @@ glm_model_load(glm_model_t **out, const glm_model_opts_t *o, glm_err_t *err)
     if (o->kv_pages == 0) m->o.kv_pages = m->cfg.max_seq;       /* 16 prompts */
     m->kv = calloc((size_t) m->o.kv_pages * GLM_KV_PAGE, sizeof(uint64_t));
     m->logits = malloc((size_t) m->cfg.vocab * sizeof(float));
+    m->all = malloc((size_t) o->max_rows * (size_t) m->cfg.vocab * sizeof(float));
+    m->ids = calloc((size_t) o->max_rows, sizeof(int32_t));
+    m->out = calloc((size_t) o->max_rows, sizeof(glm_sampled_t));
+    m->asked = calloc((size_t) o->max_rows, sizeof(int));
     if (posix_memalign(&m->scratch, 64, glm_sample_scratch(m->cfg.vocab)) != 0) abort();
     *out = m;
     return 0;
@@ -113,6 +130,10 @@ glm_model_free(glm_model_t *m)
     if (m == NULL) return;
     free(m->kv);
     free(m->logits);
+    free(m->all);
+    free(m->ids);
+    free(m->out);
+    free(m->asked);
     free(m->scratch);
     free(m);
 }
@@ -175,21 +196,41 @@ fake_slot(glm_model_t *m, const int32_t *pages, int32_t slot)
     return &m->kv[page * GLM_KV_PAGE + slot % GLM_KV_PAGE];
 }
 
+/* Writes what a row says, and the logits of what it sees. */
 static void
-fake_row(glm_model_t *m, const glm_row_t *row, glm_sampled_t *out)
+fake_forward(glm_model_t *m, const glm_row_t *row, int32_t token, float *logits)
 {
     uint64_t  hash = 0;
 
-    *fake_slot(m, row->pages, row->slot) = fake_entry(row->token, row->position, row->slot);
-    if (row->sample == NULL) return;
+    *fake_slot(m, row->pages, row->slot) = fake_entry(token, row->position, row->slot);
     for (int32_t s = 0; s <= row->slot; s++) {
         uint64_t  v = *fake_slot(m, row->pages, s);
 
         hash = fake_mix(hash ^ v);
     }
-    fake_logits(hash, m->cfg.vocab, m->logits);
-    if (*fake_slot(m, row->pages, 1) == fake_entry(FAKE_NAN_ID, 1, 1)) m->logits[3] = NAN;
+    fake_logits(hash, m->cfg.vocab, logits);
+    if (*fake_slot(m, row->pages, 1) == fake_entry(FAKE_NAN_ID, 1, 1)) logits[3] = NAN;
+}
+
+static void
+fake_row(glm_model_t *m, const glm_row_t *row, glm_sampled_t *out)
+{
+    if (row->token < 0 || row->token >= m->cfg.vocab) fake_wrong++;
+    if (row->sample == NULL) {
+        *fake_slot(m, row->pages, row->slot) = fake_entry(row->token, row->position, row->slot);
+        return;
+    }
+    fake_forward(m, row, row->token, m->logits);
     glm_sample(m->logits, m->cfg.vocab, row->sample, m->scratch, out);
+}
+
+/* Before every step, and every call of a step in three. */
+static int
+fake_begin(int nrows, int most)
+{
+    if (nrows < 1 || nrows > most) fake_wrong++;
+    if (nrows > fake_max_rows_seen) fake_max_rows_seen = nrows;
+    return fake_fail || (fake_fail_in > 0 && --fake_fail_in == 0) ? GLM_EGPU : 0;
 }
 
 int
@@ -198,11 +239,65 @@ glm_model_step(glm_model_t *m, const glm_row_t *rows, int nrows, glm_sampled_t *
 {
     (void) logits;
     fake_pass();
-    if (nrows < 1 || nrows > m->o.max_rows) fake_wrong++;
-    if (nrows > fake_max_rows_seen) fake_max_rows_seen = nrows;
     fake_steps++;
-    if (fake_fail) return GLM_EGPU;
+    if (m->begun > 0 || m->sampled > 0) fake_wrong++;
+    if (fake_begin(nrows, m->o.max_rows) != 0) return GLM_EGPU;
     for (int i = 0; i < nrows; i++) fake_row(m, &rows[i], &out[i]);
+    return 0;
+}
+
+int32_t
+glm_model_overlap(const glm_model_t *m)
+{
+    return fake_overlap < m->o.max_rows ? fake_overlap : m->o.max_rows;
+}
+
+int
+glm_model_begin(glm_model_t *m, const glm_row_t *rows, int nrows)
+{
+    fake_pass();
+    fake_steps++;
+    fake_ahead += m->sampled > 0;
+    if (m->begun > 0) fake_wrong++;
+    if (fake_begin(nrows, glm_model_overlap(m)) != 0) return GLM_EGPU;
+    for (int i = 0; i < nrows; i++) {
+        int32_t  token = rows[i].token, row = -1 - token;
+
+        if (token < 0 && (row >= m->sampled || !m->asked[row])) fake_wrong++;
+        fake_forward(m, &rows[i], token < 0 ? m->ids[row] : token,
+            m->all + (size_t) i * (size_t) m->cfg.vocab);
+    }
+    m->begun = nrows;
+    return 0;
+}
+
+int
+glm_model_sample(glm_model_t *m, const glm_row_t *rows, int nrows)
+{
+    if (m->sampled > 0 || nrows != m->begun) fake_wrong++;
+    m->begun = 0;
+    if (fake_begin(nrows, glm_model_overlap(m)) != 0) return GLM_EGPU;
+    for (int i = 0; i < nrows; i++) {
+        m->asked[i] = rows[i].sample != NULL;
+        if (!m->asked[i]) continue;
+        glm_sample(m->all + (size_t) i * (size_t) m->cfg.vocab, m->cfg.vocab, rows[i].sample,
+            m->scratch, &m->out[i]);
+        m->ids[i] = m->out[i].id;
+    }
+    m->sampled = nrows;
+    return 0;
+}
+
+int
+glm_model_read(glm_model_t *m, glm_sampled_t *out)
+{
+    int  n = m->sampled;
+
+    fake_pass();
+    m->sampled = 0;
+    if (fake_begin(n, glm_model_overlap(m)) != 0) return GLM_EGPU;
+    for (int i = 0; i < n; i++)
+        if (m->asked[i]) out[i] = m->out[i];
     return 0;
 }
 
@@ -213,6 +308,7 @@ glm_model_prefill(glm_model_t *m, const int32_t *tokens, int n, const int32_t *p
     (void) logits;
     fake_pass();
     fake_slices++;
+    if (m->sampled > 0 || m->begun > 0) fake_wrong++;     /* its tokens would wait */
     if (first >= last || last > m->cfg.layers || n < 1) fake_wrong++;
     if (first != 0 && (first != m->layer || n != m->n)) fake_wrong++;
     m->layer = last;

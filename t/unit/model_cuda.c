@@ -274,6 +274,57 @@ check_sample(glm_model_t *m)
     free(scratch);
 }
 
+/* As many steps as fit, in order or with each begun before the one before is read; every
+ * other row is not asked.  Whether the ids are the same, and none is told too early. */
+static void
+check_overlap(glm_model_t *m)
+{
+    enum { STEPS = 30, ROWS = 4 };
+    glm_sample_t    s[ROWS];
+    glm_row_t       row[ROWS];
+    glm_sampled_t   want[ROWS] = { { 0 } }, got[ROWS];
+    int32_t         id[STEPS][ROWS], table[ROWS][2] = { { 0, 1 }, { 2, 3 }, { 4, 5 }, { 6, 7 } };
+    int             bad = 0;
+
+    for (int i = 0; i < ROWS; i++) {
+        s[i] = (glm_sample_t) { .temperature = 1, .seed = (uint64_t) i, .nlogprobs = -1 };
+        want[i].id = 10 + i;
+    }
+    for (int t = 0; t < STEPS; t++) {
+        for (int i = 0; i < ROWS; i++) {
+            row[i] = (glm_row_t) { want[i].id, t, t, table[i], &s[i] };
+            s[i].ntokens = (uint32_t) t;
+        }
+        bad += glm_model_step(m, row, ROWS, want, NULL) != 0;
+        for (int i = 0; i < ROWS; i++) id[t][i] = want[i].id;
+    }
+    ok(bad == 0, "steps in order");
+    for (int t = 0; t < STEPS; t++) {
+        for (int i = 0; i < ROWS; i++) {
+            /* rows of the step before were the other way round */
+            row[i] = (glm_row_t) { t > 0 ? GLM_PICKED(ROWS - 1 - i) : 10 + (t % 2 ? i : ROWS - 1 - i),
+                                   t, t, table[t % 2 ? i : ROWS - 1 - i], NULL };
+        }
+        bad += glm_model_begin(m, row, ROWS) != 0 || glm_model_begin(m, row, ROWS) != GLM_EINVAL
+               || glm_model_step(m, row, ROWS, got, NULL) != GLM_EINVAL;
+        memset(row, 0x55, sizeof(row));           /* nothing of it is looked at again */
+        memset(table, 0x55, t == STEPS - 1 ? sizeof(table) : 0);
+        if (t > 0) bad += glm_model_sample(m, row, ROWS) != GLM_EINVAL || glm_model_read(m, got) != 0;
+        for (int i = 0; i < ROWS && t > 0; i++)
+            bad += got[i].id != id[t - 1][(t - 1) % 2 ? i : ROWS - 1 - i];
+        for (int i = 0; i < ROWS; i++) {
+            s[i].ntokens = (uint32_t) t;
+            row[i].sample = &s[t % 2 ? i : ROWS - 1 - i];
+        }
+        bad += glm_model_sample(m, row, ROWS - 1) != GLM_EINVAL || glm_model_sample(m, row, ROWS) != 0;
+        memset(row, 0x55, sizeof(row));
+    }
+    bad += glm_model_read(m, got) != 0 || glm_model_read(m, got) != GLM_EINVAL;
+    row[0] = (glm_row_t) { GLM_PICKED(0), 0, 0, pages, NULL };
+    bad += glm_model_begin(m, row, 1) != GLM_EINVAL;
+    ok(bad == 0, "each begun before the one before is read: the same ids, and order is kept");
+}
+
 /* A NaN in one row: no token of any row, and the card is not used again; m ends here. */
 static void
 check_nan(glm_model_t *m)
@@ -301,7 +352,33 @@ check_nan(glm_model_t *m)
 
 /* ---- faults ---- */
 
-/* Loads and computes something; 0, or what failed.  *got is set to a token. */
+/* Two steps, the second from the ids of the first before they are read.  id: the last
+ * one read, or what a read that failed left there: -77, if it told nothing. */
+static int
+overlapped(glm_model_t *m, const glm_sample_t *s, int32_t *id)
+{
+    glm_row_t      row[2][2];
+    glm_sampled_t  out[2][2] = { { { .id = -77 }, { .id = -77 } }, { { .id = -77 }, { .id = -77 } } };
+    int            rc;
+
+    for (int i = 0; i < 2; i++) {
+        row[0][i] = (glm_row_t) { 6 + i, 23 + i, 23 + i, pages, s };
+        row[1][i] = (glm_row_t) { GLM_PICKED(i), 25 + i, 25 + i, pages, s };
+    }
+    if ((rc = glm_model_begin(m, row[0], 2)) != 0 || (rc = glm_model_sample(m, row[0], 2)) != 0
+        || (rc = glm_model_begin(m, row[1], 2)) != 0)
+    {
+        return rc;
+    }
+    if ((rc = glm_model_read(m, out[0])) != 0) *id = out[0][1].id;
+    if (rc != 0 || (rc = glm_model_sample(m, row[1], 2)) != 0) return rc;
+    rc = glm_model_read(m, out[1]);
+    *id = out[1][1].id;
+    return rc;
+}
+
+/* Loads and computes something; 0, or what failed.  *got is set to the last token, or to
+ * what the call that failed told: -77, if it told nothing. */
 static int
 life(int32_t *got, glm_err_t *err, int *fault)
 {
@@ -311,6 +388,7 @@ life(int32_t *got, glm_err_t *err, int *fault)
     glm_model_t   *m;
     const char    *why = "";
     int            rc;
+    int32_t        id = -77;
 
     *got = -77;
     rc = load(&m, (glm_model_opts_t) { .backend = GLM_BACKEND_CUDA, .kv_pages = 8,
@@ -319,8 +397,13 @@ life(int32_t *got, glm_err_t *err, int *fault)
     for (int i = 0; i < 3; i++) row[i] = (glm_row_t) { 5, 20 + i, 20 + i, pages, &greedy };
     if ((rc = glm_model_prefill(m, token, 20, pages, 0, 1, NULL)) == 0
         && (rc = glm_model_copy_page(m, 7, 1)) == 0
-        && (rc = glm_model_step(m, row, 3, out, NULL)) == 0) *got = out[2].id;
-    if (rc != 0 && out[0].id != -77) *got = out[0].id;
+        && (rc = glm_model_step(m, row, 3, out, NULL)) == 0)
+    {
+        rc = overlapped(m, &greedy, &id);
+        *got = id;
+    } else if (out[0].id != -77) {
+        *got = out[0].id;
+    }
     *fault = glm_model_fault(m, &why);
     if (rc != 0) snprintf(err->text, sizeof(err->text), "%s", why);
     glm_model_free(m);
@@ -401,6 +484,7 @@ main(void)
            "a model loads"))
     {
         check_sample(m);
+        check_overlap(m);
         check_nan(m);
         glm_model_free(m);
     }

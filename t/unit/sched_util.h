@@ -1,14 +1,17 @@
 /*
  * sched_util: the scheduler driven by hand, without threads, over the fake model, and
- * what a request must be given, from first principles.  Needs fake_model.h,
- * scheduler.h, engine_util.h and tap.h before it.
+ * what a request must be given, from first principles.  Needs fake_model.h (or a model
+ * of the CUDA backend: then there are no such principles), scheduler.h, engine_util.h and
+ * tap.h before it.
  */
 #ifndef GLM_T_SCHED_UTIL_H
 #define GLM_T_SCHED_UTIL_H
 
 #include <unistd.h>
 
+#ifndef LAYERS
 #define LAYERS  6
+#endif
 #define MASK    496
 #define GMASK   497
 #define SOP     500
@@ -30,8 +33,8 @@ write_config(void)
     if (mkdtemp(dir) == NULL) bail_out("no temporary directory");
     snprintf(path, sizeof(path), "%s/config.json", dir);
     f = fopen(path, "w");
-    fprintf(f, "{\"name\": \"fake\", \"num_layers\": %d, \"hidden_size\": 64, "
-            "\"inner_hidden_size\": 64, \"num_attention_heads\": 2, \"vocab_size\": 512, "
+    fprintf(f, "{\"name\": \"fake\", \"num_layers\": %d, \"hidden_size\": 256, "
+            "\"inner_hidden_size\": 256, \"num_attention_heads\": 4, \"vocab_size\": 512, "
             "\"max_sequence_length\": 512, \"special_tokens\": {\"[MASK]\": 496, "
             "\"[gMASK]\": 497, \"[sMASK]\": 498, \"eod\": 499, \"sop\": 500, \"eop\": 501, "
             "\"ENC\": 502, \"dBLOCK\": 503, \"eos\": 2}, \"end_tokens\": [501, 2]}", LAYERS);
@@ -53,7 +56,8 @@ __attribute__((unused))
 static void
 up(int max_seqs, int max_rows, int kv_pages, int max_queue, int budget)
 {
-    glm_model_opts_t  o = { .dir = dir, .kv_pages = kv_pages, .max_rows = max_rows };
+    glm_model_opts_t  o = { .backend = GLM_BACKEND_CUDA, .dir = dir, .dummy = 1, .tp = 1,
+                            .kv_pages = kv_pages, .max_rows = max_rows };
     glm_err_t         err = {0};
 
     if (glm_model_load(&model, &o, &err) != 0) bail_out(err.text);
@@ -137,6 +141,7 @@ request(int32_t first, int32_t n, int32_t max_tokens)
     return t;
 }
 
+#ifdef GLM_T_FAKE_MODEL_H
 /* ---- what a request must be given, from first principles ---- */
 
 /* The row of tok[n - 1]. */
@@ -203,6 +208,8 @@ right(const t_req_t *t)
     for (int k = 0; k < t->r.n; k++) good &= as_alone(t, k, input, n + 2, n + 1, -1);
     return good;
 }
+
+#endif
 
 __attribute__((unused))
 static void
