@@ -274,8 +274,8 @@ check_sample(glm_model_t *m)
     free(scratch);
 }
 
-/* As many steps as fit, in order or with each begun before the one before is read; every
- * other row is not asked.  Whether the ids are the same, and none is told too early. */
+/* Steps in order, and each begun before the one before is read, rows in another order
+ * every time: the same ids and log-probabilities.  What cannot be asked for is refused. */
 static void
 check_overlap(glm_model_t *m)
 {
@@ -283,11 +283,12 @@ check_overlap(glm_model_t *m)
     glm_sample_t    s[ROWS];
     glm_row_t       row[ROWS];
     glm_sampled_t   want[ROWS] = { { 0 } }, got[ROWS];
-    int32_t         id[STEPS][ROWS], table[ROWS][2] = { { 0, 1 }, { 2, 3 }, { 4, 5 }, { 6, 7 } };
+    glm_sampled_t   all[STEPS][ROWS];
+    int32_t         table[ROWS][2] = { { 0, 1 }, { 2, 3 }, { 4, 5 }, { 6, 7 } };
     int             bad = 0;
 
     for (int i = 0; i < ROWS; i++) {
-        s[i] = (glm_sample_t) { .temperature = 1, .seed = (uint64_t) i, .nlogprobs = -1 };
+        s[i] = (glm_sample_t) { .temperature = 20, .seed = (uint64_t) i, .nlogprobs = 0 };
         want[i].id = 10 + i;
     }
     for (int t = 0; t < STEPS; t++) {
@@ -296,9 +297,9 @@ check_overlap(glm_model_t *m)
             s[i].ntokens = (uint32_t) t;
         }
         bad += glm_model_step(m, row, ROWS, want, NULL) != 0;
-        for (int i = 0; i < ROWS; i++) id[t][i] = want[i].id;
+        memcpy(all[t], want, sizeof(want));
     }
-    ok(bad == 0, "steps in order");
+    ok(bad == 0 && want[0].id != all[STEPS - 2][0].id, "steps in order");
     for (int t = 0; t < STEPS; t++) {
         for (int i = 0; i < ROWS; i++) {
             /* rows of the step before were the other way round */
@@ -310,8 +311,11 @@ check_overlap(glm_model_t *m)
         memset(row, 0x55, sizeof(row));           /* nothing of it is looked at again */
         memset(table, 0x55, t == STEPS - 1 ? sizeof(table) : 0);
         if (t > 0) bad += glm_model_sample(m, row, ROWS) != GLM_EINVAL || glm_model_read(m, got) != 0;
-        for (int i = 0; i < ROWS && t > 0; i++)
-            bad += got[i].id != id[t - 1][(t - 1) % 2 ? i : ROWS - 1 - i];
+        for (int i = 0; i < ROWS && t > 0; i++) {
+            const glm_sampled_t  *w = &all[t - 1][(t - 1) % 2 ? i : ROWS - 1 - i];
+
+            bad += got[i].id != w->id || got[i].logprob != w->logprob;
+        }
         for (int i = 0; i < ROWS; i++) {
             s[i].ntokens = (uint32_t) t;
             row[i].sample = &s[t % 2 ? i : ROWS - 1 - i];

@@ -14,7 +14,11 @@
 static int  fake_wrong, fake_steps, fake_slices, fake_max_rows_seen;
 #else
 #include "fake_model.h"
+#ifdef __SANITIZE_ADDRESS__
+#define MIXES   40
+#else
 #define MIXES   150
+#endif
 #endif
 
 #include "scheduler.h"
@@ -401,6 +405,62 @@ test_rows(void)
        "another end costs one row a choice: %d", stops);
 }
 
+/* Steps until a request is through beside a stream of tokens. */
+static int
+steps_beside(int overlap, t_req_t *t)
+{
+    t_req_t  *stream = request(0, 9, 60);
+    int       n = 0;
+
+    up_with(overlap, 4, 5, 60, 2000);      /* contexts whole, however slow it is here */
+    arrive(stream);
+    while (stream->c[0].n < 2) step();
+    arrive(t);
+    while (!t->ended && n < 1000) n += step();
+    run_all();
+    ok(t->ended == 1 && !t->wrong && stream->ended == 1 && clean(), "ends after %d steps", n);
+    t_free(stream);
+    t_free(t);
+    return n;
+}
+
+static t_req_t *
+some_score(void)
+{
+    static glm_segment_t  pair[T_CHOICES];
+    t_req_t              *t = request(9, 20, 1);
+
+    for (int k = 0; k < T_CHOICES; k++)
+        pair[k] = (glm_segment_t) { .kind = GLM_SEG_IDS, .ids = ids + 2 * k, .n = 2 };
+    score(&t->r);
+    t->r.choice = pair;
+    t->r.n = (int32_t) (t->r.nchoice = T_CHOICES);
+    return t;
+}
+
+static t_req_t *
+some_search(void)
+{
+    t_req_t  *t = request(9, 20, 20);
+
+    beams(&t->r);
+    t->r.beams = 3;
+    return t;
+}
+
+/* Their rows are in every step, not in every other one. */
+static void
+test_alone(void)
+{
+    int  n = steps_beside(0, some_score());
+
+    ok(steps_beside(1, some_score()) <= n + 1, "beside a stream scores keep their pace");
+    seed = 9;
+    n = steps_beside(0, some_search());
+    seed = 9;
+    ok(steps_beside(1, some_search()) <= n + 1, "and so do beams");
+}
+
 /* ---- cancels ---- */
 
 /* The next request gets the pages while a row of the first is still under way. */
@@ -519,6 +579,7 @@ main(void)
     write_config();
     test_mixes();
     test_rows();
+    test_alone();
     test_pages();
 #ifndef GLM_FAKECUDA
     test_failures();
