@@ -12,7 +12,7 @@ use lib 't/lib';
 use GLM::Guard;
 
 my $build = shift // 'build';
-my $LIMIT = 1200;       # seconds, for one file that hangs
+my $LIMIT = $ENV{GLM_TEST_LIMIT} // 1200;       # seconds, for one file that hangs
 my @only = split ' ', $ENV{TESTS} // '';
 
 sub list {

@@ -7,4 +7,4 @@ B=${B-build}
 MAKE=${MAKE-make}
 
 $MAKE B="$B" all
-TESTS=t/clients/clients.t exec perl tools/test.pl "$B"
+GLM_TEST_LIMIT=7200 TESTS=t/clients/clients.t exec perl tools/test.pl "$B"

@@ -5,9 +5,7 @@ package GLM::HTTP2;
 
 use strict;
 use warnings;
-use IO::Socket::INET;
 use IO::Select;
-use Socket qw(IPPROTO_TCP TCP_NODELAY);
 use Time::HiRes qw(time);
 use GLM::HPACK;
 use GLM::HTTP;
@@ -25,11 +23,8 @@ sub new {
         hpack => GLM::HPACK->new, enc => GLM::HPACK->new, grant => $o{grant} // 1,
         send_window => 65535, stream_window => 65535, max_frame => 16384,
     }, $class;
-    $self->{sock} = IO::Socket::INET->new(
-        PeerAddr => '127.0.0.1', PeerPort => $o{port}, Proto => 'tcp',
-        Timeout => $self->{timeout}) or die "connect to port $o{port}: $@\n";
-    setsockopt $self->{sock}, IPPROTO_TCP, TCP_NODELAY, 1;
-    $self->{sock}->blocking(0);
+    $self->{http} = GLM::HTTP->new(port => $o{port}, timeout => $self->{timeout});
+    $self->{sock} = $self->{http}{sock};
     my $settings = pack('nN', 2, 0);                       # no push
     $settings .= pack 'nN', 4, $o{window} if defined $o{window};
     $self->raw("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
@@ -39,20 +34,7 @@ sub new {
 
 sub raw {
     my ($self, $bytes) = @_;
-    my ($done, $end) = (0, time + $self->{timeout});
-    local $SIG{PIPE} = 'IGNORE';
-    while ($done < length $bytes) {
-        my $n = syswrite $self->{sock}, $bytes, length($bytes) - $done, $done;
-        if (defined $n) {
-            $done += $n;
-            next;
-        }
-        last unless $!{EAGAIN} || $!{EINTR};
-        my $left = $end - time;
-        last if $left <= 0;
-        IO::Select->new($self->{sock})->can_write($left);
-    }
-    return $done;
+    return $self->{http}->send($bytes);
 }
 
 sub frame {
