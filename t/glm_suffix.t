@@ -122,12 +122,12 @@ is($e[-1]{error}{message}, 'fake error', 'an error ends a stream');
 # t_max_predict_ms: enough when a line is there and the time is over
 
 for my $stream (0, 1) {
-    $c = $t->post('/infill', { prompt => "fake: delay=20 echo\n" . 'x' x 90, n_predict => 200, t_max_predict_ms => 700,
+    $c = $t->post('/infill', { prompt => "fake: delay=100 echo\n" . 'x' x 90, n_predict => 200, t_max_predict_ms => 3000,
         stream => $stream ? TRUE : FALSE }, start => 1);
     my $r = $stream ? do { $c->read_head; $c->events; 1 } : $c->response;
     my @j = $stream ? map { json($_->{data}) } @{ $c->{events} } : json($r->{body});
     my $text = join '', map { $_->{content} } @j;
-    like($text, qr/^fake: delay=20 echo\nx/, 't_max_predict_ms: the line is whole' . ($stream ? ', stream' : ''));
+    like($text, qr/^fake: delay=100 echo\nx/, 't_max_predict_ms: the line is whole' . ($stream ? ', stream' : ''));
     cmp_ok(length $text, '<', 105, 'and the rest is cut');
     is_deeply([ @{ $j[-1] }{qw(stop stop_type has_new_line)} ], [ TRUE, 'limit', TRUE ], 'by a limit') || diag(to_json($j[-1]));
 }
