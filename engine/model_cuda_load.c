@@ -49,6 +49,7 @@ typedef struct {
     load_t        *l;
     pthread_t      thread;
     glm_stream_t  *stream;
+    char          *stage;         /* of all its slots */
     slot_t         slot[2];
     int            nslots;
 } reader_t;
@@ -252,12 +253,32 @@ take(reader_t *r, int i, slot_t *s)
     return 0;
 }
 
+/* A stream, and a place for each piece.  Pinning takes the system a while: each reader
+ * does its own, while those before it read. */
+static int
+open_reader(reader_t *r)
+{
+    load_t  *l = r->l;
+    size_t   host = l->pieces->read, dev = (l->pieces->stage + 255) / 256 * 256;
+    int      rc = glm_gpu_thread(l->m->gpu);
+
+    if (rc == 0) rc = glm_gpu_stream(l->m->gpu, &r->stream);
+    /* int8 rows of the embedding are made where fp16 ones were read */
+    if (host < l->pieces->stage) host = l->pieces->stage;
+    for (int i = 0; i < r->nslots && rc == 0; i++) {
+        r->slot[i].dev = r->stage + (size_t) i * dev;
+        rc = glm_gpu_pin(l->m->gpu, (void **) &r->slot[i].host, host);
+        if (rc == 0) rc = glm_gpu_event(l->m->gpu, &r->slot[i].done);
+    }
+    return gpu(l, rc);
+}
+
 static void *
 reader_main(void *arg)
 {
     reader_t  *r = arg;
     load_t    *l = r->l;
-    int        i, turn = 0, rc = gpu(l, glm_gpu_thread(l->m->gpu));
+    int        i, turn = 0, rc = open_reader(r);
 
     while (rc == 0 && atomic_load(&l->rc) == 0) {
         if ((i = atomic_fetch_add(&l->next, 1)) >= l->pieces->n) break;
@@ -267,25 +288,6 @@ reader_main(void *arg)
     for (int k = 0; k < r->nslots; k++) (void) wait_slot(r, &r->slot[k]);
     atomic_fetch_sub(&l->running, 1);
     return NULL;
-}
-
-static int
-open_reader(reader_t *r, load_t *l, int nslots, char *stage)
-{
-    size_t  host = l->pieces->read, dev = (l->pieces->stage + 255) / 256 * 256;
-    int     rc = glm_gpu_stream(l->m->gpu, &r->stream);
-
-    r->l = l;
-    /* int8 rows of the embedding are made where fp16 ones were read */
-    if (host < l->pieces->stage) host = l->pieces->stage;
-    for (r->nslots = 0; r->nslots < nslots && rc == 0; r->nslots++) {
-        slot_t  *s = &r->slot[r->nslots];
-
-        s->dev = stage + (size_t) r->nslots * dev;
-        rc = glm_gpu_pin(l->m->gpu, (void **) &s->host, host);
-        if (rc == 0) rc = glm_gpu_event(l->m->gpu, &s->done);
-    }
-    return gpu(l, rc);
 }
 
 static void
@@ -348,15 +350,17 @@ read_all(load_t *l)
     int       slots = (int) (l->m->stage_bytes / dev < 2 * GLM_LOAD_READERS
                              ? l->m->stage_bytes / dev : 2 * GLM_LOAD_READERS);
     int       n = l->m->readers > 0 ? l->m->readers : glm_comm_cores();
-    int       each = slots < 2 ? 1 : 2, rc = 0;
+    int       each = slots < 2 ? 1 : 2, rc;
 
     if (slots < 1) return fail(l, GLM_ENOMEM, "no room to stage a piece of the weights");
     if (n > slots / each) n = slots / each;
     l->nreaders = n;
-    for (int i = 0; i < n && rc == 0; i++) {
-        rc = open_reader(&reader[i], l, each, l->m->stage + (size_t) (i * each) * dev);
+    for (int i = 0; i < n; i++) {
+        reader[i].l = l;
+        reader[i].stage = l->m->stage + (size_t) (i * each) * dev;
+        reader[i].nslots = each;
     }
-    if (rc == 0) rc = run_readers(l, reader, n);
+    rc = run_readers(l, reader, n);
     for (int i = 0; i < n; i++) close_reader(&reader[i], l->m->gpu);
     return rc;
 }

@@ -48,6 +48,9 @@ like($out, qr/^\Q$_\E +$n +$n +$n +$n % +85 %$/m, $_) for 'load, cold', 'load, f
 like($out, qr/^\Q$_\E +$n +$n +$n +$n %$/m, $_) for 'whole start, cold', 'whole start, cached';
 like($out, qr/^67 GB at these rates, extrapolated: $n s cold, $n s with the file cached$/m, 'the whole model');
 
+($status, $out, $err) = bench(@small[0 .. 7], '--readers', 16, '--rounds', 1);
+ok($status eq '0' && $out =~ /; 16 readers, / && $out =~ /^pinned copies/m, 'as many readers as there can be') or diag $err;
+
 # ---- what it wrote ----
 
 my $file = "$dir/model.safetensors";

@@ -30,35 +30,45 @@ struct bench_copies_s {
 };
 
 static int
-open_copier(copier_t *k, bench_copies_t *c, glm_err_t *err)
+open_copier(copier_t *k, bench_copies_t *c, char *dev)
 {
     int  rc = glm_gpu_stream(c->gpu, &k->stream);
 
     k->c = c;
     for (int i = 0; i < 2 && rc == 0; i++) {
+        k->dev[i] = dev + (size_t) i * c->piece;
         if ((rc = glm_gpu_pin(c->gpu, (void **) &k->host[i], c->piece)) != 0
-            || (rc = glm_gpu_alloc(c->gpu, (void **) &k->dev[i], c->piece)) != 0
             || (rc = glm_gpu_event(c->gpu, &k->done[i])) != 0) break;
         memset(k->host[i], 1, c->piece);
     }
-    return rc == 0 ? 0 : glm_fail(err, rc, "buffers for copies: %s", glm_gpu_error(c->gpu));
+    return rc;
 }
 
 int
 bench_copies_new(bench_copies_t **out, int n, size_t piece, glm_err_t *err)
 {
     bench_copies_t  *c = calloc(1, sizeof(*c));
+    char            *dev;
     int              rc;
 
     *out = NULL;
     if (c == NULL) return glm_fail(err, GLM_ENOMEM, "no memory");
     c->piece = piece;
-    if ((rc = glm_gpu_open(&c->gpu, 0, GLM_GPU_TIMEOUT, err)) == 0) {
-        while (c->n < n && (rc = open_copier(&c->copier[c->n], c, err)) == 0) c->n++;
+    if ((rc = glm_gpu_open(&c->gpu, 0, GLM_GPU_TIMEOUT, err)) != 0) {
+        bench_copies_free(c);
+        return rc;
     }
-    if (rc == 0) *out = c;
-    else bench_copies_free(c);
-    return rc;
+    rc = glm_gpu_alloc(c->gpu, (void **) &dev, 2 * (size_t) n * piece);
+    for (c->n = 0; c->n < n && rc == 0; c->n++) {
+        rc = open_copier(&c->copier[c->n], c, dev + 2 * (size_t) c->n * piece);
+    }
+    if (rc != 0) {
+        (void) glm_fail(err, rc, "buffers for copies: %s", glm_gpu_error(c->gpu));
+        bench_copies_free(c);
+        return rc;
+    }
+    *out = c;
+    return 0;
 }
 
 void

@@ -23,7 +23,8 @@ typedef struct {
     glm_quant_t         as;
     int64_t             size, piece;
     int32_t             readers, rounds, seconds;
-    int                 remove, drop;
+    int                 remove, drop;    /* drop: the system's page cache, too */
+    int                 dropped;         /* and whether it was */
     bench_files_t       files;
     bench_copies_t     *copies;   /* NULL: no card, and why */
     glm_err_t           why;
@@ -133,8 +134,10 @@ load(run_t *r, int weights, int start, glm_err_t *err)
 static int
 drop(run_t *r, glm_err_t *err)
 {
-    double  left = bench_disk_drop(r->files.path, r->drop, err);
+    double  left;
 
+    r->dropped = r->drop;
+    left = bench_disk_drop(r->files.path, &r->dropped, err);
     if (left > r->left) r->left = left;
     return left < 0 ? GLM_EIO : 0;
 }
@@ -203,8 +206,8 @@ print_head(const run_t *r)
     snprintf(left, sizeof(left), "%.1f %% of it left", r->left * 100);
     printf("%d readers, pieces of %.1f MB, %d rounds, medians\n", r->readers, (double) r->piece * 1e-6,
         r->rounds);
-    printf("cold: page cache dropped for the file%s, %s; reads %s\n\n", r->drop ? " and the system"
-        : "", left, r->direct ? "by O_DIRECT" : "are buffered: the file system refuses O_DIRECT");
+    printf("cold: page cache dropped for the file%s, %s; reads %s\n\n", !r->drop ? ""
+        : r->dropped ? " and the system" : " (the system's: not permitted)", left, r->direct ? "by O_DIRECT" : "are buffered: the file system refuses O_DIRECT");
 }
 
 static void

@@ -37,9 +37,10 @@ int bench_files_remove(const char *dir, glm_err_t *err);
  * whether it was. */
 int bench_disk_read(const char *path, int n, size_t block, int *direct, double *seconds,
     glm_err_t *err);
-/* Out of the page cache: the file's pages, and where `all` all that the system holds.
- * Returns which part of it is cached still, 0 to 1; below 0: err. */
-double bench_disk_drop(const char *path, int all, glm_err_t *err);
+/* Out of the page cache: the file's pages; *all asks for all that the system holds and
+ * says whether that was allowed.  Returns which part of it is cached still, 0 to 1;
+ * below 0: err. */
+double bench_disk_drop(const char *path, int *all, glm_err_t *err);
 
 /* ---- copies ---- */
 
