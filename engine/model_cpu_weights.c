@@ -3,6 +3,8 @@
  * by the same pass again; slices of the neutral tensors packed into it.
  */
 #include <math.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -37,9 +39,25 @@ take_floats(arena_t *a, size_t n)
     return take(a, n, sizeof(float));
 }
 
+typedef struct {
+    volatile char  *base;
+    size_t          size;
+} range_t;
+
+/* A thread's share of fresh memory, which is zeroed: it has only to be there. */
+static void
+touch(const glm_member_t *me, void *arg)
+{
+    const range_t  *r = arg;
+    size_t          pages = (r->size + 4095) / 4096;
+    size_t          end = pages * ((size_t) me->id + 1) / (size_t) me->n;
+
+    for (size_t i = pages * (size_t) me->id / (size_t) me->n; i < end; i++) r->base[i * 4096] = 0;
+}
+
 /* Fresh zeroed memory in large pages; resident when it returns. */
 static void *
-map_arena(size_t size, glm_err_t *err)
+map_arena(glm_comm_t *team, size_t size, glm_err_t *err)
 {
     size_t  whole = size + HUGE_PAGE;
     char   *p, *q;
@@ -57,7 +75,7 @@ map_arena(size_t size, glm_err_t *err)
         if (end < whole) munmap(p + end, whole - end);
     }
     (void) madvise(q, size, MADV_HUGEPAGE);     /* without it: slower, not wrong */
-    memset(q, 0, size);
+    glm_comm_run(team, touch, &(range_t) { q, size });
     return q;
 }
 
@@ -233,7 +251,7 @@ glm_cpu_alloc(glm_cpu_model_t *m, const glm_loader_t *l, glm_err_t *err)
     a = count;
     lay_shared(&a, m);
     m->shared_size = a.used;
-    if ((m->shared = map_arena(a.used, err)) == NULL) return GLM_ENOMEM;
+    if ((m->shared = map_arena(m->comm, a.used, err)) == NULL) return GLM_ENOMEM;
     a = count;
     a.base = m->shared;
     lay_shared(&a, m);
@@ -243,7 +261,7 @@ glm_cpu_alloc(glm_cpu_model_t *m, const glm_loader_t *l, glm_err_t *err)
         lay_rank(&a, &m->rank[i], m);
         if (a.rc != 0) return a.rc;
         m->rank[i].arena_size = a.used;
-        if ((m->rank[i].arena = map_arena(a.used, err)) == NULL) return GLM_ENOMEM;
+        if ((m->rank[i].arena = map_arena(m->comm, a.used, err)) == NULL) return GLM_ENOMEM;
         a = count;
         a.base = m->rank[i].arena;
         lay_rank(&a, &m->rank[i], m);
@@ -383,42 +401,89 @@ fill_layer(fill_t *f, const glm_layer_t *l)
     return fill_vector(f, "mlp.dense_4h_to_h.bias", 0, H, l->down_bias);
 }
 
+/* A rank's final norm, and its rows of the embedding. */
 static int
-fill_rank(fill_t *f, glm_rank_t *r)
+fill_final(fill_t *f, glm_rank_t *r)
 {
     const glm_config_t  *c = &f->m->base.cfg;
     int                  rc;
 
-    for (int i = 0; i < c->layers; i++) {
-        glm_norm_t  *above = i + 1 < c->layers ? &r->layer[i + 1].ln1 : &r->final;
-
-        snprintf(f->prefix, sizeof(f->prefix), "layers.%d.", i);
-        if ((rc = fill_layer(f, &r->layer[i])) != 0) return rc;
-        above->ybias = r->layer[i].down_bias;
-    }
-    f->prefix[0] = '\0';
     if ((rc = fill_norm(f, "final_layernorm", &r->final)) != 0) return rc;
     r->v0 = f->rank * (c->vocab / f->m->base.tp);
     return fill_mat(f, "word_embeddings.weight", r->v0, 0, &r->embed);
 }
 
-int
-glm_cpu_fill(glm_cpu_model_t *m, const glm_loader_t *l, glm_err_t *err)
+static int
+fill_numbered(fill_t *f, glm_rank_t *r, int i)
 {
-    const glm_config_t  *c = &m->base.cfg;
-    fill_t               f = { .loader = l, .m = m, .err = err };
-    size_t               widest = (size_t) (c->hidden > c->inner ? c->hidden : c->inner);
-    int                  rc = 0;
+    glm_norm_t  *above = i + 1 < f->m->base.cfg.layers ? &r->layer[i + 1].ln1 : &r->final;
 
+    snprintf(f->prefix, sizeof(f->prefix), "layers.%d.", i);
+    above->ybias = r->layer[i].down_bias;
+    return fill_layer(f, &r->layer[i]);
+}
+
+/* What threads share while they fill. */
+typedef struct {
+    const glm_loader_t  *loader;
+    glm_cpu_model_t     *m;
+    atomic_int           next;    /* of the ranks' final parts, which are the largest,
+                                     then layers */
+    atomic_int           rc;
+    pthread_mutex_t      lock;    /* of err */
+    glm_err_t           *err;
+} job_t;
+
+static int
+fill_next(fill_t *f, job_t *j)
+{
+    int  tp = f->m->base.tp, i, rc = 0;
+
+    while (rc == 0 && atomic_load(&j->rc) == 0
+           && (i = atomic_fetch_add(&j->next, 1)) < tp * (f->m->base.cfg.layers + 1))
+    {
+        f->rank = i % tp;
+        f->prefix[0] = '\0';
+        rc = i < tp ? fill_final(f, &j->m->rank[f->rank])
+           : fill_numbered(f, &j->m->rank[f->rank], i / tp - 1);
+    }
+    return rc;
+}
+
+static void
+fill_some(const glm_member_t *me, void *arg)
+{
+    job_t               *j = arg;
+    const glm_config_t  *c = &j->m->base.cfg;
+    glm_err_t            err = { "" };
+    fill_t               f = { .loader = j->loader, .m = j->m, .err = &err };
+    size_t               widest = (size_t) (c->hidden > c->inner ? c->hidden : c->inner);
+    int                  rc;
+
+    (void) me;
     f.stage = malloc(widest * GLM_PANEL * sizeof(uint16_t));
     f.scale = malloc(2 * (widest / 16 + 1) * GLM_PANEL * sizeof(uint16_t));
     if (f.stage == NULL || f.scale == NULL) {
-        rc = glm_fail(err, GLM_ENOMEM, "no memory to load weights");
-    }
-    for (f.rank = 0; f.rank < m->base.tp && rc == 0; f.rank++) {
-        rc = fill_rank(&f, &m->rank[f.rank]);
+        rc = glm_fail(&err, GLM_ENOMEM, "no memory to load weights");
+    } else {
+        rc = fill_next(&f, j);
     }
     free(f.stage);
     free(f.scale);
-    return rc;
+    if (rc == 0) return;
+    pthread_mutex_lock(&j->lock);
+    (void) glm_fail(j->err, rc, "%s", err.text);
+    pthread_mutex_unlock(&j->lock);
+    atomic_store(&j->rc, rc);
+}
+
+int
+glm_cpu_fill(glm_cpu_model_t *m, const glm_loader_t *l, glm_err_t *err)
+{
+    job_t  j = { .loader = l, .m = m, .err = err };
+
+    pthread_mutex_init(&j.lock, NULL);
+    glm_comm_run(m->comm, fill_some, &j);
+    pthread_mutex_destroy(&j.lock);
+    return atomic_load(&j.rc);
 }
