@@ -54,24 +54,33 @@ splitmix64(uint64_t x)
     return x ^ x >> 31;
 }
 
-/* Four lanes of xor and multiply: as fast as memory gives it. */
+static void
+mix(uint64_t lane[4], const uint8_t p[32])
+{
+    uint64_t  w[4];
+
+    memcpy(w, p, sizeof(w));
+    for (int i = 0; i < 4; i++) {
+        lane[i] = (lane[i] ^ w[i]) * 0x9e3779b97f4a7c15u;
+        lane[i] ^= lane[i] >> 29;
+    }
+}
+
+/* Four lanes of xor and multiply: as fast as memory gives it.  The last bytes are
+ * filled up with zeros. */
 static uint64_t
 hash_bytes(uint64_t h, const void *data, size_t n)
 {
-    const uint8_t  *p = data;
-    uint64_t        lane[4] = { h, h + 1, h + 2, h + 3 }, w[4];
-    size_t          k;
+    const uint8_t  *p = data, *end = p + n / 32 * 32;
+    uint64_t        lane[4] = { h, h + 1, h + 2, h + 3 };
+    uint8_t         last[32] = { 0 };
 
-    h = splitmix64(n);
-    for ( ; n > 0; p += k, n -= k) {
-        k = n < sizeof(w) ? n : sizeof(w);
-        memset(w, 0, sizeof(w));
-        memcpy(w, p, k);
-        for (int i = 0; i < 4; i++) {
-            lane[i] = (lane[i] ^ w[i]) * 0x9e3779b97f4a7c15u;
-            lane[i] ^= lane[i] >> 29;
-        }
+    for ( ; p < end; p += 32) mix(lane, p);
+    if (n % 32 != 0) {
+        memcpy(last, p, n % 32);
+        mix(lane, last);
     }
+    h = splitmix64(n);
     for (int i = 0; i < 4; i++) h = splitmix64(h ^ lane[i]);
     return h;
 }

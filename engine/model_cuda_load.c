@@ -2,8 +2,8 @@
  * model_cuda_load: weights from files to tiles.  Readers take piece after piece: read
  * into pinned memory (O_DIRECT where the file system has it), copy to the staging
  * area, pack, and meanwhile digest; two pieces each, so that one is read while the
- * other is copied and packed.  The staging area is where a context and the KV cache will be.  Dummy weights are made
- * on the card instead of read.
+ * other is copied and packed.  The staging area is where a context and the KV cache
+ * will be.  Dummy weights are made on the card instead of read.
  */
 #include "model_cuda_load.h"
 

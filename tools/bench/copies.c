@@ -121,7 +121,8 @@ bench_copies_run(bench_copies_t *c, uint64_t bytes, double *seconds, glm_err_t *
 
     c->bytes = bytes;
     atomic_store(&c->next, 0);
-    while (n < c->n && pthread_create(&c->copier[n].thread, NULL, copy_some, &c->copier[n]) == 0) n++;
+    while (n < c->n
+           && pthread_create(&c->copier[n].thread, NULL, copy_some, &c->copier[n]) == 0) n++;
     for (int i = 0; i < n; i++) pthread_join(c->copier[i].thread, NULL);
     *seconds = bench_now() - t;
     rc = n == c->n ? atomic_load(&c->rc) : GLM_ENOMEM;

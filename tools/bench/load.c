@@ -75,7 +75,9 @@ option(run_t *r, const char *name, const char *value, glm_err_t *err)
         rc = glm_option_size(name, value, 4096, (int64_t) 1 << 30, &r->piece, err);
         return rc < 0 ? rc : 1;
     }
-    if (strcmp(name, "readers") == 0) return number(name, value, 1, GLM_LOAD_READERS, &r->readers, err);
+    if (strcmp(name, "readers") == 0) {
+        return number(name, value, 1, GLM_LOAD_READERS, &r->readers, err);
+    }
     if (strcmp(name, "rounds") == 0) return number(name, value, 1, 99, &r->rounds, err);
     if (strcmp(name, "seconds") == 0) return number(name, value, 1, 86400, &r->seconds, err);
     return glm_option_engine(&r->engine, name, value, err);
@@ -197,17 +199,18 @@ print_head(const run_t *r)
         (double) s.totalram * s.mem_unit * 1e-9);
     if (r->copies != NULL) printf("%s\n", bench_copies_card(r->copies));
     else printf("no card (%s): the CPU backend loads\n", r->why.text);
-    printf("%d of %d layers of %s, %s, %.2f GB of them, and as much of the vocabulary (%d): %.2f GB in "
-        "%s\n", c->layers, r->files.whole, r->shape, glm_quant_text(r->as, as),
+    printf("%d of %d layers of %s, %s, %.2f GB of them, and as much of the vocabulary (%d): "
+        "%.2f GB in %s\n", c->layers, r->files.whole, r->shape, glm_quant_text(r->as, as),
         (double) r->files.layer_bytes * c->layers * 1e-9, c->vocab, (double) r->files.bytes * 1e-9,
         r->files.path);
     if (r->files.written_s > 0) printf("written in %.1f s; ", r->files.written_s);
     else printf("was there already; ");
     snprintf(left, sizeof(left), "%.1f %% of it left", r->left * 100);
-    printf("%d readers, pieces of %.1f MB, %d rounds, medians\n", r->readers, (double) r->piece * 1e-6,
-        r->rounds);
+    printf("%d readers, pieces of %.1f MB, %d rounds, medians\n", r->readers,
+        (double) r->piece * 1e-6, r->rounds);
     printf("cold: page cache dropped for the file%s, %s; reads %s\n\n", !r->drop ? ""
-        : r->dropped ? " and the system" : " (the system's: not permitted)", left, r->direct ? "by O_DIRECT" : "are buffered: the file system refuses O_DIRECT");
+        : r->dropped ? " and the system" : " (the system's: not permitted)", left,
+        r->direct ? "by O_DIRECT" : "are buffered: the file system refuses O_DIRECT");
 }
 
 static void

@@ -76,7 +76,9 @@ bench_disk_read(const char *path, int n, size_t block, int *direct, double *seco
     }
     r.size = (uint64_t) sb.st_size;
     t = bench_now();
-    while (started < n && (rc = pthread_create(&thread[started], NULL, read_some, &r)) == 0) started++;
+    while (started < n && (rc = pthread_create(&thread[started], NULL, read_some, &r)) == 0) {
+        started++;
+    }
     for (int i = 0; i < started; i++) pthread_join(thread[i], NULL);
     *seconds = bench_now() - t;
     if (started == n) rc = atomic_load(&r.failed);

@@ -199,8 +199,8 @@ prepare(const bench_files_t *f, glm_err_t *err)
     room = (uint64_t) v.f_bavail * v.f_frsize;
     if (room < need) {
         (void) rmdir(f->dir);
-        return glm_fail(err, GLM_ENOMEM, "%s: %llu bytes are needed, there is room for %llu", f->dir,
-            (unsigned long long) need, (unsigned long long) room);
+        return glm_fail(err, GLM_ENOMEM, "%s: %llu bytes are needed, there is room for %llu",
+            f->dir, (unsigned long long) need, (unsigned long long) room);
     }
     if ((rc = put_text(path_in(f->dir, MARK, path), want, err)) != 0) return rc;
     return put_text(path_in(f->dir, "config.json", path), want, err);
@@ -263,8 +263,11 @@ header(const writer_t *w, size_t *len)
         const glm_tensor_t  *t = &it->t;
         int                  half = it->scales || t->type == GLM_T_F16;
 
-        fprintf(m, ",\"%s\":{\"dtype\":\"%s\",\"shape\":[%d", it->name, half ? "F16" : "I8", t->rows);
-        if (it->scales || t->cols > 1) fprintf(m, ",%llu", (unsigned long long) it->width / (half ? 2 : 1));
+        fprintf(m, ",\"%s\":{\"dtype\":\"%s\",\"shape\":[%d", it->name, half ? "F16" : "I8",
+            t->rows);
+        if (it->scales || t->cols > 1) {
+            fprintf(m, ",%llu", (unsigned long long) it->width / (half ? 2 : 1));
+        }
         fprintf(m, "],\"data_offsets\":[%llu,%llu]}", (unsigned long long) it->at,
             (unsigned long long) (it->at + it->size));
     }
@@ -326,7 +329,9 @@ write_some(void *arg)
     }
     buf = malloc(most);
     rc = buf == NULL ? ENOMEM : 0;
-    while (rc == 0 && atomic_load(&w->failed) == 0 && (i = atomic_fetch_add(&w->next, 1)) < w->runs) {
+    while (rc == 0 && atomic_load(&w->failed) == 0
+           && (i = atomic_fetch_add(&w->next, 1)) < w->runs)
+    {
         while (i >= w->item[at].first + w->item[at].runs) at++;
         rc = write_run(w, &w->item[at], (i - w->item[at].first) * w->item[at].rows_a_run, buf);
     }
@@ -368,7 +373,8 @@ write_file(writer_t *w, const char *path, glm_err_t *err)
     if ((text = header(w, &len)) == NULL) return glm_fail(err, GLM_ENOMEM, "no memory");
     free(text);
     w->base = len + 8;
-    if ((w->fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0666)) < 0) return failed(path, err);
+    w->fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (w->fd < 0) return failed(path, err);
     if ((rc = write_values(w)) == 0 && (text = header(w, &len)) == NULL) rc = ENOMEM;
     if (rc == 0) {
         n = len;                  /* little-endian, as everything here */
