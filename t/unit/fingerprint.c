@@ -54,7 +54,7 @@ int __wrap_munmap(void *p, size_t n);
 static int            no_direct;  /* 1: open() refuses it, 2: pread() does */
 static atomic_ullong  read_bytes;
 static atomic_int     reads, overlaps;    /* overlaps: while the card had something to do */
-static long           touched, pages;   /* of the mapped file */
+static long           touched, pages;   /* of the mapped file; pages -1: not told */
 
 int
 __wrap_open(const char *path, int flags, ...)
@@ -92,9 +92,10 @@ __wrap_pread(int fd, void *buf, size_t n, off_t at)
 int
 __wrap_munmap(void *p, size_t n)
 {
-    int       fd = n == file_bytes ? __real_open("/proc/self/pagemap", O_RDONLY) : -1;
+    int       ours = n == file_bytes, fd = ours ? __real_open("/proc/self/pagemap", O_RDONLY) : -1;
     uint64_t  e;
 
+    if (ours) pages = -1;
     if (fd >= 0) {
         touched = 0;
         pages = (long) ((n + 4095) / 4096);
@@ -258,7 +259,8 @@ check_ways(const char *quant)
         most = all_bytes + all_bytes / 4 + 2 * 4096 * MAX_TENSORS;
         ok(read_bytes >= all_bytes && read_bytes < most, "%llu bytes read of %llu",
             (unsigned long long) read_bytes, (unsigned long long) all_bytes);
-        ok(pages > 256 && touched < pages / 4, "%ld of %ld mapped pages looked at", touched, pages);
+        if (pages < 0) skip("no /proc/self/pagemap");
+        else ok(pages > 256 && touched < pages / 4, "%ld of %ld mapped pages looked at", touched, pages);
     }
 }
 
