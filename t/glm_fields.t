@@ -184,17 +184,17 @@ is_deeply($j->{top_logprobs}[0], { 'token_id:256' => -0.25, 'token_id:1001' => -
 
 # stream_interval, continuous_usage_stats
 
-my @c = $t->stream(prompt => 'fake: tokens=11 delay=5 text=z', stream_interval => 4);
-is_deeply([ map { length $_->{choices}[0]{text} } @c ], [ 1, 4, 4, 2 ], 'stream_interval 4')
-    || diag(to_json(\@c));
-@c = $t->stream(prompt => 'fake: tokens=5 delay=5 text=z', stream_interval => 1000);
-is_deeply([ map { length $_->{choices}[0]{text} } @c ], [ 1, 4 ], 'first and last at once');
-@c = $t->stream(prompt => 'fake: tokens=6 delay=5 text=z', stream_interval => 3, logprobs => 0, return_token_ids => TRUE);
-is_deeply([ map { scalar @{ $_->{choices}[0]{token_ids} } } @c ], [ 1, 3, 2 ], 'ids go with their text');
+sub lengths { return [ map { length $_->{choices}[0]{text} } $t->stream(@_) ] }
+is_once { lengths(prompt => 'fake: tokens=11 delay=5 text=z', stream_interval => 4) } [ 1, 4, 4, 2 ], 'stream_interval 4';
+is_once { lengths(prompt => 'fake: tokens=5 delay=5 text=z', stream_interval => 1000) } [ 1, 4 ], 'first and last at once';
+is_once { [ map { scalar @{ $_->{choices}[0]{token_ids} } } $t->stream(prompt => 'fake: tokens=6 delay=5 text=z',
+    stream_interval => 3, logprobs => 0, return_token_ids => TRUE) ] } [ 1, 3, 2 ], 'ids go with their text';
 
-@c = $t->stream(prompt => 'fake: tokens=3 delay=5', stream_options => { include_usage => TRUE,
-    continuous_usage_stats => TRUE });
-is_deeply([ map { $_->{usage}{completion_tokens} } @c[ 0 .. 2 ] ], [ 1, 2, 3 ], 'continuous_usage_stats');
+my @c;
+is_once {
+    @c = $t->stream(prompt => 'fake: tokens=3 delay=5', stream_options => { include_usage => TRUE, continuous_usage_stats => TRUE });
+    [ map { $_->{usage}{completion_tokens} } grep { @{ $_->{choices} } } @c ]
+} [ 1, 2, 3, 3 ], 'continuous_usage_stats, with the end again';
 is($c[0]{usage}{total_tokens}, $c[0]{usage}{prompt_tokens} + 1, 'with sums');
 is_deeply($c[-1]{choices}, [], 'and the last chunk');
 is($c[-1]{usage}{completion_tokens}, 3, 'with all');

@@ -26,7 +26,7 @@ use Time::HiRes qw(time sleep);
 use GLM::Guard;
 use GLM::HTTP;
 
-our @EXPORT = qw(wait_for json to_json check_error check_utf8 data_events median
+our @EXPORT = qw(wait_for is_once json to_json check_error check_utf8 data_events median
     TRUE FALSE);
 our @EXPORT_OK = qw(gone);
 
@@ -71,6 +71,16 @@ sub wait_for(&;$) {
         sleep 0.01;
     }
     return $r;
+}
+
+# Chunks as an idle machine makes them: a busy one joins tokens, so that what $get says is
+# looked at until it is so.
+sub is_once(&$$) {
+    my ($get, $want, $name) = @_;
+    local $Test::Builder::Level = $Test::Builder::Level + 1;
+    my $got;
+    wait_for { to_json($got = $get->()) eq to_json($want) };
+    return Test::More::is_deeply($got, $want, $name) || Test::More::diag(to_json($got));
 }
 
 # A process has ended, though its parent may not have asked yet.
