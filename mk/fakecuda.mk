@@ -9,7 +9,7 @@ FAKECUDA_GPU := $(B)/t/fakecuda_kernels $(B)/t/fakecuda_prefill
 FAKECUDA_UNIT := $(B)/t/model_cuda $(B)/t/fingerprint
 # Tests of the CPU backend that the other one must pass, too.
 FAKECUDA_SAME := $(addprefix $(B)/t/fakecuda_,model model_demo forward float64 goldens beam_goldens \
-                   sched_overlap)
+                   infill score sched_overlap)
 
 $(B)/obj/t/fakecuda/%.o: CPPFLAGS += -isystem $(CUDA_INCLUDE) -It/fakecuda
 $(B)/obj/t/fakecuda/%.o: OPT := -O3

@@ -58,7 +58,7 @@ tests() {
 truth() {
     for arch in 90 80; do
         export GLM_CUDA_ARCH=$arch
-        for p in forward model_demo goldens beam_goldens; do
+        for p in forward model_demo goldens beam_goldens infill score; do
             program "$p-$arch" "$bin/$p"
         done
         unset GLM_CUDA_ARCH

@@ -183,7 +183,7 @@ start_random(const char *dir, int tp)
 static void
 test_goldens(glm_engine_t *e, const char *model, const char *what)
 {
-    run_file(e, model, "greedy", greedy_case, 1e-3, what);
+    run_file(e, model, "greedy", greedy_case, model_tolerance(1e-3, FP16_LOGPROB), what);
     run_file(e, model, "beam", beam_case, 1e-3, what);
 }
 
@@ -669,13 +669,17 @@ main(void)
         skip("no demo model");
         return tap_done();
     }
-    if (fewer(5) == 5) {
+    if (fewer(5) == 5 && !model_cuda) {
         e = start("models/demo", 2, 16, 0);
         test_demo(e, "2 ranks");
         glm_engine_stop(e);
     }
     e = start("models/demo", 1, 16, 0);
     test_demo(e, "1 rank");
+    if (model_cuda) {             /* the rest is the engine's, whatever computes */
+        glm_engine_stop(e);
+        return tap_done();
+    }
     test_cut(e);
     test_long_cut(e);
     test_suffix(e);

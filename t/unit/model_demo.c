@@ -98,7 +98,7 @@ check_score(json_t *c, int number)
             if (!(d <= worst)) worst = d;
         }
     }
-    ok(worst < (model_cuda ? 2e-2 : 1e-4), "score %d: log-probabilities off by %.1e", number, worst);
+    ok(worst < model_tolerance(1e-4, 2e-2), "score %d: log-probabilities off by %.1e", number, worst);
     free(logits);
 }
 

@@ -41,6 +41,12 @@ model_few(void)
 #define FP16_GAP      0.04
 #define FP16_LOGPROB  0.1
 
+static inline double
+model_tolerance(double fp32, double fp16)
+{
+    return model_cuda ? fp16 : fp32;
+}
+
 /* Path of a test model, or NULL when it is not there. */
 static inline const char *
 model_dir(const char *name)
