@@ -89,7 +89,8 @@ $(B)/t/%: $(B)/obj/t/unit/%.o $(B)/libglm_tools.a $(B)/libglm_engine.a
 	$(CC) $(LDFLAGS) -o $@ $^ -lzip $(LIBS)
 
 # Tests over the fake model once more, with steps that overlap.
-OVERLAP := $(patsubst %,$(B)/t/overlap_%,sched engine engine_fields engine_beams beam infill_sched)
+OVERLAP := $(patsubst %,$(B)/t/overlap_%,sched engine engine_fields engine_beams beam infill_sched \
+             sched_random no_memory)
 $(B)/obj/overlap/%.o: t/unit/%.c
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) -DFAKE_OVERLAP=64 $(CFLAGS) -MMD -MP -c -o $@ $<
