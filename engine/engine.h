@@ -310,7 +310,7 @@ uint64_t glm_engine_fingerprint(const glm_engine_t *e);
 void glm_engine_submit(glm_engine_t *e, glm_req_t *r);
 
 /*
- * The n prompts of one request, all to GENERATE: accepted together or, for the same
+ * The n prompts of one request, of GENERATE or SCORE: accepted together or, for the same
  * reason, refused together.  One that is cancelled before ends alone.  After that
  * each goes its own way.
  */
