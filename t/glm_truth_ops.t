@@ -43,6 +43,17 @@ for my $s (@{ $demo->{score} }) {
     is_deeply([ map { $_->{text} } @{ $k->{choices} } ], \@text, "$s->{prompt}: texts of ids");
 }
 
+# Unconditional: less what the choices have after a mask alone
+
+for my $mask ('[MASK]', '[gMASK]') {
+    my %b = (choices => [ 'open', 'empty', 'Wo ist der Hund?' ], mask => $mask);
+    my $lp = sub { return map { $_->{logprob} } @{ ask($d, '/v1/score', { %b, prompt => $_[0] })->{choices} } };
+    my ($p, @alone) = ("The file is $mask.", $lp->($mask));
+    my @want = map { $_ - shift @alone } $lp->($p);
+    near([ map { $_->{score} } @{ ask($d, '/v1/score', { %b, prompt => $p, unconditional => TRUE })->{choices} } ], \@want, 1e-4,
+        "unconditional, $mask");
+}
+
 # Of the random model: [MASK] and [gMASK], in the text or appended, one token and several
 
 for my $c (grep { !$_->{unified_multitask_encoding} } @{ golden('goldens/glm-mini-random/cond_log_prob.json') }) {
