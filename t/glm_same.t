@@ -9,7 +9,7 @@ use Test::More;
 use FindBin;
 use lib "$FindBin::Bin/lib";
 use GLM::Test;
-use Time::HiRes qw(sleep);
+use Time::HiRes qw(sleep time);
 
 my $SEED = $ENV{GLM_SEED} // 1;
 my $MANY = $ENV{GLM_LONG} ? 20 : $ENV{GLM_SANITIZED} ? 0.25 : 1;
@@ -252,6 +252,16 @@ sub compare_scores {
     return $best == $j->{best} ? '' : "best is $best, not $j->{best}";
 }
 
+# ---- clients that leave at any time ----
+
+sub leave {
+    my ($uri, $body) = @_;
+    my $c = $t->post($uri, { %$body, $uri =~ /score/ ? (prompt => 'p', choices => [ 'a' x 500 ]) : (stream => one(TRUE, FALSE)) },
+        start => 1);
+    $c->fill(time + rand 0.02) for 1 .. one(0, 1, 2);
+    rand() < 0.5 ? $c->close : $c->reset;
+}
+
 # ---- all of them ----
 
 sub run_cases {
@@ -263,6 +273,7 @@ sub run_cases {
         srand $i;
         my ($uri, $where) = (one(@uris), one('', '/small'));
         my %body = $uri eq $S ? () : body($uri);
+        leave("$where$uri", \%body) if rand() < 0.2;
         my $diff = eval { $uri eq $S ? compare_scores() : compare($where, $uri, \%body) } // $@;
         next if $diff eq '';
         diag("GLM_SEED=$i $where$uri ", to_json(\%body), "\n", substr $diff, 0, 3000);
