@@ -101,7 +101,8 @@ $(GPU)/glm-gpusample: t/gpu/sample.cpp t/gpu/host.h t/unit/sample_rows.h \
 
 # The engine, and the tests of the model's arithmetic that every backend must pass.
 GPU_MAIN := $(addprefix $(GPU)/,glm-engine glm glm-bench)
-GPU_UNIT := $(addprefix $(GPU)/,forward goldens beam_goldens infill score model_demo float64)
+GPU_UNIT := $(addprefix $(GPU)/,forward goldens beam_goldens infill score model_demo float64 \
+              sched_overlap)
 $(GPU)/glm-engine: $(B)/obj/engine/main.o
 $(GPU)/glm:        $(call obj,tools/glm/main.c $(CLIENT_SRC))
 $(GPU)/glm-bench:  $(call obj,$(BENCH_SRC)) $(BENCH_CUDA)

@@ -27,7 +27,7 @@ $(FAKECUDA_UNIT): $(B)/t/%: $(B)/obj/t/unit/%.o $(FAKECUDA_OBJ) $(B)/libglm_engi
 
 $(B)/obj/faults/t/%.o: t/unit/%.c
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) -DGLM_TEST_CUDA -DGLM_FAKECUDA -It/fakecuda $(CFLAGS) -MMD -MP -c -o $@ $<
+	$(CC) $(CPPFLAGS) -DGLM_TEST_CUDA -DGLM_FAKECUDA $(CFLAGS) -MMD -MP -c -o $@ $<
 
 $(FAKECUDA_SAME): $(B)/t/fakecuda_%: $(B)/obj/faults/t/%.o $(FAKECUDA_OBJ) $(B)/libglm_engine.a
 	@mkdir -p $(@D)

@@ -54,11 +54,12 @@ tests() {
     grep -hE 'worst|error|us ' "$out/kernels.log" "$out/prefill.log" "$out/sample.log" | tail -40
 }
 
-# What the CPU's backend passes, too; and two layers at full width beside float64.
+# What the CPU's backend passes, too, steps that overlap, and two layers at full width
+# beside float64.
 truth() {
     for arch in 90 80; do
         export GLM_CUDA_ARCH=$arch
-        for p in forward model_demo goldens beam_goldens infill score; do
+        for p in forward model_demo goldens beam_goldens infill score sched_overlap; do
             program "$p-$arch" "$bin/$p"
         done
         unset GLM_CUDA_ARCH

@@ -2,13 +2,16 @@
  * sched_overlap: breaks when a step that begins before the one before is read changes
  * what any request is told: another id, log-probability or end, something of a row that
  * nobody wanted, a page that is lost or given away too early.  Mixes of everything, with
- * overlap and without, by hand: over the fake model, and (fakecuda_sched_overlap) over the
- * CUDA backend.
+ * overlap and without, by hand: over the fake model, and over the CUDA backend
+ * (fakecuda_sched_overlap, and on the card).
  */
-#ifdef GLM_FAKECUDA
-#include "fakecuda.h"
+#ifdef GLM_TEST_CUDA
 #include "model_backend.h"
+#ifdef GLM_FAKECUDA
 #define MIXES   4
+#else
+#define MIXES   20
+#endif
 #define LAYERS  2
 
 static int  fake_wrong, fake_steps, fake_slices, fake_max_rows_seen;
@@ -42,7 +45,7 @@ dice(int32_t n)
 static void
 up_with(int overlap, int max_seqs, int max_rows, int kv_pages, int budget)
 {
-#ifndef GLM_FAKECUDA
+#ifndef GLM_TEST_CUDA
     fake_overlap = overlap ? 64 : 0;
 #endif
     up(max_seqs, max_rows, kv_pages, 2 * N, budget);
@@ -500,7 +503,7 @@ test_pages(void)
 
 /* ---- faults ---- */
 
-#ifndef GLM_FAKECUDA
+#ifndef GLM_TEST_CUDA
 /* Each call fails once: those it was for hear so, the others are told what they always are. */
 static void
 test_failures(void)
@@ -581,7 +584,7 @@ main(void)
     test_rows();
     test_alone();
     test_pages();
-#ifndef GLM_FAKECUDA
+#ifndef GLM_TEST_CUDA
     test_failures();
     test_abort();
     test_ahead();

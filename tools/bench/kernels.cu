@@ -199,7 +199,7 @@ static void kernels(Model &m)
         const double  uw = graph_ms(m.st, 7, [&] {
             for (int l = 0; l < 50; l++) m.attention(l % 20, n, npages, 1, true);
         });
-        const glm_embed_args_t  e = {m.y, kHidden, m.table, m.token, kTableRows, kHidden, n};
+        const glm_embed_args_t  e = {m.y, kHidden, m.table, m.token, kTableRows, kHidden, n, NULL};
         const double  ue = graph_ms(m.st, 7, [&] {
             for (int l = 0; l < 50; l++) OP(m.ops->embed(&e, m.s));
         });

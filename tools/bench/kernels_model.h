@@ -209,7 +209,7 @@ struct Model {
 
     void step(int n, int npages)
     {
-        const glm_embed_args_t  e = {y, kHidden, table, token, kTableRows, kHidden, n};
+        const glm_embed_args_t  e = {y, kHidden, table, token, kTableRows, kHidden, n, NULL};
 
         OP(ops->embed(&e, s));
         for (int l = 0; l < layers; l++) {

@@ -94,7 +94,7 @@ struct Prefill {
     /* Everything to the logits of the last row. */
     void whole()
     {
-        const glm_embed_args_t  e = {b.y, kHidden, m.table, token, kTableRows, kHidden, n};
+        const glm_embed_args_t  e = {b.y, kHidden, m.table, token, kTableRows, kHidden, n, NULL};
         const int               passes = (n + kPass - 1) / kPass, last = passes - 1;
 
         OP(m.ops->embed(&e, m.s));
