@@ -237,8 +237,8 @@ finish_job(glm_engine_t *e, job_t *j, int cancelled)
                             .ntokens = j->i, .nkept = j->i };
     glm_done_t        d = {
         .prompt_tokens = j->prompt_tokens,
-        .completion_tokens = (j->i + j->blank * j->s.tokens)
-                             * (r->best_of > r->n ? r->best_of : r->n),
+        .completion_tokens = j->i * (r->best_of > r->n ? r->best_of : r->n)
+                             + j->blank * j->s.tokens * (r->beams > 1 ? 1 : r->n),
         .cached_tokens = j->s.cached, .cancelled = cancelled, .t_submit = j->t_submit,
         .t_admit = j->t_admit, .t_first = j->t_first, .t_done = fake_now(),
     };
