@@ -7,7 +7,7 @@
 #
 # load writes a model of 19 GB beside the bundle, or to LOAD_DIR, and takes it away.
 # table is of what steps, load and bench left in $OUT.  The status tells of correctness
-# alone.
+# alone.  All parts take less than ten minutes.
 # LIMIT: seconds that a program may take (300).
 set -u
 here=$(cd "$(dirname "$0")" && pwd)

@@ -124,7 +124,9 @@ dots(const double *x, const double *w, size_t ld, int n, double sum[OUT])
 
     for (int i = 0; i < n; i += LANES) {
         for (int o = 0; o < OUT; o++) {
-            for (int j = 0; j < LANES; j++) lane[o][j] += x[i + j] * w[(size_t) o * ld + (size_t) (i + j)];
+            const double  *row = w + (size_t) o * ld + i;
+
+            for (int j = 0; j < LANES; j++) lane[o][j] += x[i + j] * row[j];
         }
     }
     for (int o = 0; o < OUT; o++) {

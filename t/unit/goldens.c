@@ -138,8 +138,8 @@ run_file(glm_engine_t *e, const char *model, const char *file,
         else diag("%s differs", json_string_value(json_object_get(c, "name")));
         worst = fmax(worst, d);
     }
-    ok(cases > 0 && good == cases && worst < model_tolerance(1e-3, FP16_LOGPROB), "%s: %zu of %zu %s cases, log-probabilities "
-       "within %.2g", what, good, cases, file, worst);
+    ok(cases > 0 && good == cases && worst < model_tolerance(1e-3, FP16_LOGPROB), "%s: %zu of %zu "
+       "%s cases, log-probabilities within %.2g", what, good, cases, file, worst);
     json_decref(g);
 }
 
