@@ -122,6 +122,10 @@ sub refused {
 refused('no --dir', 2, qr/--dir DIR is needed/, '--size', '1m');
 refused('--model', 2, qr/--model: load writes/, '--dir', $dir, '--model', $shape);
 refused('an unknown option', 2, qr/--nope/, '--dir', $dir, '--nope', 1);
+($status, $out, $err) = run([ $bench, 'steps', '--rowz', 3 ], seconds => 60);
+ok($status == 2 && $err =~ /^glm-bench: --rowz: not an option of steps$/m, 'so does steps') or diag $err;
+($status, $out, $err) = run([ $bench, 'load', '--help' ], seconds => 60);
+ok($status == 0 && $out =~ /^usage: glm-bench /, '--help of a command') or diag $err;
 refused('an argument', 2, qr/^glm-bench: x: not an option of load/, 'x');
 refused("--$$_[0] $$_[1]", 2, qr/--$$_[0]: "\Q$$_[1]\E" is not a number from/, '--dir', $dir, "--$$_[0]", $$_[1])
     for [ size => 0 ], [ size => '16x' ], [ readers => 0 ], [ readers => 17 ], [ piece => '1k' ], [ rounds => 0 ],

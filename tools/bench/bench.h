@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "comm.h"
+#include "error.h"
 #include "glm_kernels.h"
 
 /* Times of one thing, seconds. */
@@ -23,6 +24,16 @@ void bench_add(bench_times_t *b, double t);     /* ends the program without memo
 double bench_median(bench_times_t *b);          /* sorts */
 double bench_least(bench_times_t *b);
 void bench_free(bench_times_t *b);
+
+/* One option: 1, 0 where there is none of that name, or an error. */
+typedef int (*bench_option_pt)(void *run, const char *name, const char *value, glm_err_t *err);
+
+/* The options of a command; noarg: those without a value, as in options.h. */
+int bench_options(const char *command, int argc, char **argv, const char *const *noarg,
+    bench_option_pt option, void *run, glm_err_t *err);
+/* An option's number of lo .. hi: as bench_option_pt, never 0. */
+int bench_number(const char *name, const char *value, int64_t lo, int64_t hi, int32_t *out,
+    glm_err_t *err);
 
 /* glm-bench cpu ...; arguments after the word; exit status. */
 int bench_cpu(int argc, char **argv);

@@ -38,19 +38,10 @@ static const char *const  noarg[] = { "remove", "drop-caches", NULL };
 /* ---- options ---- */
 
 static int
-number(const char *name, const char *value, int64_t lo, int64_t hi, int32_t *out, glm_err_t *err)
+option(void *run, const char *name, const char *value, glm_err_t *err)
 {
-    int64_t  n;
-    int      rc = glm_option_size(name, value, lo, hi, &n, err);
-
-    if (rc == 0) *out = (int32_t) n;
-    return rc < 0 ? rc : 1;
-}
-
-static int
-option(run_t *r, const char *name, const char *value, glm_err_t *err)
-{
-    int  rc;
+    run_t  *r = run;
+    int     rc;
 
     if (strcmp(name, "remove") == 0) return r->remove = 1;
     if (strcmp(name, "drop-caches") == 0) return r->drop = 1;
@@ -76,34 +67,25 @@ option(run_t *r, const char *name, const char *value, glm_err_t *err)
         return rc < 0 ? rc : 1;
     }
     if (strcmp(name, "readers") == 0) {
-        return number(name, value, 1, GLM_LOAD_READERS, &r->readers, err);
+        return bench_number(name, value, 1, GLM_LOAD_READERS, &r->readers, err);
     }
-    if (strcmp(name, "rounds") == 0) return number(name, value, 1, 99, &r->rounds, err);
-    if (strcmp(name, "seconds") == 0) return number(name, value, 1, 86400, &r->seconds, err);
+    if (strcmp(name, "rounds") == 0) return bench_number(name, value, 1, 99, &r->rounds, err);
+    if (strcmp(name, "seconds") == 0) return bench_number(name, value, 1, 86400, &r->seconds, err);
     return glm_option_engine(&r->engine, name, value, err);
 }
 
 static int
 options(run_t *r, int argc, char **argv, glm_err_t *err)
 {
-    int          rc = 1;
-    char         name[64];
-    const char  *value;
+    int  rc = bench_options("load", argc, argv, noarg, option, r, err);
 
-    for (int i = 0; i < argc && rc > 0; ) {
-        int  first = i;
-
-        rc = glm_option_next(argc, argv, &i, noarg, name, &value, err);
-        if (rc == 1) rc = option(r, name, value, err);
-        if (rc == 0) rc = glm_fail(err, GLM_EINVAL, "%s: not an option of load", argv[first]);
-    }
-    if (rc > 0 && r->dir == NULL) rc = glm_fail(err, GLM_EINVAL, "--dir DIR is needed");
-    if (rc > 0 && r->engine.model_dir != NULL) {
+    if (rc == 0 && r->dir == NULL) rc = glm_fail(err, GLM_EINVAL, "--dir DIR is needed");
+    if (rc == 0 && r->engine.model_dir != NULL) {
         rc = glm_fail(err, GLM_EINVAL, "--model: load writes the model it loads, of --shape");
     }
     if (r->readers == 0) r->readers = glm_comm_cores();
     if (r->readers > GLM_LOAD_READERS) r->readers = GLM_LOAD_READERS;
-    return rc < 0 ? rc : 0;
+    return rc;
 }
 
 /* ---- measurements ---- */

@@ -1,4 +1,4 @@
-/* main: glm-bench's commands, and times. */
+/* main: glm-bench's commands, their options, and times. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -6,6 +6,7 @@
 
 #include "bench.h"
 #include "kernels.h"
+#include "options.h"
 
 static clockid_t  bench_clock = CLOCK_MONOTONIC;
 
@@ -70,13 +71,40 @@ bench_free(bench_times_t *b)
 }
 
 int
-main(int argc, char **argv)
+bench_options(const char *command, int argc, char **argv, const char *const *noarg,
+    bench_option_pt option, void *run, glm_err_t *err)
 {
-    if (argc >= 2 && strcmp(argv[1], "cpu") == 0) return bench_cpu(argc - 2, argv + 2);
-    if (argc >= 2 && strcmp(argv[1], "steps") == 0) return bench_steps(argc - 2, argv + 2);
-    if (argc >= 2 && strcmp(argv[1], "kernels") == 0) return bench_kernels(argc - 2, argv + 2);
-    if (argc >= 2 && strcmp(argv[1], "load") == 0) return bench_load(argc - 2, argv + 2);
-    fprintf(stderr,
+    int          rc = 1;
+    char         name[64];
+    const char  *value;
+
+    for (int i = 0; i < argc && rc > 0; ) {
+        int  first = i;
+
+        rc = glm_option_next(argc, argv, &i, noarg, name, &value, err);
+        if (rc == 1) rc = option(run, name, value, err);
+        if (rc == 0) {
+            rc = glm_fail(err, GLM_EINVAL, "%s: not an option of %s", argv[first], command);
+        }
+    }
+    return rc < 0 ? rc : 0;
+}
+
+int
+bench_number(const char *name, const char *value, int64_t lo, int64_t hi, int32_t *out,
+    glm_err_t *err)
+{
+    int64_t  n;
+    int      rc = glm_option_size(name, value, lo, hi, &n, err);
+
+    if (rc == 0) *out = (int32_t) n;
+    return rc < 0 ? rc : 1;
+}
+
+static int
+usage(FILE *f)
+{
+    fprintf(f,
         "usage: glm-bench cpu --model DIR [--json] [--rounds N] [--threads N] [--tp N]\n"
         "                     [--isa plain|avx2|avx512] [--context N] [--dummy]\n"
         "                     [--cpu-time] [--against DIR]\n"
@@ -96,5 +124,22 @@ main(int argc, char **argv)
         "raw reads and copies; --seconds: no round begins later;\n"
         "--drop-caches: the system's page cache, not the file's alone; --remove: takes the\n"
         "model away, and measures nothing\n");
-    return argc >= 2 && strcmp(argv[1], "--help") == 0 ? 0 : 2;
+    return f == stdout ? 0 : 2;
+}
+
+int
+main(int argc, char **argv)
+{
+    static const struct {
+        const char  *name;
+        int        (*run)(int, char **);
+    } command[] = {
+        { "cpu", bench_cpu }, { "steps", bench_steps }, { "kernels", bench_kernels },
+        { "load", bench_load },
+    };
+
+    for (int i = 1; i < argc; i++) if (strcmp(argv[i], "--help") == 0) return usage(stdout);
+    for (size_t i = 0; argc >= 2 && i < sizeof(command) / sizeof(command[0]); i++)
+        if (strcmp(argv[1], command[i].name) == 0) return command[i].run(argc - 2, argv + 2);
+    return usage(stderr);
 }

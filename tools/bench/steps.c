@@ -27,7 +27,7 @@ typedef struct {
     int32_t             top_k;
 } run_t;
 
-static const char *const  noarg[] = { "json", "help", NULL };
+static const char *const  noarg[] = { "json", NULL };
 
 /* "1,8,16" */
 static int
@@ -48,18 +48,10 @@ list(const char *name, const char *s, int32_t most, int32_t *out, int *n, glm_er
 }
 
 static int
-number(const char *name, const char *value, int64_t lo, int64_t hi, int32_t *out, glm_err_t *err)
+option(void *run, const char *name, const char *value, glm_err_t *err)
 {
-    int64_t  n;
-    int      rc = glm_option_size(name, value, lo, hi, &n, err);
+    run_t  *r = run;
 
-    if (rc >= 0) *out = (int32_t) n;
-    return rc < 0 ? rc : 1;
-}
-
-static int
-option(run_t *r, const char *name, const char *value, glm_err_t *err)
-{
     if (strcmp(name, "json") == 0) return r->json = 1;
     if (strcmp(name, "rows") == 0) {
         return list(name, value, MOST_ROWS, r->rows, &r->nrows, err);
@@ -67,28 +59,21 @@ option(run_t *r, const char *name, const char *value, glm_err_t *err)
     if (strcmp(name, "prefill") == 0) {
         return list(name, value, 1 << 20, r->prefill, &r->nprefill, err);
     }
-    if (strcmp(name, "context") == 0) return number(name, value, 2, 1 << 20, &r->context, err);
-    if (strcmp(name, "steps") == 0) return number(name, value, 1, 1 << 16, &r->steps, err);
-    if (strcmp(name, "top-k") == 0) return number(name, value, 0, 1 << 20, &r->top_k, err);
+    if (strcmp(name, "context") == 0) return bench_number(name, value, 2, 1 << 20, &r->context, err);
+    if (strcmp(name, "steps") == 0) return bench_number(name, value, 1, 1 << 16, &r->steps, err);
+    if (strcmp(name, "top-k") == 0) return bench_number(name, value, 0, 1 << 20, &r->top_k, err);
     return glm_option_engine(&r->engine, name, value, err);
 }
 
 static int
 options(run_t *r, int argc, char **argv, glm_err_t *err)
 {
-    int          rc = 1;
-    char         name[64];
-    const char  *value;
+    int  rc = bench_options("steps", argc, argv, noarg, option, r, err);
 
-    for (int i = 0; i < argc && rc > 0; ) {
-        rc = glm_option_next(argc, argv, &i, noarg, name, &value, err);
-        if (rc == 1) rc = option(r, name, value, err);
-        if (rc == 0) rc = glm_fail(err, GLM_EINVAL, "%s: not an option of steps", argv[i]);
-    }
-    if (rc > 0 && r->engine.model_dir == NULL) {
+    if (rc == 0 && r->engine.model_dir == NULL) {
         rc = glm_fail(err, GLM_EINVAL, "--model DIR is needed");
     }
-    return rc < 0 ? rc : 0;
+    return rc;
 }
 
 /* The pages of the longest prefill, or of all rows. */
@@ -244,7 +229,7 @@ measure(run_t *r)
 int
 bench_steps(int argc, char **argv)
 {
-    int        rc;
+    int        rc, status;
     double     t = bench_now();
     glm_err_t  err = {{0}};
     run_t      r = {
@@ -253,11 +238,12 @@ bench_steps(int argc, char **argv)
     };
 
     rc = options(&r, argc, argv, &err);
+    status = rc == 0 ? 1 : 2;
     if (rc == 0) rc = load(&r, &err);
     if (rc != 0) {
         fprintf(stderr, "glm-bench: %s\n", err.text);
         glm_model_free(r.m);
-        return 1;
+        return status;
     }
     printf(r.json ? "{\"isa\": \"%s\", \"load_s\": %.2f}\n" : "%s, loaded in %.2f s\n",
            glm_model_isa(r.m), bench_now() - t);
