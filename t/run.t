@@ -41,7 +41,7 @@ for ([ {}, qr/a fake card: weights .*\n.*backend cuda, sm_90; weights fp16/s, 'a
 
 unlink "$dir/glm-engine";
 open my $f, '>', "$dir/glm-engine" or die "glm-engine: $!\n";
-print $f "#!/bin/sh\nexec ", abs_path("$B/t/fake_engine"), " --loading 4000 --socket \"\$4\"\n";
+print $f "#!/bin/sh\nexec '", abs_path("$B/t/fake_engine"), "' --loading 4000 --socket \"\$4\"\n";
 close $f;
 chmod 0755, "$dir/glm-engine";
 my $e = start('sh', "$FindBin::Bin/../tools/run.sh", { env => { B => $dir, PORT => GLM::Test::port(), WAIT => 2 } });
