@@ -449,6 +449,12 @@ ngx_http_glm_request_check(ngx_http_request_t *r, ngx_http_glm_ctx_t *ctx)
     peer = ctx->peer;
     w = &peer->welcome;
 
+    /* WELCOME came, and then the engine went, in one turn */
+
+    if (peer->failed || peer->state != NGX_HTTP_GLM_PEER_READY) {
+        return ngx_http_glm_error_engine(ctx);
+    }
+
     /* another engine may come while this request runs */
 
     ctx->model.data = ngx_pstrdup(r->pool, &peer->model);

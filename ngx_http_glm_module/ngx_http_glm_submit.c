@@ -59,10 +59,6 @@ ngx_http_glm_submit(ngx_http_glm_ctx_t *ctx)
 
     peer = ctx->peer;
 
-    if (peer->failed || peer->state != NGX_HTTP_GLM_PEER_READY) {
-        return ngx_http_glm_error_engine(ctx);
-    }
-
     if (ctx->ncalls > peer->nslots - peer->nlive) {
         return ngx_http_glm_error(ctx, NGX_HTTP_SERVICE_UNAVAILABLE,
                                   "server_is_overloaded", NULL,

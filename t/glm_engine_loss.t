@@ -7,6 +7,7 @@ use Test::More;
 use FindBin;
 use lib "$FindBin::Bin/lib";
 use GLM::Test;
+use Time::HiRes qw(sleep);
 
 my $URI = '/v1/completions';
 my $t = GLM::Test->new(absent => 1, workers => 2)->fake('--max-queue', 100)->run;
@@ -116,6 +117,23 @@ for my $round (1 .. 4) {
     }
 }
 is(($ends{event} // 0) + ($ends{503} // 0), 80, 'killed four times under load') || diag(to_json(\%ends));
+
+# It welcomes the worker and is gone before the worker looks: what waited for it has a
+# refusal that tells so, not one that finds limits of 0
+
+kill STOP => @workers;
+$t->start_engine;
+kill STOP => $t->{procs}{engine}{pid};
+kill CONT => @workers;
+my @early = map { $t->post($URI, { prompt => 'fake: tokens=1' }, start => 1) } 1 .. 8;
+sleep 0.3;
+kill STOP => @workers;
+kill CONT => $t->{procs}{engine}{pid};
+sleep 0.3;
+$t->kill_engine;
+kill CONT => @workers;
+unavailable($_->response, 'a request between WELCOME and the end') for @early;
+
 is_deeply([ $t->workers ], \@workers, 'the same workers all along');
 $t->start_engine;
 $t->ready(5);

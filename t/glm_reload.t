@@ -20,7 +20,7 @@ my @c = map { $t->post($URI, { %long, prompt => $prompt->($_), stream => $_ % 5 
 ok($t->wait_stat('num_requests_running', 4, 5), 'streams run');
 my @old = $t->workers;
 ok($t->reload, 'reload in the middle of them');
-is($t->get('/health')->{status}, 200, 'new workers answer');
+ok((wait_for { $t->get('/health')->{status} == 200 } 10), 'new workers answer');
 ok(scalar(grep { my $p = $_; grep { $_ == $p } @old } $t->workers), 'an old worker is still at it');
 ok($t->reload, 'and another reload');
 is($t->complete(prompt => 'English: Save the file German:', temperature => 0)->{choices}[0]{text}, 'Datei speichern',
