@@ -29,6 +29,19 @@ golden_load(const char *in_tree, const char *shared)
     return NULL;
 }
 
+/* A file of the random model "mini" or "tiny", as golden_load(); what a name has behind
+ * these four characters is left out. */
+__attribute__((unused))
+static json_t *
+golden_random(const char *model, const char *file)
+{
+    char  path[256], shared[300];
+
+    snprintf(path, sizeof(path), "goldens/glm-%.4s-random/%s.json", model, file);
+    snprintf(shared, sizeof(shared), "reference/%s", path);
+    return golden_load(path, shared);
+}
+
 /* Array of ids; returns the count, at most cap. */
 __attribute__((unused))
 static int32_t
