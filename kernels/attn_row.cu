@@ -8,6 +8,7 @@
  * 2 d * (2, or 1 + 2 / d) bytes.
  */
 #include "attn.cuh"
+#include "cuda_size.h"
 
 namespace {
 
@@ -483,7 +484,7 @@ template <int D, bool INT8>
 int run(const glm_attn_args_t *a, glm_stream_t *s)
 {
     const size_t  pairs = (size_t) a->rows->rows * a->kv->heads;
-    const size_t  counters = (pairs * 4 + 127) / 128 * 128;
+    const size_t  counters = GLM_ATTN_COUNTERS(a->kv->heads);
     const size_t  chunk = pairs * (D + 4) * 4;
     Attn          t = {};
 

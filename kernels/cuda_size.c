@@ -39,7 +39,7 @@ glm_cuda_attn_ws(int rows, int heads, int d, int max_tokens)
     size_t  chunks = ((size_t) max_tokens + GLM_CUDA_CHUNK - 1) / GLM_CUDA_CHUNK;
     size_t  pairs = (size_t) rows * (size_t) heads;
 
-    return (pairs * 4 + 127) / 128 * 128 + pairs * chunks * (size_t) (d + 4) * 4;
+    return GLM_ATTN_COUNTERS(heads) + pairs * chunks * (size_t) (d + 4) * 4;
 }
 
 size_t

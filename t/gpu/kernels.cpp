@@ -358,6 +358,22 @@ static void test_attention(int heads, int d, int int8, const std::vector<int> &l
                 differ += packed_at(lone, 8, 0, i) != packed_at(o, 64, (int) n, i);
         }
         ok(differ == 0, "sm_%d attn_row: %d elements change with the batch", ops->arch, differ);
+        differ = 0;             /* with 96 heads: four, two and one warp a (row, head) */
+        for (int count : {4, 8, 16, 40}) {
+            const size_t      last = queries.size() - 1;
+            std::vector<Row>  same;
+
+            for (int i = 0; i < count; i++) same.push_back(queries[last - i % tol_rows]);
+            put(same, 64);
+            out.poison();
+            call(false, count, 64);
+            const std::vector<uint16_t>  many = out.get();
+
+            for (int r = 0; r < count; r++)
+                for (int i = 0; i < heads * d; i++)
+                    differ += packed_at(many, 64, r, i) != packed_at(o, 64, (int) (last - r % tol_rows), i);
+        }
+        ok(differ == 0, "sm_%d attn_row of rows of one length: %d elements differ", ops->arch, differ);
         if (firsts.empty()) firsts = kept;
         else ok(firsts == kept, "attn_row %s d %d: sm_80 and sm_90 give the same bits",
                 int8 ? "int8" : "fp16", d);

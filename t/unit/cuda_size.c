@@ -43,5 +43,11 @@ main(void)
            == glm_cuda_linear_ws_sms(132, GLM_CUDA_MAX_ROWS),
        "linears of 256 rows need no more workspace than of 64");
     ok(glm_cuda_linear_ws_sms(132, 8) < glm_cuda_linear_ws_sms(132, 16), "8 rows need less");
+    /* Steps of 1 and of 64 rows share attn_row's buffer: what follows the counters begins
+     * behind those of the larger. */
+    ok(glm_cuda_attn_ws(1, 96, 128, 512) - 96 * 2 * 132 * 4 == glm_cuda_attn_ws(64, 96, 128, 512)
+           - (size_t) 64 * 96 * 2 * 132 * 4
+           && glm_cuda_attn_ws(1, 96, 128, 512) - 96 * 2 * 132 * 4 >= (size_t) 64 * 96 * 4,
+       "attn_row counts in the same place whatever the rows");
     return tap_done();
 }
