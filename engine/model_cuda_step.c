@@ -261,7 +261,7 @@ glm_cuda_output(glm_cuda_model_t *m, const float *y, const void *a, int rows, in
         for (size_t i = 0; i < (size_t) rows * hidden; i++) {
             size_t  r = i / hidden, c = i % hidden;
 
-            x[i] += m->alpha * glm_half_to_float(h[(c / 8 * (size_t) bucket + r) * 8 + c % 8]);
+            x[i] += m->alpha * glm_half_to_float(h[glm_cuda_packed(m->base.cfg.hidden, (int) c, (int) r, bucket)]);
         }
     }
     free(h);

@@ -292,12 +292,12 @@ __device__ __forceinline__ void put_out(const Context &c, int head, int row0, St
         l += __shfl_xor_sync(~0u, l, 1);
         l += __shfl_xor_sync(~0u, l, 2);
         if (row >= c.first + c.rows) continue;
-        const size_t  pass = (size_t) (row / GLM_CUDA_PREFILL_ROWS) * (c.kv.heads * D / 8);
-        __half       *out = c.out + row % GLM_CUDA_PREFILL_ROWS * 8 + t * 2;
+        const size_t  block = (size_t) (row / GLM_CUDA_BLOCK) * (c.kv.heads * D / 8);
+        __half       *out = c.out + row % GLM_CUDA_BLOCK * 8 + t * 2;
 
 #pragma unroll
         for (int i = 0; i < D / 8; i++)
-            *(uint32_t *) (out + (pass + head * (D / 8) + i) * (GLM_CUDA_PREFILL_ROWS * 8)) =
+            *(uint32_t *) (out + (block + head * (D / 8) + i) * (GLM_CUDA_BLOCK * 8)) =
                 float2_half2(w.o[i][2 * h] / l, w.o[i][2 * h + 1] / l);
     }
 }

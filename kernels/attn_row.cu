@@ -507,7 +507,7 @@ int run(const glm_attn_args_t *a, glm_stream_t *s)
 
 int GLM_OP(attn_row)(const glm_attn_args_t *a, glm_stream_t *s)
 {
-    if (s == NULL || !attn_ok(a) || a->rows->rows > GLM_CUDA_MAX_ROWS || a->rows->ldpages < 1
+    if (s == NULL || !attn_ok(a) || a->bucket > GLM_CUDA_MAX_ROWS || a->rows->ldpages < 1
         || a->out == NULL || a->ws == NULL || !aligned16(a->out) || !aligned16(a->ws))
     {
         return GLM_EINVAL;

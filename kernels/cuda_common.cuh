@@ -106,6 +106,14 @@ inline bool bucket_ok(int rows, int bucket)
                || bucket == GLM_CUDA_PREFILL_ROWS);
 }
 
+/* Pieces of 16 bytes of a packed buffer, `pieces` wide, before piece c of a row:
+ * glm_cuda_packed() / 8. */
+__device__ __forceinline__ size_t piece_at(int pieces, int c, int row, int bucket)
+{
+    if (bucket <= GLM_CUDA_BLOCK) return (size_t) c * bucket + row;
+    return ((size_t) (row / GLM_CUDA_BLOCK) * pieces + c) * GLM_CUDA_BLOCK + row % GLM_CUDA_BLOCK;
+}
+
 inline bool aligned16(const void *p)
 {
     return ((uintptr_t) p & 15) == 0;

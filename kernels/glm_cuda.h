@@ -11,8 +11,10 @@
  * architecture (attn_context alone has an order of its own).
  *
  * "Packed" activations are fp16 [width / 8][R][8]: 16 bytes of a row, then the
- * same 16 bytes of the next row.  Every producer writes, and every matrix reads,
- * this order.  Rows past `rows` may hold anything.
+ * same 16 bytes of the next row.  A bucket of 256 is four blocks of 64 rows, each in
+ * this order, one after the other: what a matrix reads of a group of inputs is then in
+ * one piece.  Every producer writes, and every matrix reads, this order
+ * (glm_cuda_packed()).  Rows past `rows` may hold anything.
  */
 #ifndef GLM_CUDA_H
 #define GLM_CUDA_H
@@ -29,13 +31,24 @@
 extern "C" {
 #endif
 
-#define GLM_CUDA_GENERATION  1    /* goes up when any output bit may change */
+#define GLM_CUDA_GENERATION  2    /* goes up when any output bit may change */
 #define GLM_CUDA_MAX_ROWS    64   /* of a step, of attn_row */
 #define GLM_CUDA_PREFILL_ROWS 256 /* of a pass, and its bucket */
+#define GLM_CUDA_BLOCK       64   /* rows of a bucket of 256 that lie together */
 #define GLM_CUDA_KV_TOKENS   16   /* tokens of a KV page */
 #define GLM_CUDA_CHUNK       256  /* tokens of an attention chunk */
 
 typedef struct glm_stream_s  glm_stream_t;
+
+/* Elements of a packed buffer, `width` wide, before element i of a row. */
+static inline size_t
+glm_cuda_packed(int width, int i, int row, int bucket)
+{
+    int  b = bucket < GLM_CUDA_BLOCK ? bucket : GLM_CUDA_BLOCK;
+
+    return ((size_t) (row / b) * (size_t) (width / 8) + (size_t) (i / 8)) * (size_t) (b * 8)
+           + (size_t) (row % b * 8 + i % 8);
+}
 
 /* ---- matrices ---- */
 
@@ -167,8 +180,8 @@ typedef struct {
 /*
  * qkv: fp16 [rows][heads * 3d], head h: q k v of d each. rope: half2 (cos, sin)
  * [positions][d / 2], fp16 values as section 1 of the reference makes them.
- * attn_row takes at most GLM_CUDA_MAX_ROWS rows; of a pass of prefill it takes 64
- * after 64 with bucket 256, `out` moved on by 16 bytes a row.
+ * attn_row takes at most GLM_CUDA_MAX_ROWS rows; of a pass of prefill, a block of 64
+ * rows after the other.
  */
 typedef struct {
     const glm_gkv_t    *kv;
@@ -197,7 +210,7 @@ size_t glm_cuda_attn_ws(int rows, int heads, int d, int max_tokens);
  *
  * Nothing else passes from one layer to the next than y and a, so a context can
  * stop after any layer and others can run in between.  A packed buffer of a
- * context is one pass after the other, 256 * width elements each.
+ * context is one pass after the other, 256 * width elements each: blocks of 64 rows.
  */
 typedef struct {
     float  *y;                    /* [tokens][dim] */

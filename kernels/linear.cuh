@@ -24,18 +24,20 @@ struct Linear {
     int            *counters;     /* CTAs that published; of a tile; 0 between launches */
     size_t          ldy;
     int             n, tiles, groups, seg_groups, segs, units, workers, rows, out, stages;
-    int             strips, bucket;               /* MANY: strips of CL * kN outputs */
+    int             strips;                       /* MANY: strips of CL * kN outputs */
 };
 
 /*
  * NT: groups of 8 rows.  WM: blocks of 16 outputs a warp.  KG: groups a stage.
- * CL: CTAs of a cluster.  MANY: blocks of NT * 8 rows of a larger bucket.
+ * CL: CTAs of a cluster.  MANY: NT * 8 rows at a time of a bucket of 256.
  */
 template <int WT_, int NT_, int WM_, int KG_, bool WG_, int CL_ = 1, bool MANY_ = false>
 struct Cfg {
     static constexpr int   WT = WT_, NT = NT_, WM = WM_, KG = KG_, CL = CL_, WARPS = 8;
     static constexpr bool  WG = WG_, MANY = MANY_;         /* WG: wgmma */
     static constexpr int   kThreads = WARPS * 32, kN = WM * 128, kTile = tile_bytes(WT);
+    static constexpr int   kBlock = NT < 8 ? NT * 8 : GLM_CUDA_BLOCK;    /* rows that lie together */
+    static constexpr int   kBlocks = NT * 8 / kBlock, kXBlock = kBlock * kGroup * 2;  /* bytes a group */
     static constexpr int   kW = WM * KG * kTile, kX1 = NT * 8 * kGroup * 2, kX = KG * kX1;
     static constexpr int   kStage = (kW + kX + 127) / 128 * 128;
     /* Sums of a tile that are in shared memory, as registers hold one segment only. */
@@ -117,14 +119,15 @@ __device__ __forceinline__ void store(const Linear &a, int tile, float (&v)[C::W
             const int    i = o0 / 2 + g;                   /* u1; its gate is n / 2 on */
             const float  b1 = a.bias ? __half2float(a.bias[i]) : 0.f;
             const float  b2 = a.bias ? __half2float(a.bias[a.n / 2 + i]) : 0.f;
-            __half      *y = (__half *) a.y + (size_t) (o0 / 16) * (C::MANY ? a.bucket * 8 : C::NT * 64) + g;
 
 #pragma unroll
             for (int b = 0; b < C::NT; b++) {
+                const size_t  block = (size_t) (row0 / C::kBlock + b / 8) * (a.n / 16) + o0 / 16;
+                __half       *y = (__half *) a.y + (block * C::kBlock + b % 8 * 8 + t * 2) * 8 + g;
+
 #pragma unroll
                 for (int e = 0; e < 2; e++)
-                    y[(row0 + b * 8 + t * 2 + e) * 8] =
-                        __float2half_rn((v[m][b][e] + b1) * gelu(v[m][b][e + 2] + b2));
+                    y[e * 8] = __float2half_rn((v[m][b][e] + b1) * gelu(v[m][b][e + 2] + b2));
             }
             continue;
         }
@@ -190,7 +193,7 @@ struct Late {
     static constexpr int   kN = C::WM * C::NT;
     static constexpr bool  kEarly = kN <= 4;
 
-    float4  v[kEarly ? kSegments - 1 : 1][kN];
+    float4  v[kEarly ? kSegments - 1 : 1][kEarly ? kN : 1];
     bool    have;
 
     __device__ __forceinline__ static bool published(const Linear &a, int unit, int tile)
@@ -205,22 +208,26 @@ struct Late {
         return seen == others;
     }
 
-    /* Segment seg of the unit's tile. */
-    __device__ __forceinline__ static void load(const Linear &a, int unit, int seg, float4 (&to)[kN])
+    /* What was published of segment seg of the unit's tile. */
+    __device__ __forceinline__ static const float4 *segment(const Linear &a, int unit, int seg)
     {
         const int  u = unit / a.segs * a.segs + seg;
         int        worker = blockIdx.x / C::CL + 1;
 
         while (first_unit(a, worker + 1) <= u) worker++;
-#pragma unroll
-        for (int i = 0; i < kN; i++) to[i] = __ldcg(slot<C>(a, worker, seg) + i * C::kThreads);
+        return slot<C>(a, worker, seg);
     }
 
     __device__ __forceinline__ void fetch(const Linear &a, int unit)
     {
 #pragma unroll
-        for (int j = 0; j < kSegments - 1; j++)
-            if (unit % a.segs + 1 + j < a.segs) load(a, unit, unit % a.segs + 1 + j, v[j]);
+        for (int j = 0; j < kSegments - 1; j++) {
+            if (unit % a.segs + 1 + j >= a.segs) break;
+            const float4  *from = segment(a, unit, unit % a.segs + 1 + j);
+
+#pragma unroll
+            for (int i = 0; i < kN; i++) v[j][i] = __ldcg(from + i * C::kThreads);
+        }
     }
 
     /* Before the unit is computed. */
@@ -234,29 +241,31 @@ struct Late {
         if (have) fetch(a, unit);
     }
 
-    __device__ __forceinline__ static void add(float (&sum)[C::WM][C::NT][4], const float4 (&p)[kN])
+    __device__ __forceinline__ static void add(float *sum, float4 p)
     {
-#pragma unroll
-        for (int i = 0; i < kN; i++) {
-            float  *f = &sum[0][0][0] + i * 4;
-
-            f[0] += p[i].x, f[1] += p[i].y, f[2] += p[i].z, f[3] += p[i].w;
-        }
+        sum[0] += p.x, sum[1] += p.y, sum[2] += p.z, sum[3] += p.w;
     }
 
     __device__ __forceinline__ void gather(const Linear &a, int unit, int tile,
                                            float (&sum)[C::WM][C::NT][4])
     {
+        float  *to = &sum[0][0][0];
+
         if (!have) while (!published(a, unit, tile)) {}
         if constexpr (kEarly) {
             if (!have) fetch(a, unit);
 #pragma unroll
-            for (int j = 0; j < kSegments - 1; j++)
-                if (unit % a.segs + 1 + j < a.segs) add(sum, v[j]);
+            for (int j = 0; j < kSegments - 1; j++) {
+                if (unit % a.segs + 1 + j >= a.segs) break;
+#pragma unroll
+                for (int i = 0; i < kN; i++) add(to + i * 4, v[j][i]);
+            }
         } else {
             for (int seg = unit % a.segs + 1; seg < a.segs; seg++) {
-                load(a, unit, seg, v[0]);
-                add(sum, v[0]);
+                const float4  *from = segment(a, unit, seg);
+
+#pragma unroll
+                for (int i = 0; i < kN; i++) add(to + i * 4, __ldcg(from + i * C::kThreads));
             }
         }
     }
@@ -323,55 +332,86 @@ __device__ __forceinline__ void settle_shared(const Linear &a, int unit, int u0,
     else if (unit + 1 == u1) finish<C>(a, unit, tile, acc, late);
 }
 
-/* One stage by mma.sync: sw its weights [WM][KG] tiles, then x [KG][16][R][8]. */
+/*
+ * One stage by mma.sync: sw its weights [WM][KG] tiles, then x [KG][16][R][8].  The
+ * chains of its groups run side by side: one alone waits for each product.
+ */
 template <class C>
 __device__ __forceinline__ void mma_stage(const uint8_t *sw, float (&acc)[C::WM][C::NT][4])
 {
     constexpr int   NT = C::NT, NB = NT == 1 ? 4 : 2 * NT;
     const int       warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const uint32_t  sx = smem_addr(sw + C::kW) + lane * 16;
+    float           p[C::KG][C::WM][NT][4];
 
 #pragma unroll
-    for (int kg = 0; kg < C::KG; kg++) {
-        float  p[C::WM][NT][4];
-
-        zero<C>(p);
+    for (int kg = 0; kg < C::KG; kg++) zero<C>(p[kg]);
 #pragma unroll
-        for (int half = 0; half < 2; half++) {
-            uint32_t  a[C::WM][4][4];
+    for (int half = 0; half < 2; half++) {
+        uint32_t  a[C::KG][C::WM][4][4];
 
+#pragma unroll
+        for (int kg = 0; kg < C::KG; kg++) {
 #pragma unroll
             for (int m = 0; m < C::WM; m++) {
                 const int  sub = warp * C::WM + m;
 
-                fragments<C::WT>(sw + (sub / 8 * C::KG + kg) * C::kTile, sub % 8, half, lane, a[m]);
+                fragments<C::WT>(sw + (sub / 8 * C::KG + kg) * C::kTile, sub % 8, half, lane, a[kg][m]);
             }
+        }
 #pragma unroll
-            for (int j = 0; j < 4; j += NT == 1 ? 2 : 1) {
-                uint32_t  b[NB];
+        for (int j = 0; j < 4; j += NT == 1 ? 2 : 1) {
+            uint32_t  b[C::KG][NB];
 
 #pragma unroll
+            for (int kg = 0; kg < C::KG; kg++) {
+#pragma unroll
                 for (int i = 0; i < NB; i += 4)
-                    ldmatrix(b + i, sx + (kg * 8 + half * 4 + j) * NT * 256 + i * 128);
+                    ldmatrix(b[kg] + i, sx + (kg * 8 + half * 4 + j) * NT * 256 + i * 128);
+            }
+#pragma unroll
+            for (int s = 0; s < (NT == 1 ? 2 : 1); s++) {
 #pragma unroll
                 for (int m = 0; m < C::WM; m++) {
-                    if constexpr (NT == 1) {
-                        mma(p[m][0], a[m][j], b[0], b[1]);
-                        mma(p[m][0], a[m][j + 1], b[2], b[3]);
-                    } else {
 #pragma unroll
-                        for (int i = 0; i < NT; i++) mma(p[m][i], a[m][j], b[i], b[NT + i]);
+                    for (int i = 0; i < NT; i++) {
+#pragma unroll
+                        for (int kg = 0; kg < C::KG; kg++)
+                            mma(p[kg][m][i], a[kg][m][j + s], b[kg][NT == 1 ? 2 * s : i],
+                                b[kg][NT == 1 ? 2 * s + 1 : NT + i]);
                     }
                 }
             }
         }
+    }
+#pragma unroll
+    for (int kg = 0; kg < C::KG; kg++) {
 #pragma unroll
         for (int m = 0; m < C::WM; m++) {
             const int  sub = warp * C::WM + m;
 
-            add_group<NT>(acc[m], p[m],
+            add_group<NT>(acc[m], p[kg][m],
                           scales<C::WT>(sw + (sub / 8 * C::KG + kg) * C::kTile, sub % 8, lane));
         }
+    }
+}
+
+/* Biases of this CTA's outputs, from far, on their way to L2. */
+template <class C>
+__device__ __forceinline__ void fetch_bias(const Linear &a, int u0, int u1)
+{
+    constexpr int  kLine = 64;            /* of fp16 */
+    const int      t0 = u0 / a.segs, n = ((u1 - 1) / a.segs - t0 + 1) * (C::kN / kLine);
+
+    if (a.bias == nullptr) return;
+    for (int i = threadIdx.x; i < n; i += C::kThreads) {
+        const int  tile = strip_of<C>(a, t0 + i / (C::kN / kLine)) * C::CL + blockIdx.x % C::CL;
+        const int  part = i % (C::kN / kLine), half = C::kN / kLine / 2;
+        const int  o = a.out == GLM_OUT_GLU
+                           ? part / half * (a.n / 2) + tile * (C::kN / 2) + part % half * kLine
+                           : tile * C::kN + part * kLine;
+
+        if (o < a.n) asm volatile("prefetch.global.L2 [%0];" ::"l"(a.bias + o));
     }
 }
 
@@ -403,7 +443,6 @@ void linear_args(Linear *l, const glm_linear_args_t *a, const glm_stream_t *s)
     share = (l->units + most - 1) / most;
     l->workers = (l->units + share - 1) / share;
     l->rows = a->rows;
-    l->bucket = a->bucket;
     l->out = a->out;
 }
 

@@ -36,19 +36,14 @@ __global__ void __launch_bounds__(C::kThreads, 1) linear80_kernel(const Linear a
                 copy16(dst + i, a.w + ((size_t) (tile * C::WM + m) * a.groups + kk) * C::kTile + off);
             }
             for (int i = threadIdx.x * 16; i < C::kX; i += C::kThreads * 16) {
-                if constexpr (C::MANY) {
-                    const int  k8 = kk * (kGroup / 8) + i / (C::NT * 128), off = i % (C::NT * 128);
-
-                    copy16(dst + C::kW + i, a.x + ((size_t) k8 * a.bucket + row0) * 16 + off);
-                } else {
-                    copy16(dst + C::kW + i, a.x + (size_t) kk * C::kX1 + i);
-                }
+                copy16(dst + C::kW + i, a.x + ((size_t) (row0 / C::kBlock) * a.groups + kk) * C::kXBlock + i);
             }
             issued++;
         }
         asm volatile("cp.async.commit_group;" ::: "memory");
     };
 
+    fetch_bias<C>(a, u0, u1);
     for (int i = 0; i < ST - 1; i++) issue();
     for (int u = u0; u < u1; u++) {
         const int  end = min((u % a.segs + 1) * a.seg_groups, a.groups);

@@ -73,7 +73,7 @@ __device__ __forceinline__ void load_x(const Norm &n, int row, int c, bool in, f
     if (n.a != nullptr) {
         float  f[8];
 
-        unpack8(__ldcg(n.a + (size_t) c * n.bucket + row), f);
+        unpack8(__ldcg(n.a + piece_at(n.dim / 8, c, row, n.bucket)), f);
 #pragma unroll
         for (int i = 0; i < 8; i++) x[i] = fmaf(n.alpha, f[i], x[i]);
     }
@@ -113,7 +113,7 @@ __device__ __forceinline__ void write_out(const Norm &n, int row, int c, const f
     for (int i = 0; i < 4; i++)
         o[i] = float2_half2(fmaf((x[2 * i] - st.x) * st.y, w[2 * i], b[2 * i]),
                             fmaf((x[2 * i + 1] - st.x) * st.y, w[2 * i + 1], b[2 * i + 1]));
-    n.out[(size_t) c * n.bucket + row] = make_uint4(o[0], o[1], o[2], o[3]);
+    n.out[piece_at(n.dim / 8, c, row, n.bucket)] = make_uint4(o[0], o[1], o[2], o[3]);
 }
 
 #if GLM_ARCH == 90
@@ -185,13 +185,14 @@ __global__ void embed_kernel(float *y, size_t ldy, const uint4 *table, const int
 }
 
 __global__ void repack_kernel(uint4 *out, const uint4 *x, int pieces, int from_bucket, int to_bucket,
-                              int rows)
+                              int from, int to, int rows)
 {
     const int  i = blockIdx.x * blockDim.x + threadIdx.x, c = i / rows, row = i % rows;
 
     grid_go();
     grid_wait();
-    if (c < pieces) out[(size_t) c * to_bucket + row] = x[(size_t) c * from_bucket + row];
+    if (c < pieces)
+        out[piece_at(pieces, c, to + row, to_bucket)] = x[piece_at(pieces, c, from + row, from_bucket)];
 }
 
 }  // namespace
@@ -235,6 +236,6 @@ int GLM_OP(repack)(const glm_repack_args_t *a, glm_stream_t *s)
         return GLM_EINVAL;
     }
     return launch("repack", repack_kernel, (a->rows * (a->width / 8) + 127) / 128, 128, 0, 1, s,
-                  (uint4 *) a->out + a->to, (const uint4 *) a->x + a->from, a->width / 8,
-                  a->from_bucket, a->to_bucket, a->rows);
+                  (uint4 *) a->out, (const uint4 *) a->x, a->width / 8, a->from_bucket, a->to_bucket,
+                  a->from, a->to, a->rows);
 }

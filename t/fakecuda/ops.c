@@ -193,7 +193,7 @@ unpack_rows(const linear_t *l)
     for (int r = 0; r < l->a.rows; r++) {
         for (int i = 0; i < l->w.k; i++) {
             x[(size_t) r * (size_t) l->w.k + (size_t) i] =
-                glm_half_to_float(p[fc_packed(i, r, l->a.bucket)]);
+                glm_half_to_float(p[glm_cuda_packed(l->w.k, i, r, l->a.bucket)]);
         }
     }
     return x;
@@ -215,7 +215,7 @@ put(const linear_t *l, int at, const float *sum, const float *gate)
 
         if (a->out == GLM_OUT_F32) ((float *) a->y)[i] = sum[r];
         else if (a->out == GLM_OUT_F16) ((uint16_t *) a->y)[i] = glm_float_to_half(sum[r]);
-        else ((uint16_t *) a->y)[fc_packed(at / 16 * 8 + at % 8, r, a->bucket)] =
+        else ((uint16_t *) a->y)[glm_cuda_packed(l->w.n / 2, at / 16 * 8 + at % 8, r, a->bucket)] =
             glm_float_to_half((float) (sum[r] * gelu(gate[r])));
     }
 }
@@ -292,13 +292,13 @@ norm_row(const glm_gnorm_args_t *a, int r)
     for (int i = 0; i < a->dim; i++) {
         x[i] = (double) y[i];
         if (res != NULL) {
-            x[i] += (double) a->alpha * (double) glm_half_to_float(res[fc_packed(i, r, a->bucket)]);
+            x[i] += (double) a->alpha * (double) glm_half_to_float(res[glm_cuda_packed(a->dim, i, r, a->bucket)]);
         }
         mean += x[i] / a->dim;
     }
     for (int i = 0; i < a->dim; i++) var += (x[i] - mean) * (x[i] - mean) / a->dim;
     for (int i = 0; i < a->dim; i++) {
-        ((uint16_t *) a->out)[fc_packed(i, r, a->bucket)] = glm_float_to_half((float)
+        ((uint16_t *) a->out)[glm_cuda_packed(a->dim, i, r, a->bucket)] = glm_float_to_half((float)
             ((x[i] - mean) / sqrt(var + (double) a->eps) * (double) glm_half_to_float(w[i])
              + (double) glm_half_to_float(b[i])));
     }
@@ -334,21 +334,28 @@ fc_norm(const glm_gnorm_args_t *a, glm_stream_t *s)
     return fakecuda_enqueue(s, run_norm, a, sizeof(*a));
 }
 
+/* To the end of the last row. */
+static size_t
+packed_bytes(int width, int rows, int bucket)
+{
+    return (glm_cuda_packed(width, width - 1, rows - 1, bucket) + 1) * 2;
+}
+
 static void
 run_repack(void *arg)
 {
     const glm_repack_args_t  *a = arg;
     const uint16_t           *x = a->x;
 
-    if (!fakecuda_may(a->x, (fc_packed(a->width - 1, a->from + a->rows - 1, a->from_bucket) + 1) * 2)
-        || !fakecuda_may(a->out, (fc_packed(a->width - 1, a->to + a->rows - 1, a->to_bucket) + 1) * 2))
+    if (!fakecuda_may(a->x, packed_bytes(a->width, a->from + a->rows, a->from_bucket))
+        || !fakecuda_may(a->out, packed_bytes(a->width, a->to + a->rows, a->to_bucket)))
     {
         return;
     }
     for (int r = 0; r < a->rows; r++) {
         for (int i = 0; i < a->width; i++) {
-            ((uint16_t *) a->out)[fc_packed(i, a->to + r, a->to_bucket)] =
-                x[fc_packed(i, a->from + r, a->from_bucket)];
+            ((uint16_t *) a->out)[glm_cuda_packed(a->width, i, a->to + r, a->to_bucket)] =
+                x[glm_cuda_packed(a->width, i, a->from + r, a->from_bucket)];
         }
     }
 }

@@ -26,13 +26,6 @@ fc_bucket_ok(int rows, int bucket)
                                            || bucket == 64 || bucket == GLM_CUDA_PREFILL_ROWS);
 }
 
-/* Element i of a row of a packed buffer. */
-static inline size_t
-fc_packed(int i, int row, int bucket)
-{
-    return ((size_t) (i / 8) * (size_t) bucket + (size_t) row) * 8 + (size_t) (i % 8);
-}
-
 /* The compiler's own vectors where the machine has them. */
 #if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 #define FC_FAST  __attribute__((target_clones("avx2", "default")))

@@ -225,7 +225,7 @@ attend_row(const attn_t *t, int r, float *p)
         for (int i = 0; i < d; i++) q[i] /= sqrtf((float) d);
         attend(&seen, q, p, out);
         for (int i = 0; i < d; i++) {
-            o[fc_packed(seen.head * d + i, r, t->a.bucket)] = glm_float_to_half(out[i]);
+            o[glm_cuda_packed(t->kv.heads * d, seen.head * d + i, r, t->a.bucket)] = glm_float_to_half(out[i]);
         }
     }
 }
@@ -239,8 +239,8 @@ run_row(void *arg)
     if (may_rows(t)
         && fakecuda_may(t->rows.pages, (size_t) t->rows.rows * (size_t) t->rows.ldpages * 4)
         && fakecuda_may(t->a.ws, t->a.ws_bytes)
-        && fakecuda_may(t->a.out, (fc_packed(t->kv.heads * t->kv.d - 1, t->rows.rows - 1,
-                                             t->a.bucket) + 1) * 2))
+        && fakecuda_may(t->a.out, (glm_cuda_packed(t->kv.heads * t->kv.d, t->kv.heads * t->kv.d - 1,
+                                                   t->rows.rows - 1, t->a.bucket) + 1) * 2))
     {
         for (int r = 0; r < t->rows.rows; r++) {
             if (t->rows.slot[r] >= 0) attend_row(t, r, p);
@@ -254,7 +254,7 @@ fc_attn_row(const glm_attn_args_t *a, glm_stream_t *s)
 {
     attn_t  t;
 
-    if (s == NULL || !attn_ok(a) || a->rows->rows > GLM_CUDA_MAX_ROWS || a->rows->ldpages < 1
+    if (s == NULL || !attn_ok(a) || a->bucket > GLM_CUDA_MAX_ROWS || a->rows->ldpages < 1
         || a->out == NULL || a->ws == NULL || !fc_aligned(a->out) || !fc_aligned(a->ws)
         || a->ws_bytes < glm_cuda_attn_ws(a->rows->rows, a->kv->heads, a->kv->d,
                                           a->rows->ldpages * GLM_CUDA_KV_TOKENS))
@@ -268,10 +268,10 @@ fc_attn_row(const glm_attn_args_t *a, glm_stream_t *s)
 static void
 context_row(const context_t *c, int r, float *p)
 {
-    int        d = c->kv.d, width = c->kv.heads * d, pass = r / GLM_CUDA_PREFILL_ROWS;
+    int        d = c->kv.d, width = c->kv.heads * d;
     seen_t     seen = { &c->kv, c->a.pages, c->a.tokens, 0, 1 };
     float      q[128], out[128];
-    uint16_t  *o = (uint16_t *) c->a.out + (size_t) pass * GLM_CUDA_PREFILL_ROWS * (size_t) width;
+    uint16_t  *o = c->a.out;
 
     for (seen.head = 0; seen.head < c->kv.heads; seen.head++) {
         rotate((const uint16_t *) c->a.qkv + (size_t) (r * c->kv.heads + seen.head) * 3 * (size_t) d,
@@ -279,7 +279,7 @@ context_row(const context_t *c, int r, float *p)
         for (int i = 0; i < d; i++) q[i] = half(q[i] / sqrtf((float) d));
         attend(&seen, q, p, out);
         for (int i = 0; i < d; i++) {
-            o[fc_packed(seen.head * d + i, r % GLM_CUDA_PREFILL_ROWS, GLM_CUDA_PREFILL_ROWS)] =
+            o[glm_cuda_packed(width, seen.head * d + i, r, GLM_CUDA_PREFILL_ROWS)] =
                 glm_float_to_half(out[i]);
         }
     }

@@ -114,7 +114,7 @@ static inline std::vector<uint32_t> linear(const glm_cuda_ops_t *ops, const Devi
 
             if (out == GLM_OUT_F32) *g = v[r * ldy + i];
             else if (out == GLM_OUT_F16) *g = h[r * ldy + i];
-            else *g = h[((size_t) (i / 8) * bucket + r) * 8 + i % 8];
+            else *g = h[glm_cuda_packed(width, i, r, bucket)];
         }
     if (out != GLM_OUT_GLU)       /* nothing past a row's end, nor past the last row */
         for (int r = 0; r < bucket; r++)

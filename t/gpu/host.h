@@ -122,13 +122,14 @@ static inline std::vector<uint16_t> packed(const std::vector<uint16_t> &x, int k
 
     for (size_t r = 0; r < pick.size(); r++)
         for (int i = 0; i < k; i++)
-            v[((size_t) (i / 8) * bucket + r) * 8 + i % 8] = x[(size_t) pick[r] * k + i];
+            v[glm_cuda_packed(k, i, (int) r, bucket)] = x[(size_t) pick[r] * k + i];
     return v;
 }
 
+/* Of a whole buffer. */
 static inline uint16_t packed_at(const std::vector<uint16_t> &v, int bucket, int row, int i)
 {
-    return v[((size_t) (i / 8) * bucket + row) * 8 + i % 8];
+    return v[glm_cuda_packed((int) (v.size() / bucket), i, row, bucket)];
 }
 
 struct Error {                    /* relative, Frobenius; NaN never passes */

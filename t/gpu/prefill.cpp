@@ -212,8 +212,7 @@ struct Context {                  /* one context on the card, keys and values wr
 
     uint16_t at(const std::vector<uint16_t> &o, int row, int i) const
     {
-        return o[(size_t) (row / kPass) * kPass * heads * d
-                 + ((size_t) (i / 8) * kPass + row % kPass) * 8 + i % 8];
+        return o[glm_cuda_packed(heads * d, i, row, kPass)];
     }
 };
 
@@ -329,7 +328,7 @@ static void test_causal(int d, int int8, int n)
         for (int r = 0; r < std::min(n, kPass); r += 64) {
             const int  count = std::min(64, n - r);
 
-            c.rows(r, count, false, out.p + r * 8, kPass);
+            c.rows(r, count, false, out.p + (size_t) r * heads * d, 64);
             steps.rows(r, count, false, step.p, 64);
             const std::vector<uint16_t>  o = out.get(), s = step.get();
 
