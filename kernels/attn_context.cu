@@ -1,20 +1,25 @@
 /*
  * attn_context: attention of a bidirectional context, every row over all its tokens,
- * by mma.sync.  A CTA takes 64 rows of a head, a warp 16 of them, and walks the
- * tokens in blocks of 64 with a running maximum and sum in fp32.  A row's order of
+ * by wgmma (sm_90) or mma.sync, which give the same bits.  A CTA takes 128 rows of a
+ * head (sm_80: 64), a warp 16 of them, and walks the tokens in blocks of 64 with a
+ * running maximum and sum in fp32.  A row's order of
  * arithmetic is that of the blocks, whatever rows are beside it.  Rotated q is in
- * fragments from the start; K and V pass through shared memory, the next block
- * under way while one is worked on; int8 becomes fp16 there.
+ * shared memory (sm_80: in fragments) from the start; K and V pass through shared
+ * memory, the next block under way while one is worked on; int8 becomes fp16 there.
  * An ideal run does 4 * rows * tokens * heads * d operations and reads q once, and K
  * and V of a head once a CTA, from L2 but for the first.
  */
 #include "attn.cuh"
 #include "mma.cuh"
 #include "tiles.cuh"
+#if GLM_ARCH == 90
+#include "wgmma.cuh"
+#endif
 
 namespace {
 
-constexpr int    kWarps = 4, kThreads = kWarps * 32, kRows = kWarps * 16, kTokens = 64;
+constexpr int    kWarps = GLM_ARCH == 90 ? 8 : 4, kCtas = GLM_ARCH == 90 ? 2 : 3;
+constexpr int    kThreads = kWarps * 32, kRows = kWarps * 16, kTokens = 64;
 constexpr int    kPages = kTokens / kPage;
 constexpr float  kLog2e = 1.4426950408889634f;
 
@@ -29,22 +34,26 @@ struct Context {
 };
 
 /*
- * Shared memory: fp16 K and V [64][D], two blocks in turn; or two blocks of int8 as
- * the pages have them, scales behind, and one of fp16.
+ * Shared memory: fp16 K and V [64][D], two blocks in turn, or one and the next as the
+ * int8 pages have it, scales behind; q (sm_90).
  */
 template <int D, bool INT8>
 struct Room {
     static constexpr int  kHalf = kTokens * D * 2;                   /* K or V in fp16 */
-    static constexpr int  kRaw = kTokens * D * 2 + kPages * 64;      /* K and V in int8 */
-    static constexpr int  kFp16 = INT8 ? 2 * kRaw : 0;
-    static constexpr int  kBytes = kFp16 + (INT8 ? 2 : 4) * kHalf;
+    static constexpr int  kRaw = INT8 ? kPages * (Head<D, INT8>::kBytes + 64) : 0;        /* K and V in int8 */
+    static constexpr int  kQ = (INT8 ? 2 : 4) * kHalf, kRawAt = kQ + (GLM_ARCH == 90 ? kRows * D * 2 : 0);
+    static constexpr int  kBytes = kRawAt + kRaw;
 };
 
-/* Byte of 16-byte piece c of a token in K or V: eight tokens on eight banks. */
-template <int D>
+/* Byte of 16-byte piece c of a token in K or V, of a row in q: 64 dimensions of all
+ * tokens, then the next 64; eight tokens on eight banks.  wgmma calls it the swizzle of
+ * 128 bytes. */
+constexpr int  kLine = 128;
+
+template <int TOKENS = kTokens>
 __device__ __forceinline__ int place(int token, int c)
 {
-    return token * (D * 2) + (c ^ (token & 7)) * 16;
+    return (c / 8 * TOKENS + token) * kLine + (c % 8 ^ token % 8) * 16;
 }
 
 /* bytes 16, or 0: zeros. */
@@ -90,7 +99,7 @@ __device__ __forceinline__ void issue(const Context &c, int head, int block, con
             }
             const int  v = i / (kPage * kPieces), t = p * kPage + i / kPieces % kPage;
 
-            copy16_or_zero(to + v * Room<D, INT8>::kHalf + place<D>(t, i % kPieces), from + i * 16,
+            copy16_or_zero(to + v * Room<D, INT8>::kHalf + place<>(t, i % kPieces), from + i * 16,
                            block * kTokens + t < c.tokens ? 16 : 0);
         }
         if (INT8 && threadIdx.x < 4)
@@ -99,43 +108,44 @@ __device__ __forceinline__ void issue(const Context &c, int head, int block, con
     }
 }
 
-/* Scale of a token of a block, twice; 0 past the context's end. */
-__device__ __forceinline__ __half2 scale_at(const uint8_t *scales, int v, int token, int left)
+/* Scale of a token of a block, twice; 0 past the context's end.  It was rounded up: the
+ * largest of all would make 127 of them infinite. */
+template <int D>
+__device__ __forceinline__ __half2 scale_at(const uint8_t *raw, int v, int token, int left)
 {
-    const __half  *s = (const __half *) (scales + token / kPage * 64) + v * kPage + token % kPage;
+    const __half  *s = (const __half *) (raw + kPages * Head<D, true>::kBytes + token / kPage * 64)
+                       + v * kPage + token % kPage;
 
-    return __half2half2(token < left ? *s : __float2half(0.f));
+    return __half2half2(token < left ? __hmin(*s, __float2half(515.5f)) : __float2half(0.f));
 }
 
-/* Two int8 (low halfword of w) times their scale, rounded; finite however large. */
-__device__ __forceinline__ uint32_t scaled(uint32_t w, __half2 scale)
+/* Four int8 as bytes + 128, times their scale: by two, rounded. */
+__device__ __forceinline__ void scaled(uint32_t w, __half2 low, __half2 high, uint32_t &l, uint32_t &h)
 {
-    const uint32_t  q = byte_pair(w ^ 0x8080, 0x4140);
-    const __half2   top = __float2half2_rn(65504.f), v = __hmul2(*(const __half2 *) &q, scale);
-    const __half2   r = __hmax2(__hmin2(v, top), __hneg2(top));
+    const uint32_t  a = byte_pair(w, 0x4140), b = byte_pair(w, 0x4342);
+    const __half2   x = __hmul2(*(const __half2 *) &a, low), y = __hmul2(*(const __half2 *) &b, high);
 
-    return *(const uint32_t *) &r;
+    l = *(const uint32_t *) &x, h = *(const uint32_t *) &y;
 }
 
 /* A block of int8 pages to fp16 K and V; `left` tokens of it are of the context. */
 template <int D>
 __device__ __forceinline__ void convert(const uint8_t *raw, uint8_t *to, int left)
 {
-    using           H = Head<D, true>;
-    const uint8_t  *scales = raw + kPages * H::kBytes;
+    using  H = Head<D, true>;
 
 #pragma unroll
     for (int i = threadIdx.x; i < kTokens * D / 16; i += kThreads) {
         const int       t = i / (D / 16), c = i % (D / 16);
         const uint4     q = *(const uint4 *) (raw + t / kPage * H::kBytes + t % kPage * D + c * 16);
-        const __half2   s = scale_at(scales, 0, t, left);
+        const __half2   s = scale_at<D>(raw, 0, t, left);
         const uint32_t  w[4] = {q.x, q.y, q.z, q.w};
         uint32_t        h[8];
 
 #pragma unroll
-        for (int e = 0; e < 4; e++) h[2 * e] = scaled(w[e], s), h[2 * e + 1] = scaled(w[e] >> 16, s);
-        *(uint4 *) (to + place<D>(t, 2 * c)) = make_uint4(h[0], h[1], h[2], h[3]);
-        *(uint4 *) (to + place<D>(t, 2 * c + 1)) = make_uint4(h[4], h[5], h[6], h[7]);
+        for (int e = 0; e < 4; e++) scaled(w[e] ^ 0x80808080, s, s, h[2 * e], h[2 * e + 1]);
+        *(uint4 *) (to + place<>(t, 2 * c)) = make_uint4(h[0], h[1], h[2], h[3]);
+        *(uint4 *) (to + place<>(t, 2 * c + 1)) = make_uint4(h[4], h[5], h[6], h[7]);
     }
     /* V: words of four tokens of a dimension; eight of them are a piece of each token. */
 #pragma unroll
@@ -146,15 +156,19 @@ __device__ __forceinline__ void convert(const uint8_t *raw, uint8_t *to, int lef
         const uint32_t  w[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
 
 #pragma unroll
-        for (int t = 0; t < 4; t++) {
-            const __half2  s = scale_at(scales, 1, quad * 4 + t, left);
-            uint32_t       h[4];
+        for (int t = 0; t < 4; t += 2) {
+            const __half2  s0 = scale_at<D>(raw, 1, quad * 4 + t, left);
+            const __half2  s1 = scale_at<D>(raw, 1, quad * 4 + t + 1, left);
+            uint32_t       h[2][4];
 
 #pragma unroll
-            for (int e = 0; e < 4; e++)
-                h[e] = scaled(__byte_perm(w[2 * e], w[2 * e + 1], t | (4 + t) << 4), s);
-            *(uint4 *) (to + Room<D, true>::kHalf + place<D>(quad * 4 + t, c)) =
-                make_uint4(h[0], h[1], h[2], h[3]);
+            for (int e = 0; e < 4; e++)       /* two dimensions of token t, then of t + 1 */
+                scaled(__byte_perm(w[2 * e], w[2 * e + 1], t ? 0x7362 : 0x5140) ^ 0x80808080, s0, s1,
+                       h[0][e], h[1][e]);
+#pragma unroll
+            for (int k = 0; k < 2; k++)
+                *(uint4 *) (to + Room<D, true>::kHalf + place<>(quad * 4 + t + k, c)) =
+                    make_uint4(h[k][0], h[k][1], h[k][2], h[k][3]);
         }
     }
 }
@@ -196,6 +210,59 @@ struct State {
     float  m[2], l[2], o[D / 8][4];
 };
 
+#if GLM_ARCH == 90
+
+/* What threads wrote to shared memory is read by wgmma: before the barrier in between. */
+__device__ __forceinline__ void fence_writes()
+{
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+/* `n` sums are there. */
+__device__ __forceinline__ void wait_sums(float *v, int n)
+{
+    wgmma_commit();
+    wgmma_wait();
+#pragma unroll
+    for (int i = 0; i < n; i++) asm volatile("" : "+f"(v[i]) :: "memory");
+}
+
+/* Descriptors: eight tokens are 1024 bytes apart; the next 64 dimensions of V all tokens. */
+constexpr uint32_t  kHigh = (8 * kLine >> 4) | 1u << 30, kLow = (uint32_t) (kTokens * kLine >> 4) << 16;
+
+/* Rows of a warp to q's place in shared memory. */
+template <int D>
+__device__ __forceinline__ void put_q(uint8_t *to, const uint32_t (&q)[D / 16][4])
+{
+    const int  lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16 + lane / 4;
+
+#pragma unroll
+    for (int i = 0; i < D / 4; i++)           /* fragment kk, i % 4: rows + 8, inputs + 8 */
+        *(uint32_t *) (to + place<kRows>(row + i % 2 * 8, i / 4 * 2 + i % 4 / 2) + lane % 4 * 4) =
+            q[i / 4][i % 4];
+}
+
+/* Scores of a block; q, k: where it and its K are in shared memory. */
+template <int D>
+__device__ __forceinline__ void scores(uint32_t q, uint32_t k, float (&s)[kTokens / 8][4])
+{
+    q += threadIdx.x / 128 * 64 * kLine;
+    wgmma_fence();
+#pragma unroll
+    for (int kk = 0; kk < D / 16; kk++) {
+        const uint32_t  a = (q + kk / 4 * kRows * kLine + kk % 4 * 32) >> 4;
+        const uint32_t  b = (k + kk / 4 * kTokens * kLine + kk % 4 * 32) >> 4;
+
+        if (kk == 0) wgmma_shared<kTokens, kZero>(&s[0][0], a, b, kHigh);
+        else wgmma_shared<kTokens, kAdd>(&s[0][0], a, b, kHigh);
+    }
+    wait_sums(&s[0][0], kTokens / 2);
+}
+
+#else
+
+__device__ __forceinline__ void fence_writes() {}
+
 /* Scores of a block; k: where its K is in shared memory. */
 template <int D>
 __device__ __forceinline__ void scores(uint32_t k, const uint32_t (&q)[D / 16][4],
@@ -211,12 +278,14 @@ __device__ __forceinline__ void scores(uint32_t k, const uint32_t (&q)[D / 16][4
         for (int j = 0; j < kTokens / 16; j++) {
             uint32_t  b[4];
 
-            ldmatrix(b, k + place<D>(j * 16 + token, kk * 2 + c));
+            ldmatrix(b, k + place<>(j * 16 + token, kk * 2 + c));
             mma(s[2 * j], q[kk], b[0], b[1]);
             mma(s[2 * j + 1], q[kk], b[2], b[3]);
         }
     }
 }
+
+#endif
 
 /* Scores to weights, and the new maximum; what was summed fades. */
 template <int D>
@@ -256,7 +325,34 @@ __device__ __forceinline__ void weigh(State<D> &w, float (&s)[kTokens / 8][4], i
     }
 }
 
+/* Weights of 16 tokens, as the A fragment of the next product. */
+__device__ __forceinline__ void weights_of(const float (&s)[kTokens / 8][4], int j, uint32_t (&p)[4])
+{
+    const float  *x = s[2 * j], *y = s[2 * j + 1];
+
+    p[0] = float2_half2(x[0], x[1]), p[1] = float2_half2(x[2], x[3]);
+    p[2] = float2_half2(y[0], y[1]), p[3] = float2_half2(y[2], y[3]);
+}
+
 /* o += weights V; v: where V is in shared memory. */
+#if GLM_ARCH == 90
+
+template <int D>
+__device__ __forceinline__ void add_values(State<D> &w, uint32_t v, const float (&s)[kTokens / 8][4])
+{
+    uint32_t  p[kTokens / 16][4];
+
+#pragma unroll
+    for (int j = 0; j < kTokens / 16; j++) weights_of(s, j, p[j]);
+    wgmma_fence();
+#pragma unroll
+    for (int j = 0; j < kTokens / 16; j++)
+        wgmma_across<D>(&w.o[0][0], p[j], ((v + j * 16 * kLine) >> 4) + kLow, kHigh);
+    wait_sums(&w.o[0][0], D / 2);
+}
+
+#else
+
 template <int D>
 __device__ __forceinline__ void add_values(State<D> &w, uint32_t v, const float (&s)[kTokens / 8][4])
 {
@@ -264,20 +360,21 @@ __device__ __forceinline__ void add_values(State<D> &w, uint32_t v, const float 
 
 #pragma unroll
     for (int j = 0; j < kTokens / 16; j++) {
-        const float     *x = s[2 * j], *y = s[2 * j + 1];
-        const uint32_t   p[4] = {float2_half2(x[0], x[1]), float2_half2(x[2], x[3]),
-                                 float2_half2(y[0], y[1]), float2_half2(y[2], y[3])};
+        uint32_t  p[4];
 
+        weights_of(s, j, p);
 #pragma unroll
         for (int i = 0; i < D / 16; i++) {
             uint32_t  b[4];
 
-            ldmatrix_t(b, v + place<D>(j * 16 + token, i * 2 + c));
+            ldmatrix_t(b, v + place<>(j * 16 + token, i * 2 + c));
             mma(w.o[2 * i], p, b[0], b[1]);
             mma(w.o[2 * i + 1], p, b[2], b[3]);
         }
     }
 }
+
+#endif
 
 template <int D>
 __device__ __forceinline__ void put_out(const Context &c, int head, int row0, State<D> &w)
@@ -303,14 +400,13 @@ __device__ __forceinline__ void put_out(const Context &c, int head, int row0, St
 }
 
 template <int D, bool INT8>
-__global__ void __launch_bounds__(kThreads, 3) attn_context_kernel(const Context c)
+__global__ void __launch_bounds__(kThreads, kCtas) attn_context_kernel(const Context c)
 {
     using           R = Room<D, INT8>;
-    extern __shared__ __align__(128) uint8_t smem[];
+    extern __shared__ __align__(1024) uint8_t smem[];
     const int       head = blockIdx.y, blocks = (c.tokens + kTokens - 1) / kTokens;
     const int       row0 = c.first + blockIdx.x * kRows + threadIdx.x / 32 * 16;
     const uint32_t  ring = smem_addr(smem);
-    constexpr int   kStage = INT8 ? R::kRaw : 2 * R::kHalf;
     int             id[kPages];
     uint32_t        q[D / 16][4];
     State<D>        w = {{-INFINITY, -INFINITY}, {0.f, 0.f}, {}};
@@ -318,26 +414,36 @@ __global__ void __launch_bounds__(kThreads, 3) attn_context_kernel(const Context
     grid_go();
     page_ids(c, 0, id);               /* tables do not change within a context */
     grid_wait();
-    issue<D, INT8>(c, head, 0, id, ring);
+    issue<D, INT8>(c, head, 0, id, ring + (INT8 ? R::kRawAt : 0));
     asm volatile("cp.async.commit_group;" ::: "memory");
     page_ids(c, 1, id);
     fetch_q<D>(c, head, row0, q);
+#if GLM_ARCH == 90
+    put_q<D>(smem + R::kQ, q);
+    fence_writes();
+#endif
     for (int b = 0; b < blocks; b++) {
-        const int  left = c.tokens - b * kTokens;
-        uint32_t   k = ring + b % 2 * kStage;
-        float      s[kTokens / 8][4];
+        const int       left = c.tokens - b * kTokens;
+        const uint32_t  k = ring + (INT8 ? 0 : b % 2 * 2 * R::kHalf);
+        float           s[kTokens / 8][4];
 
         asm volatile("cp.async.wait_group 0;" ::: "memory");
+        if (!INT8) fence_writes();
         __syncthreads();              /* and all are done with the block before */
-        if (b + 1 < blocks) issue<D, INT8>(c, head, b + 1, id, ring + (b + 1) % 2 * kStage);
+        if constexpr (INT8) {
+            convert<D>(smem + R::kRawAt, smem, left);
+            fence_writes();
+            __syncthreads();
+        }
+        if (b + 1 < blocks)
+            issue<D, INT8>(c, head, b + 1, id, ring + (INT8 ? R::kRawAt : (b + 1) % 2 * 2 * R::kHalf));
         asm volatile("cp.async.commit_group;" ::: "memory");
         page_ids(c, b + 2, id);
-        if constexpr (INT8) {
-            convert<D>(smem + b % 2 * kStage, smem + R::kFp16, left);
-            __syncthreads();
-            k = ring + R::kFp16;
-        }
+#if GLM_ARCH == 90
+        scores<D>(ring + R::kQ, k, s);
+#else
         scores<D>(k, q, s);
+#endif
         weigh<D>(w, s, left);
         add_values<D>(w, k + R::kHalf, s);
     }
