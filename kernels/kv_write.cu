@@ -43,21 +43,25 @@ __global__ void __launch_bounds__(128) kv_write_kernel(const Kv kv, const Rows r
     const int      row = i / kv.heads, head = i % kv.heads;
 
     grid_go();
-    grid_wait();
     if (row >= r.rows) return;
-    const int  slot = r.slot[row];
+    const int  slot = r.slot[row];            /* rows do not change within a step */
 
     if (slot < 0) return;
     const __half   *k = qkv + ((size_t) row * kv.heads + head) * 3 * D + D, *v = k + D;
-    const __half2  *cs = rope + (size_t) r.position[row] * (D / 2);
+    const __half2  *cs = rope + (size_t) r.position[row] * (D / 2) + lane * E;
     const int       page = r.pages[(size_t) row * r.ldpages + slot / kPage];
     uint8_t        *at = head_at<D, INT8>(kv, page, head);
+    __half2         turn[E];
+
+#pragma unroll
+    for (int e = 0; e < E; e++) turn[e] = cs[e];
+    grid_wait();
     float           k0[E], k1[E], v0[E], v1[E], kmax = 0.f, vmax = 0.f, ks = 0.f, vs = 0.f;
 
 #pragma unroll
     for (int e = 0; e < E; e++) {
         const int     j = lane * E + e;
-        const float2  c = __half22float2(cs[j]);
+        const float2  c = __half22float2(turn[e]);
         const float   x = __half2float(k[j]), y = __half2float(k[j + D / 2]);
 
         k0[e] = fmaf(x, c.x, -(y * c.y));

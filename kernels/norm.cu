@@ -102,13 +102,15 @@ __device__ __forceinline__ float2 join(const float2 p[kParts], float len, float 
     return make_float2(mean, 1.f / sqrtf(q / (len * kParts) + eps));
 }
 
-__device__ __forceinline__ void write_out(const Norm &n, int row, int c, const float x[8], float2 st)
+/* weight, bias: of piece c. */
+__device__ __forceinline__ void write_out(const Norm &n, int row, int c, const float x[8], float2 st,
+                                          uint4 weight, uint4 bias)
 {
     float     w[8], b[8];
     uint32_t  o[4];
 
-    unpack8(__ldg(n.weight + c), w);
-    unpack8(__ldg(n.bias + c), b);
+    unpack8(weight, w);
+    unpack8(bias, b);
 #pragma unroll
     for (int i = 0; i < 4; i++)
         o[i] = float2_half2(fmaf((x[2 * i] - st.x) * st.y, w[2 * i], b[2 * i]),
@@ -118,7 +120,7 @@ __device__ __forceinline__ void write_out(const Norm &n, int row, int c, const f
 
 #if GLM_ARCH == 90
 
-__global__ void __launch_bounds__(kThreads) norm_kernel(const Norm n)
+__global__ void __launch_bounds__(kThreads, 5) norm_kernel(const Norm n)
 {
     __shared__ float   warps[kWarps];
     __shared__ float2  parts[kParts];
@@ -127,8 +129,12 @@ __global__ void __launch_bounds__(kThreads) norm_kernel(const Norm n)
     const bool   in = (int) threadIdx.x < per;
     const float  len = (float) n.dim / kParts;
     auto         cluster = cooperative_groups::this_cluster();
+    uint4        weight = {}, bias = {};
     float        x[8];
 
+    /* They come from far and do not change: with few rows, on their way before the kernels
+     * in front end. */
+    if (in && n.early) weight = __ldg(n.weight + c), bias = __ldg(n.bias + c);
     if (n.early) grid_go();
     grid_wait();
     if (!n.early) grid_go();
@@ -137,7 +143,8 @@ __global__ void __launch_bounds__(kThreads) norm_kernel(const Norm n)
 
     if (threadIdx.x < kParts) cluster.map_shared_rank(parts, threadIdx.x)[part] = st;
     cluster.sync();
-    if (in) write_out(n, row, c, x, join(parts, len, n.eps));
+    if (in && !n.early) weight = __ldg(n.weight + c), bias = __ldg(n.bias + c);
+    if (in) write_out(n, row, c, x, join(parts, len, n.eps), weight, bias);
 }
 
 #else
@@ -159,8 +166,11 @@ __global__ void __launch_bounds__(kThreads) norm_kernel(const Norm n)
     const float2  all = join(st, len, n.eps);
 
 #pragma unroll
-    for (int p = 0; p < kParts; p++)
-        if (in) write_out(n, row, p * per + threadIdx.x, x[p], all);
+    for (int p = 0; p < kParts; p++) {
+        const int  c = p * per + threadIdx.x;
+
+        if (in) write_out(n, row, c, x[p], all, __ldg(n.weight + c), __ldg(n.bias + c));
+    }
 }
 
 #endif
