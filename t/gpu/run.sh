@@ -151,19 +151,22 @@ sanitize() {    # tool, arch, program
     say $status "compute-sanitizer $1 sm_$2 $3: $(grep -E 'SUMMARY' "$log" | tail -1 | sed 's/^=* *//')"
 }
 
-# All at once: each mostly keeps one core busy.  racecheck does not follow bulk copies,
-# so sm_90's matrices, and the model that has them, are left out there: sm_80's stand
-# for the rest of the code, which is the same.  The sampler has none.
+# The kernels' all at once, as each mostly keeps one core busy, then the model's: it takes
+# what memory it finds.  racecheck does not follow bulk copies, so sm_90's matrices, and
+# the model that has them, are left out there: sm_80's stand for the rest of the code,
+# which is the same.  The sampler has none.
 sanitize_all() {
-    for arch in 80 90; do
-        for p in glm-gputest glm-prefilltest glm-gpusample model_demo; do
-            sanitize memcheck $arch $p &
-            sanitize synccheck $arch $p &
-            [ $arch-$p = 90-glm-gpusample ] || [ $arch = 80 ] || continue
-            sanitize racecheck $arch $p &
+    for wave in "glm-gputest glm-prefilltest glm-gpusample" model_demo; do
+        for arch in 80 90; do
+            for p in $wave; do
+                sanitize memcheck $arch $p &
+                sanitize synccheck $arch $p &
+                [ $arch-$p = 90-glm-gpusample ] || [ $arch = 80 ] || continue
+                sanitize racecheck $arch $p &
+            done
         done
+        wait
     done
-    wait
     echo "# racecheck: sm_80's kernels, and sm_90's sampler (it does not follow cp.async.bulk)"
 }
 
