@@ -679,7 +679,7 @@ __global__ void __launch_bounds__(kThreads, Step<D, INT8>::kCtas) attn_row_kerne
 
         for (int r0 = 0; r0 < a.r.rows; r0 += 32) {
             const int  r = r0 + threadIdx.x;
-            int        n = r < a.r.rows ? (a.r.slot[r] + kChunk) / kChunk : 0;
+            int        n = r < a.r.rows ? (max(a.r.slot[r], -1) + kChunk) / kChunk : 0;
 
             rows += __popc(__ballot_sync(~0u, n > 0));
             longest = max(longest, n);

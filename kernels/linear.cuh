@@ -185,8 +185,9 @@ __device__ __forceinline__ void publish(const Linear &a, int tile, int seg, bool
 /*
  * What later workers publish of the tile that this one finishes.  Where registers
  * allow it is fetched before the last unit, if it is there by then (as a rule it
- * is), so that the kernel's end does not wait for L2.  Every thread looks for
- * itself.
+ * is), so that the kernel's end does not wait for L2.  Not before the first one, when
+ * the kernel in front may still count and publish in the same places: activations are
+ * there from the second on, and so it has ended.  Every thread looks for itself.
  */
 template <class C>
 struct Late {
@@ -236,7 +237,7 @@ struct Late {
         const int  seg = unit % a.segs;
 
         have = false;
-        if (!kEarly || unit + 1 < u1 || seg + 1 == a.segs || unit - seg < u0) return;
+        if (!kEarly || unit == u0 || unit + 1 < u1 || seg + 1 == a.segs || unit - seg < u0) return;
         have = published(a, unit, unit / a.segs * C::CL + blockIdx.x % C::CL);
         if (have) fetch(a, unit);
     }

@@ -358,22 +358,47 @@ static void test_attention(int heads, int d, int int8, const std::vector<int> &l
                 differ += packed_at(lone, 8, 0, i) != packed_at(o, 64, (int) n, i);
         }
         ok(differ == 0, "sm_%d attn_row: %d elements change with the batch", ops->arch, differ);
-        differ = 0;             /* with 96 heads: four, two and one warp a (row, head) */
-        for (int count : {4, 8, 16, 40}) {
-            const size_t      last = queries.size() - 1;
-            std::vector<Row>  same;
+        /*
+         * Steps of rows that see about as much, one of them none.  24 heads of the longest
+         * sequence are enough for teams of warps: of 4 with 16 rows, 2 with 40, 1 with 60.
+         */
+        const int                                L = lens.back();
+        const std::vector<std::vector<int>>      seen = {
+            {L, L - 1, L - 2}, {L, L - 6, L - 30, L - 31}, {std::min(L, 256), std::min(L, 200), std::min(L, 255)}
+        };
 
-            for (int i = 0; i < count; i++) same.push_back(queries[last - i % tol_rows]);
-            put(same, 64);
-            out.poison();
-            call(false, count, 64);
-            const std::vector<uint16_t>  many = out.get();
+        differ = 0;
+        for (const auto &tokens : seen) {
+            std::vector<std::vector<uint16_t>>  alone;
 
-            for (int r = 0; r < count; r++)
-                for (int i = 0; i < heads * d; i++)
-                    differ += packed_at(many, 64, r, i) != packed_at(o, 64, (int) (last - r % tol_rows), i);
+            if (tokens.back() < 1) continue;
+            auto row = [&](int i) {
+                const int  t = tokens[i % tokens.size()] - 1;
+
+                return Row{(int) lens.size() - 1, t, total - (size_t) L + t};
+            };
+            for (size_t i = 0; i < tokens.size(); i++) {
+                put({row((int) i)}, 8);
+                out.poison();
+                call(false, 1, 8);
+                alone.push_back(out.get());
+            }
+            for (int count : {4, 8, 16, 40, 60}) {
+                std::vector<Row>  many;
+
+                for (int i = 0; i < count; i++) many.push_back(i == 2 ? Row{-1, -1, 0} : row(i));
+                put(many, 64);
+                out.poison();
+                call(false, count, 64);
+                const std::vector<uint16_t>  got = out.get();
+
+                for (int r = 0; r < count; r++)
+                    for (int i = 0; i < heads * d; i++)
+                        differ += packed_at(got, 64, r, i)
+                                  != (r == 2 ? 0xffff : packed_at(alone[r % tokens.size()], 8, 0, i));
+            }
         }
-        ok(differ == 0, "sm_%d attn_row of rows of one length: %d elements differ", ops->arch, differ);
+        ok(differ == 0, "sm_%d attn_row of 4 to 60 rows: %d elements differ from a row alone", ops->arch, differ);
         if (firsts.empty()) firsts = kept;
         else ok(firsts == kept, "attn_row %s d %d: sm_80 and sm_90 give the same bits",
                 int8 ? "int8" : "fp16", d);
@@ -424,6 +449,54 @@ static void test_fill()
     }
 }
 
+/*
+ * Linears one behind the other without a wait in between, as in a step: they share the
+ * counters, and a kernel starts before the one in front has ended.  With so few outputs a
+ * worker has one segment of a tile, and meets the others' at once.
+ */
+static void test_chain()
+{
+    const Weight                 wide = make_weight(GLM_W_INT4, 1024, 3072, 8, 0, 91);
+    const Weight                 deep = make_weight(GLM_W_INT4, 2048, 1024, 16, 0, 92);
+    const std::vector<uint16_t>  x = random_halves((size_t) 64 * 2048, 93, 1.f);
+
+    for (const glm_cuda_ops_t *ops : tables) {
+        Dev<uint8_t>  ws(glm_cuda_linear_ws(stream, 64));
+        Device        a(ops, wide), b(ops, deep);
+        int           differ = 0;
+
+        ws.clear();
+        for (int bucket : {8, 16, 32, 64}) {
+            Dev<uint16_t>            xa(packed(x, 1024, bucket, iota(bucket)));
+            Dev<uint16_t>            xb(packed(x, 2048, bucket, iota(bucket)));
+            Dev<float>               ya((size_t) bucket * 3072), yb((size_t) bucket * 1024);
+            const glm_linear_args_t  la = {&a.t, xa.p, ya.p, 3072, GLM_OUT_F32, bucket, bucket, ws.p, 0, 0, 0};
+            const glm_linear_args_t  lb = {&b.t, xb.p, yb.p, 1024, GLM_OUT_F32, bucket, bucket, ws.p, 0, 0, 0};
+
+            must(ops->linear(&la, stream), "linear");
+            sync();
+            must(ops->linear(&lb, stream), "linear");
+            sync();
+            const std::vector<float>  ra = ya.get(), rb = yb.get();
+
+            for (int round = 0; round < (small_only ? 2 : 20); round++) {
+                for (int i = 0; i < 50; i++) {
+                    must(ops->linear(&la, stream), "linear");
+                    must(ops->linear(&lb, stream), "linear");
+                }
+                sync();
+                differ += ya.get() != ra || yb.get() != rb;
+            }
+        }
+        const std::vector<uint8_t>  counters = ws.get();
+        int                         left = 0;
+
+        for (size_t i = 0; i < 16384; i++) left += counters[i] != 0;
+        ok(differ == 0 && left == 0, "sm_%d linears one behind the other: %d rounds differ, %d bytes of counters left",
+           ops->arch, differ, left);
+    }
+}
+
 int main(int argc, char **argv)
 {
     if (!begin("glm-gputest", argc, argv)) return 0;
@@ -437,10 +510,12 @@ int main(int argc, char **argv)
         for (int d : {64, 128})
             if (small_only) test_attention(4, d, int8, {1, 5, 16, 17, 33, 256, 300});
             else test_attention(4, d, int8, {1, 5, 16, 17, 255, 256, 257, 700});
+    for (int d : {64, 128}) test_attention(24, d, 1, {1030});
     if (!small_only) {
         test_attention(96, 128, 0, {130, 1030});
         test_attention(96, 128, 1, {130, 2048});
     }
     test_linears();
+    test_chain();
     return finish();
 }
