@@ -108,8 +108,9 @@ __device__ __forceinline__ void issue(const Context &c, int head, int block, con
     }
 }
 
-/* Scale of a token of a block, twice; 0 past the context's end.  It was rounded up: the
- * largest of all would make 127 of them infinite. */
+/* Scale of a token of a block, twice; 0 past the context's end.  127 of a larger one than
+ * 515.5 would be infinite: such a token, with an element past 65468, is made smaller as
+ * a whole. */
 template <int D>
 __device__ __forceinline__ __half2 scale_at(const uint8_t *raw, int v, int token, int left)
 {

@@ -5,6 +5,10 @@
  * or GLM_EGPU (the launch failed; glm_cuda_error() says how).  Device pointers
  * are plain pointers; all are 16-byte aligned, weight tiles 128.
  *
+ * On sm_90 a kernel starts before the one in front has ended.  What it reads and no
+ * kernel of a step writes - weights, biases, rotary and page tables, rows - it reads at
+ * once, so a copy must have brought it before the step, not one of these kernels.
+ *
  * Rows and buckets.  A step has `rows` rows in a bucket R of 8, 16, 32 or 64
  * rows; a pass of prefill up to 256 rows in a bucket of 256.  The bits of a row
  * do not depend on rows, R, the row's place, the number of multiprocessors or the

@@ -46,7 +46,10 @@ __global__ void __launch_bounds__(128) kv_write_kernel(const Kv kv, const Rows r
     if (row >= r.rows) return;
     const int  slot = r.slot[row];            /* rows do not change within a step */
 
-    if (slot < 0) return;
+    if (slot < 0) {
+        grid_wait();                          /* no kernel ends before those in front */
+        return;
+    }
     const __half   *k = qkv + ((size_t) row * kv.heads + head) * 3 * D + D, *v = k + D;
     const __half2  *cs = rope + (size_t) r.position[row] * (D / 2) + lane * E;
     const int       page = r.pages[(size_t) row * r.ldpages + slot / kPage];
