@@ -13,6 +13,7 @@
 #include <time.h>
 
 #define MAX_ALLOCS  16
+#define MIN_SHARED  (160 * 1024)  /* of the matrices' ring */
 #define NAP_NS      20000         /* between two looks at an event */
 
 struct glm_gpu_s {
@@ -170,6 +171,7 @@ read_info(glm_gpu_t *g)
     g->info.major = p.major;
     g->info.minor = p.minor;
     g->info.sms = p.multiProcessorCount;
+    g->info.shared = p.sharedMemPerBlockOptin;
     return CALL(g, cudaMemGetInfo, &g->info.free, &g->info.total);
 }
 
@@ -188,9 +190,13 @@ find_device(glm_gpu_t *g, glm_err_t *err)
         return glm_fail(err, rc, "no CUDA device can be used: %s", g->text);
     }
     g->ops = glm_cuda_ops(0);
-    if (g->ops != NULL) return 0;
-    return glm_fail(err, GLM_EGPU, "%s has compute capability %d.%d, needed is 8.0 or above",
-        g->info.name, g->info.major, g->info.minor);
+    if (g->ops == NULL) {
+        return glm_fail(err, GLM_EGPU, "%s has compute capability %d.%d, needed is 8.0 or above",
+            g->info.name, g->info.major, g->info.minor);
+    }
+    if (g->info.shared >= MIN_SHARED) return 0;
+    return glm_fail(err, GLM_EGPU, "%s lets a block have %zu bytes of shared memory, needed are "
+        "%d: an A100's", g->info.name, g->info.shared, MIN_SHARED);
 }
 
 int

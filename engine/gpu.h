@@ -26,6 +26,7 @@ typedef struct {
     char    name[128];
     int     major, minor;         /* compute capability */
     int     sms;                  /* multiprocessors */
+    size_t  shared;               /* bytes of shared memory that a block may have */
     size_t  total, free;          /* bytes; free: as found when it was opened */
 } glm_gpu_info_t;
 

@@ -289,6 +289,7 @@ cudaGetDeviceProperties(struct cudaDeviceProp *p, int device)
     p->major = capability / 10;
     p->minor = capability % 10;
     p->multiProcessorCount = 4;
+    p->sharedMemPerBlockOptin = capability == 86 ? 99 * 1024 : 163 * 1024;
     p->totalGlobalMem = memory;
     return leave(cudaSuccess);
 }

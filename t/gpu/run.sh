@@ -154,7 +154,7 @@ sanitize() {    # tool, arch, program
 # The kernels' all at once, as each mostly keeps one core busy, then the model's: it takes
 # what memory it finds.  racecheck does not follow bulk copies, so sm_90's matrices, and
 # the model that has them, are left out there: sm_80's stand for the rest of the code,
-# which is the same.  The sampler has none.
+# which is the same but for the attention of contexts.  The sampler has none.
 sanitize_all() {
     for wave in "glm-gputest glm-prefilltest glm-gpusample" model_demo; do
         for arch in 80 90; do

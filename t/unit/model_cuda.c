@@ -182,6 +182,10 @@ check_start(void)
     fakecuda_capability(75);
     rc = load(&m, (glm_model_opts_t) { .backend = GLM_BACKEND_CUDA }, &err);
     ok(rc == GLM_EGPU && strstr(err.text, "7.5"), "an old card: %s", err.text);
+    fakecuda_capability(86);
+    rc = load(&m, (glm_model_opts_t) { .backend = GLM_BACKEND_CUDA }, &err);
+    ok(rc == GLM_EGPU && strstr(err.text, "101376 bytes of shared memory, needed are 163840"),
+       "a card of 8.6: %s", err.text);
     fakecuda_capability(80);
     rc = load(&m, (glm_model_opts_t) { .backend = GLM_BACKEND_AUTO }, &err);
     ok(rc == 0 && strcmp(glm_model_isa(m), "sm_80") == 0, "auto with a card: the card");
