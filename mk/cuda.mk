@@ -33,7 +33,9 @@ LIBS       := $(B)/libglm_cuda.a -L$(CUDA_HOME)/lib64 -lcudart_static -lrt \
 # with CUDA runs where there is neither.
 $(PROGRAMS) $(UNIT) $(B)/t/fake_engine: | $(B)/libglm_cuda.a
 
-NVFLAGS   := -O3 -std=c++17 -lineinfo -compress-mode=size -Ikernels -Iengine -Xcompiler -Wall,-Wextra,-fPIC
+# The bundle's kernels are 2 MB so, 12 without; not every nvcc has it.
+NVSIZE    := $(if $(shell $(NVCC) --help | grep -e --compress-mode),-compress-mode=size)
+NVFLAGS   := -O3 -std=c++17 -lineinfo $(NVSIZE) -Ikernels -Iengine -Xcompiler -Wall,-Wextra,-fPIC
 SM80      := -gencode arch=compute_80,code=[sm_80,compute_80]
 SM90      := -gencode arch=compute_90a,code=sm_90a
 CUDA_TWICE := attn_context attn_row kv_write norm pack sample
