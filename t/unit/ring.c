@@ -258,11 +258,18 @@ reserve(pair_t *p, glm_ring_t *ring, uint32_t size, void **at)
     }
 }
 
+/* Until the other side has said that it waits, however the machine shares its cores. */
+static void
+until_set(const uint32_t *flag)
+{
+    for (int i = 0; i < 100000 && __atomic_load_n(flag, __ATOMIC_RELAXED) == 0; i++) usleep(100);
+}
+
 static void *
 writer(void *arg)
 {
     long        i;
-    void       *at;
+    void       *at = NULL;
     pair_t     *p = arg;
     uint64_t    x = 12345, y = 999;
     glm_rec_t   rec = { .type = GLM_MSG_WINDOW };
@@ -280,6 +287,10 @@ writer(void *arg)
         memset((uint8_t *) at + sizeof(rec), (int) i, rec.size - sizeof(rec));
         if (next(&y) % 8 == 0 || i == p->n - 1) {
             if (glm_ring_publish(&ring)) ring_bell(p->fd[0]);
+        }
+        if (i == p->n / 2) {
+            if (glm_ring_publish(&ring)) ring_bell(p->fd[0]);
+            until_set(&((glm_ring_shared_t *) p->shared)->reader_sleeps);
         }
         if (p->naps && next(&y) % 5000 == 0) {
             if (glm_ring_publish(&ring)) ring_bell(p->fd[0]);
@@ -313,6 +324,7 @@ reader(void *arg)
 
     glm_ring_init(&ring, p->shared, SIZE);
     while (i < p->n && p->bad == 0) {
+        if (i == p->n / 4) until_set(&((glm_ring_shared_t *) p->shared)->writer_waits);
         rc = glm_ring_read(&ring, b, GLM_WIRE_MAX_RECORD);
         if (rc == GLM_RING_OK) {
             p->bad += !right(b, i++, &x);
