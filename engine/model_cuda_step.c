@@ -259,9 +259,10 @@ glm_cuda_output(glm_cuda_model_t *m, const float *y, const void *a, int rows, in
         && (rc = glm_cuda_sync(m)) == 0)
     {
         for (size_t i = 0; i < (size_t) rows * hidden; i++) {
-            size_t  r = i / hidden, c = i % hidden;
+            size_t  at = glm_cuda_packed((int) hidden, (int) (i % hidden), (int) (i / hidden),
+                                         bucket);
 
-            x[i] += m->alpha * glm_half_to_float(h[glm_cuda_packed(m->base.cfg.hidden, (int) c, (int) r, bucket)]);
+            x[i] += m->alpha * glm_half_to_float(h[at]);
         }
     }
     free(h);

@@ -17,6 +17,7 @@
                                      cluster may pass the end */
 /* Bytes of attn_row's counters.  As many for any rows: what comes behind is in the same
  * place for all, and no smaller step writes where a larger one counts. */
-#define GLM_ATTN_COUNTERS(heads) (((size_t) GLM_CUDA_MAX_ROWS * (size_t) (heads) * 4 + 127) / 128 * 128)
+#define GLM_ATTN_COUNTERS(heads)                                                \
+    (((size_t) GLM_CUDA_MAX_ROWS * (size_t) (heads) * 4 + 127) / 128 * 128)
 
 #endif

@@ -38,7 +38,7 @@ struct Cfg {
     static constexpr int   kThreads = WARPS * 32, kN = WM * 128, kTile = tile_bytes(WT);
     static constexpr int   kBlock = NT < 8 ? NT * 8 : GLM_CUDA_BLOCK;    /* rows that lie together */
     static constexpr int   kBlocks = NT * 8 / kBlock, kXBlock = kBlock * kGroup * 2;  /* bytes a group */
-    static constexpr int   kW = WM * KG * kTile, kX1 = NT * 8 * kGroup * 2, kX = KG * kX1;
+    static constexpr int   kW = WM * KG * kTile, kX = KG * kBlocks * kXBlock;
     static constexpr int   kStage = (kW + kX + 127) / 128 * 128;
     /* Sums of a tile that are in shared memory, as registers hold one segment only. */
     static constexpr int   kSums = NT > 8 ? WM * NT * kThreads * 16 : 0;

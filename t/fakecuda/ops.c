@@ -292,7 +292,8 @@ norm_row(const glm_gnorm_args_t *a, int r)
     for (int i = 0; i < a->dim; i++) {
         x[i] = (double) y[i];
         if (res != NULL) {
-            x[i] += (double) a->alpha * (double) glm_half_to_float(res[glm_cuda_packed(a->dim, i, r, a->bucket)]);
+            x[i] += (double) a->alpha
+                * (double) glm_half_to_float(res[glm_cuda_packed(a->dim, i, r, a->bucket)]);
         }
         mean += x[i] / a->dim;
     }

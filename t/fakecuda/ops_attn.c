@@ -225,7 +225,8 @@ attend_row(const attn_t *t, int r, float *p)
         for (int i = 0; i < d; i++) q[i] /= sqrtf((float) d);
         attend(&seen, q, p, out);
         for (int i = 0; i < d; i++) {
-            o[glm_cuda_packed(t->kv.heads * d, seen.head * d + i, r, t->a.bucket)] = glm_float_to_half(out[i]);
+            o[glm_cuda_packed(t->kv.heads * d, seen.head * d + i, r, t->a.bucket)] =
+                glm_float_to_half(out[i]);
         }
     }
 }
