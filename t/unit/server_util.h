@@ -404,9 +404,10 @@ open_fds(void)
 /* 1 when cond becomes true within a minute. */
 #define WAIT_FOR(cond)                                                            \
     ({                                                                            \
+        int   met_;                                                               \
         long  end_ = ms_now() + 60000;                                            \
-        while (!(cond) && ms_now() < end_) usleep(1000);                          \
-        (cond);                                                                   \
+        while (!(met_ = (cond)) && ms_now() < end_) usleep(1000);                 \
+        met_;                                                                     \
     })
 
 #endif
