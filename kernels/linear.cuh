@@ -23,8 +23,10 @@ struct Linear {
     float4         *slots;        /* [CTA][segment]: only the first tile of a range */
     int            *counters;     /* CTAs that published; of a tile; 0 between launches */
     size_t          ldy;
-    int             n, tiles, groups, seg_groups, segs, units, workers, rows, out, stages;
-    int             strips;                       /* MANY: strips of CL * kN outputs */
+    int             n, tiles, groups, seg_groups, segs, rows, out, stages;
+    int             strips;                       /* of CL * kN outputs */
+    int             workers, share, extra;        /* units of a worker; workers with one more */
+    uint32_t        per_seg;                      /* 2^32 / segs, up; of 1: 0 */
 };
 
 /*
@@ -57,15 +59,27 @@ __device__ __forceinline__ int first_row(const Linear &a, int t)
     return C::MANY ? t / a.strips * (C::NT * 8) : 0;
 }
 
+/* No division: a worker knows where it starts before it can fetch anything. */
 __device__ __forceinline__ int first_unit(const Linear &a, int worker)
 {
-    return (int) ((long long) worker * a.units / a.workers);
+    return worker * a.share + min(worker, a.extra);
+}
+
+/* unit / segs */
+__device__ __forceinline__ int row_of(const Linear &a, int unit)
+{
+    return a.per_seg ? (int) __umulhi((uint32_t) unit, a.per_seg) : unit;
+}
+
+__device__ __forceinline__ int seg_of(const Linear &a, int unit)
+{
+    return unit - row_of(a, unit) * a.segs;
 }
 
 /* Groups before a unit, counted over all tiles. */
 __device__ __forceinline__ int first_group(const Linear &a, int unit)
 {
-    return unit / a.segs * a.groups + unit % a.segs * a.seg_groups;
+    return row_of(a, unit) * a.groups + seg_of(a, unit) * a.seg_groups;
 }
 
 __device__ __forceinline__ void consumers_sync()
@@ -188,6 +202,7 @@ __device__ __forceinline__ void publish(const Linear &a, int tile, int seg, bool
  * is), so that the kernel's end does not wait for L2.  Not before the first one, when
  * the kernel in front may still count and publish in the same places: activations are
  * there from the second on, and so it has ended.  Every thread looks for itself.
+ * Waiting cannot hang: a multiprocessor has one CTA at least, so all workers run at once.
  */
 template <class C>
 struct Late {
@@ -199,20 +214,19 @@ struct Late {
 
     __device__ __forceinline__ static bool published(const Linear &a, int unit, int tile)
     {
-        const int        worker = blockIdx.x / C::CL;
-        const long long  end = unit / a.segs * a.segs + a.segs;
-        const int        others = (int) ((end * a.workers - 1) / a.units) - worker;
-        int              seen;
+        const int  worker = blockIdx.x / C::CL, end = unit - seg_of(a, unit) + a.segs;
+        int        last = worker, seen;
 
+        while (first_unit(a, last + 1) < end) last++;
         asm volatile("ld.acquire.gpu.global.s32 %0, [%1];"
                      : "=r"(seen) : "l"(a.counters + tile) : "memory");
-        return seen == others;
+        return seen == last - worker;
     }
 
     /* What was published of segment seg of the unit's tile. */
     __device__ __forceinline__ static const float4 *segment(const Linear &a, int unit, int seg)
     {
-        const int  u = unit / a.segs * a.segs + seg;
+        const int  u = unit - seg_of(a, unit) + seg;
         int        worker = blockIdx.x / C::CL + 1;
 
         while (first_unit(a, worker + 1) <= u) worker++;
@@ -223,8 +237,8 @@ struct Late {
     {
 #pragma unroll
         for (int j = 0; j < kSegments - 1; j++) {
-            if (unit % a.segs + 1 + j >= a.segs) break;
-            const float4  *from = segment(a, unit, unit % a.segs + 1 + j);
+            if (seg_of(a, unit) + 1 + j >= a.segs) break;
+            const float4  *from = segment(a, unit, seg_of(a, unit) + 1 + j);
 
 #pragma unroll
             for (int i = 0; i < kN; i++) v[j][i] = __ldcg(from + i * C::kThreads);
@@ -234,11 +248,11 @@ struct Late {
     /* Before the unit is computed. */
     __device__ __forceinline__ void look(const Linear &a, int unit, int u0, int u1)
     {
-        const int  seg = unit % a.segs;
+        const int  seg = seg_of(a, unit);
 
         have = false;
         if (!kEarly || unit == u0 || unit + 1 < u1 || seg + 1 == a.segs || unit - seg < u0) return;
-        have = published(a, unit, unit / a.segs * C::CL + blockIdx.x % C::CL);
+        have = published(a, unit, row_of(a, unit) * C::CL + blockIdx.x % C::CL);
         if (have) fetch(a, unit);
     }
 
@@ -257,12 +271,12 @@ struct Late {
             if (!have) fetch(a, unit);
 #pragma unroll
             for (int j = 0; j < kSegments - 1; j++) {
-                if (unit % a.segs + 1 + j >= a.segs) break;
+                if (seg_of(a, unit) + 1 + j >= a.segs) break;
 #pragma unroll
                 for (int i = 0; i < kN; i++) add(to + i * 4, v[j][i]);
             }
         } else {
-            for (int seg = unit % a.segs + 1; seg < a.segs; seg++) {
+            for (int seg = seg_of(a, unit) + 1; seg < a.segs; seg++) {
                 const float4  *from = segment(a, unit, seg);
 
 #pragma unroll
@@ -289,7 +303,7 @@ __device__ __forceinline__ void settle(const Linear &a, int unit, int u0, int u1
                                        float (&acc)[C::WM][C::NT][4],
                                        float (&sum)[C::WM][C::NT][4], Late<C> &late)
 {
-    const int  seg = unit % a.segs, tile = unit / a.segs * C::CL + blockIdx.x % C::CL;
+    const int  seg = seg_of(a, unit), tile = row_of(a, unit) * C::CL + blockIdx.x % C::CL;
 
     if (unit - seg < u0) {
         publish<C>(a, tile, seg, seg + 1 == a.segs || unit + 1 == u1, acc);
@@ -311,7 +325,7 @@ __device__ __forceinline__ void settle_shared(const Linear &a, int unit, int u0,
                                               float (&acc)[C::WM][C::NT][4], float4 *sums,
                                               Late<C> &late)
 {
-    const int  seg = unit % a.segs, tile = unit / a.segs * C::CL + blockIdx.x % C::CL;
+    const int  seg = seg_of(a, unit), tile = row_of(a, unit) * C::CL + blockIdx.x % C::CL;
 
     if (unit - seg < u0) {
         publish<C>(a, tile, seg, seg + 1 == a.segs || unit + 1 == u1, acc);
@@ -402,7 +416,7 @@ template <class C>
 __device__ __forceinline__ void fetch_bias(const Linear &a, int u0, int u1)
 {
     constexpr int  kLine = 64;            /* of fp16 */
-    const int      t0 = u0 / a.segs, n = ((u1 - 1) / a.segs - t0 + 1) * (C::kN / kLine);
+    const int      t0 = row_of(a, u0), n = (row_of(a, u1 - 1) - t0 + 1) * (C::kN / kLine);
 
     if (a.bias == nullptr) return;
     for (int i = threadIdx.x; i < n; i += C::kThreads) {
@@ -420,7 +434,7 @@ template <class C>
 void linear_args(Linear *l, const glm_linear_args_t *a, const glm_stream_t *s)
 {
     const int           ctas = a->ctas && a->ctas < s->sms ? a->ctas : s->sms;
-    int                 most, share;
+    int                 units, most, share;
     const glm_tiles_t  *w = a->w;
 
     l->w = (const uint8_t *) w->tiles;
@@ -435,14 +449,17 @@ void linear_args(Linear *l, const glm_linear_args_t *a, const glm_stream_t *s)
     l->seg_groups = segment_groups(l->groups);
     l->segs = segment_count(l->groups);
     l->strips = (w->n + C::CL * C::kN - 1) / (C::CL * C::kN);
-    l->units = l->strips * l->segs;
-    if (C::MANY) l->units *= (a->rows + C::NT * 8 - 1) / (C::NT * 8);
+    units = l->strips * l->segs;
+    if (C::MANY) units *= (a->rows + C::NT * 8 - 1) / (C::NT * 8);
     l->tiles = (w->n + 127) / 128;
     /* As few workers as do not add to the largest share: with 132 multiprocessors
      * that is 128 CTAs at GLM's shapes, all with equal shares. */
     most = ctas / C::CL > 0 ? ctas / C::CL : 1;
-    share = (l->units + most - 1) / most;
-    l->workers = (l->units + share - 1) / share;
+    share = (units + most - 1) / most;
+    l->workers = (units + share - 1) / share;
+    l->share = units / l->workers;
+    l->extra = units % l->workers;
+    l->per_seg = l->segs > 1 ? UINT32_MAX / (uint32_t) l->segs + 1 : 0;
     l->rows = a->rows;
     l->out = a->out;
 }

@@ -46,8 +46,7 @@ __global__ void __launch_bounds__(C::kThreads, 1) linear80_kernel(const Linear a
     fetch_bias<C>(a, u0, u1);
     for (int i = 0; i < ST - 1; i++) issue();
     for (int u = u0; u < u1; u++) {
-        const int  end = min((u % a.segs + 1) * a.seg_groups, a.groups);
-        const int  stages = (end - u % a.segs * a.seg_groups) / C::KG;
+        const int  stages = (first_group(a, u + 1) - first_group(a, u)) / C::KG;
 
         late.look(a, u, u0, u1);
         zero<C>(acc);

@@ -53,81 +53,168 @@ __device__ __forceinline__ void bar_arrive(uint32_t bar)
         asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(bar) : "memory");
 }
 
-__device__ __forceinline__ void bulk(void *dst, const void *src, int bytes, uint32_t bar)
+__device__ __forceinline__ void bulk(uint32_t dst, const void *src, int bytes, uint32_t bar)
 {
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], "
-                 "%2, [%3];" ::"r"(smem_addr(dst)), "l"(src), "r"(bytes), "r"(bar)
+                 "%2, [%3];" ::"r"(dst), "l"(src), "r"(bytes), "r"(bar)
                  : "memory");
 }
 
 /* To the same place in all CTAs of the cluster. */
 template <int CL>
-__device__ __forceinline__ void bulk_all(void *dst, const void *src, int bytes, uint32_t bar)
+__device__ __forceinline__ void bulk_all(uint32_t dst, const void *src, int bytes, uint32_t bar)
 {
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes."
-                 "multicast::cluster [%0], [%1], %2, [%3], %4;" ::"r"(smem_addr(dst)), "l"(src),
+                 "multicast::cluster [%0], [%1], %2, [%3], %4;" ::"r"(dst), "l"(src),
                  "r"(bytes), "r"(bar), "h"((uint16_t) ((1 << CL) - 1)) : "memory");
 }
 
-__device__ __forceinline__ void cluster_sync()
+/* All CTAs have come.  Orders no memory but what a fence before it did: a release would
+ * wait for everything under way. */
+__device__ __forceinline__ void cluster_meet()
 {
-    asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
 }
 
 /* Read once: leaves L2 first (the constant evict-first policy). */
-__device__ __forceinline__ void bulk_stream(void *dst, const void *src, int bytes, uint32_t bar)
+__device__ __forceinline__ void bulk_stream(uint32_t dst, const void *src, int bytes, uint32_t bar)
 {
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes."
-                 "L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(smem_addr(dst)), "l"(src),
+                 "L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(dst), "l"(src),
                  "r"(bytes), "r"(bar), "l"(0x12F0000000000000ull) : "memory");
 }
 
-/* The copying lane: every stage of this CTA's range of groups, in order. */
-template <class C>
-__device__ __forceinline__ void produce(const Linear &a, int f0, int n, uint8_t *smem,
-                                        uint32_t full, uint32_t empty)
+/*
+ * True in one thread of a whole warp.  To be asked where it is needed: a condition kept from
+ * before does not tell ptxas that one thread at most is there, and it makes a loop over
+ * threads of every copy.
+ */
+__device__ __forceinline__ bool one_of_warp()
 {
-    const int  rank = blockIdx.x % C::CL;
+    uint32_t  one;
 
-    auto load_w = [&](int i, int st) {
-        const int  f = f0 + i * C::KG, kk = f % a.groups;
-        const int  tile = min(strip_of<C>(a, f / a.groups) * C::CL + rank,
-                              a.tiles - 1);                               /* past the end: any */
+    asm volatile("{\n.reg .pred p;\nelect.sync _|p, 0xffffffff;\nselp.u32 %0, 1, 0, p;\n}" : "=r"(one));
+    return one;
+}
 
+/* What the stages of a CTA's range hold, one after the other: groups of its tiles in order. */
+template <class C>
+struct Source {
+    static constexpr int  kPart = (C::MANY ? C::kXBlock : C::kX) / C::CL;   /* of activations, this CTA's */
+
+    const uint8_t  *w, *x;
+    int             row, left;            /* tile row; groups left of it */
+
+    __device__ __forceinline__ void start(const Linear &a, int rank, int row_, int group)
+    {
+        const int  tile = min(strip_of<C>(a, row_) * C::CL + rank, a.tiles - 1);  /* past the end: any */
+
+        row = row_;
+        left = a.groups - group;
+        w = a.w + ((size_t) tile * a.groups + group) * C::kTile;
+        x = a.x + ((size_t) (first_row<C>(a, row) / C::kBlock) * a.groups + group) * C::kXBlock
+            + kPart * rank;
+    }
+
+    __device__ __forceinline__ void next(const Linear &a, int rank)
+    {
+        w += C::KG * C::kTile;
+        x += C::KG * C::kXBlock;
+        left -= C::KG;
+        if (left == 0) start(a, rank, row + 1, 0);
+    }
+};
+
+/*
+ * The copying warp: every stage of this CTA's range, in order.  One thread issues; the
+ * others go along, so that all addresses are the warp's and lie in uniform registers.
+ * A stage has few cycles: with a division, and addresses of a lane's own, this warp
+ * was what all others waited for.
+ */
+template <class C>
+struct Producer {
+    static_assert(C::WM == 1, "a tile a stage and group");
+
+    Source<C>  from;
+    uint32_t   smem, full, empty;
+    int        rank, n, pre;
+
+    __device__ __forceinline__ void weights(const Source<C> &s, int st)
+    {
+        if (!one_of_warp()) return;
         bar_expect(full + st * 8, C::kW + C::kX);
-#pragma unroll
-        for (int m = 0; m < C::WM; m++)
-            bulk_stream(smem + st * C::kStage + m * C::KG * C::kTile,
-                        a.w + ((size_t) (tile * C::WM + m) * a.groups + kk) * C::kTile,
-                        C::KG * C::kTile, full + st * 8);
-    };
-    auto load_x = [&](int i, int st) {
-        constexpr int   kPart = (C::MANY ? C::kXBlock : C::kX) / C::CL;
-        const int       f = f0 + i * C::KG, kk = f % a.groups, row0 = first_row<C>(a, f / a.groups);
-        uint8_t        *to = smem + st * C::kStage + C::kW + kPart * rank;
-        const uint8_t  *x = a.x + kPart * rank;
+        bulk_stream(smem + st * C::kStage, s.w, C::kW, full + st * 8);
+    }
 
+    __device__ __forceinline__ void activations(const Linear &a, const Source<C> &s, int st)
+    {
+        const uint32_t  to = smem + st * C::kStage + C::kW + s.kPart * rank;
+
+        if (!one_of_warp()) return;
 #pragma unroll
         for (int b = 0; b < C::kBlocks; b++) {
-            const uint8_t  *from = x + ((size_t) (row0 / C::kBlock + b) * a.groups + kk) * C::kXBlock;
+            const uint8_t  *x = s.x + (size_t) b * a.groups * C::kXBlock;
 
-            if constexpr (C::CL == 1) bulk(to, from, kPart, full + st * 8);
-            else bulk_all<C::CL>(to + b * C::kXBlock, from, kPart, full + st * 8);
+            if constexpr (C::CL == 1) bulk(to, x, s.kPart, full + st * 8);
+            else bulk_all<C::CL>(to + b * C::kXBlock, x, s.kPart, full + st * 8);
         }
-    };
-    const int  pre = min(n, a.stages);
-    int        st = 0, ph = 0;
-
-    for (int i = 0; i < pre; i++) load_w(i, i);
-    grid_wait();                  /* weights are constant, activations are not */
-    for (int i = 0; i < pre; i++) load_x(i, i);
-    for (int i = pre; i < n; i++) {
-        bar_wait(empty + st * 8, ph);
-        load_w(i, st);
-        load_x(i, st);
-        if (++st == a.stages) st = 0, ph ^= 1;
     }
-}
+
+    /* Barriers, and the ring's first weights: they are constant, activations are not. */
+    __device__ __forceinline__ void begin(const Linear &a, int u0)
+    {
+        if (one_of_warp()) {
+            for (int i = 0; i < a.stages; i++) {
+                bar_init(full + i * 8, 1);
+                bar_init(empty + i * 8, C::WARPS * C::CL);
+            }
+            asm volatile("fence.mbarrier_init.release.cluster;\nfence.proxy.async.shared::cta;" ::: "memory");
+        }
+        __syncwarp();
+        from.start(a, rank, row_of(a, u0), seg_of(a, u0) * a.seg_groups);
+#pragma unroll 1
+        for (int i = 0; i < pre; i++) {
+            weights(from, i);
+            from.next(a, rank);
+        }
+        __syncwarp();
+    }
+
+    /* The rest, when every CTA of the cluster has its barriers. */
+    __device__ __forceinline__ void go_on(const Linear &a, int u0)
+    {
+        int        st = 0, ph = 0;
+        Source<C>  first;
+
+        first.start(a, rank, row_of(a, u0), seg_of(a, u0) * a.seg_groups);
+        grid_wait();
+#pragma unroll 1
+        for (int i = 0; i < pre; i++) {
+            activations(a, first, i);
+            first.next(a, rank);
+        }
+        __syncwarp();
+#pragma unroll 1
+        for (int i = pre; i < n; i++) {
+            bar_wait(empty + st * 8, ph);
+            weights(from, st);
+            activations(a, from, st);
+            from.next(a, rank);
+            if (++st == a.stages) st = 0, ph ^= 1;
+        }
+        if constexpr (C::CL > 1) leave(a, st, ph);
+    }
+
+    /* Not before the other CTA has freed every stage: it does so here. */
+    __device__ __forceinline__ void leave(const Linear &a, int st, int ph)
+    {
+#pragma unroll 1
+        for (int i = 0; i < pre; i++) {
+            bar_wait(empty + st * 8, ph);
+            if (++st == a.stages) st = 0, ph ^= 1;
+        }
+    }
+};
 
 /*
  * What wgmma works on after its instruction is issued: fragments, scales and sums of two
@@ -156,14 +243,22 @@ __device__ __forceinline__ void dequantise(const uint8_t *w, Flight<C> &g)
     g.s[I] = scales<C::WT>(w, warp, lane);
 }
 
-/* Issues group I by wgmma; x: its activations in shared memory. */
+/*
+ * The descriptor of activations in shared memory at x, its low word: K-major, no swizzle,
+ * 8 x 16-byte core matrices, kBlock * 16 bytes apart along k and 128 along rows.
+ */
+template <class C>
+__device__ __forceinline__ uint32_t descriptor(uint32_t x)
+{
+    x &= 0x3ffff;                                  /* without the CTA's place in the cluster */
+    return x / 16 + ((uint32_t) C::kBlock << 16);
+}
+
+/* Issues group I by wgmma; x: the descriptor of its activations. */
 template <class C, int I>
 __device__ __forceinline__ void issue(uint32_t x, Flight<C> &g)
 {
-    /* K-major, no swizzle: 8 x 16-byte core matrices, kBlock * 16 bytes apart along
-     * k and 128 along rows. */
-    constexpr uint32_t  kHigh = 128 >> 4, kLow = (uint32_t) (C::kBlock * 16 >> 4) << 16;
-    const uint32_t      at = (x & 0x3ffff) >> 4;           /* without the CTA's place in the cluster */
+    constexpr uint32_t  kHigh = 128 / 16;
     constexpr int       kRows = C::kBlock / 8, kFirst = Flight<C>::kSums == 1 ? kZeroInPlace : kZero;
 
     wgmma_fence();
@@ -171,7 +266,7 @@ __device__ __forceinline__ void issue(uint32_t x, Flight<C> &g)
     for (int j = 0; j < 8; j++) {
 #pragma unroll
         for (int b = 0; b < C::kBlocks; b++) {
-            const uint32_t  low = at + kLow + (b * C::kXBlock + j * C::kBlock * 32) / 16;
+            const uint32_t  low = x + (b * C::kXBlock + j * C::kBlock * 32) / 16;
 
             if (j == 0) wgmma<C::kBlock, kFirst>(&g.sums(I)[b * kRows][0], g.f[I][j], low, kHigh);
             else wgmma<C::kBlock, kAdd>(&g.sums(I)[b * kRows][0], g.f[I][j], low, kHigh);
@@ -192,20 +287,24 @@ __device__ __forceinline__ void land(Flight<C> &g)
     }
 }
 
-/* A place in the ring. */
+/* A place in the ring; at: of its stage, in 16 bytes. */
+template <class C>
 struct Turn {
-    int  st, ph;
+    int       st, ph;
+    uint32_t  at;
 
     __device__ __forceinline__ void next(int stages)
     {
-        if (++st == stages) st = 0, ph ^= 1;
+        st++, at += C::kStage / 16;
+        if (st == stages) st = 0, at = 0, ph ^= 1;
     }
 };
 
-/* The ring as consumers see it; empty: in the CTA of the cluster that this lane tells. */
+/* The ring as consumers see it; empty: in the CTA of the cluster that this lane tells; x: the
+ * descriptor of stage 0. */
 struct Ring {
     const uint8_t  *smem;
-    uint32_t        full, empty;
+    uint32_t        full, empty, x;
     int             stages;
 };
 
@@ -217,13 +316,13 @@ struct Ring {
  * that wait.
  */
 template <class C>
-__device__ __forceinline__ void wgmma_segment(const Ring &r, int groups, Turn &turn, Flight<C> &g,
+__device__ __forceinline__ void wgmma_segment(const Ring &r, int groups, Turn<C> &turn, Flight<C> &g,
                                               float (&acc)[C::WM][C::NT][4])
 {
     constexpr bool  kLate = Flight<C>::kSums == 2;         /* added after the next is issued */
     uint32_t        stage = 0;
 
-    auto at = [&] { return r.smem + turn.st * C::kStage; };
+    auto at = [&] { return r.smem + turn.at * 16; };
     auto go = [&] { stage = r.empty + turn.st * 8, turn.next(r.stages); };
     auto add = [&](int i) { add_group<C::NT>(acc[0], g.sums(i), g.s[i]); };
 
@@ -235,7 +334,7 @@ __device__ __forceinline__ void wgmma_segment(const Ring &r, int groups, Turn &t
         land<C, 1>(g);
         if (i > 0) bar_arrive<C::CL>(stage);
         if (!kLate) add(1);
-        issue<C, 0>(smem_addr(at()) + C::kW, g);
+        issue<C, 0>(r.x + turn.at, g);
         go();
         if (i + 1 < groups) {
             if (kLate) add(1);
@@ -245,7 +344,7 @@ __device__ __forceinline__ void wgmma_segment(const Ring &r, int groups, Turn &t
         land<C, 0>(g);
         bar_arrive<C::CL>(stage);
         if (!kLate) add(0);
-        issue<C, 1>(smem_addr(at()) + C::kW, g);
+        issue<C, 1>(r.x + turn.at, g);
         go();
         if (i + 2 < groups) {
             if (kLate) add(0);
@@ -260,12 +359,12 @@ __device__ __forceinline__ void wgmma_segment(const Ring &r, int groups, Turn &t
 }
 
 template <class C>
-__device__ __forceinline__ void mma_segment(const Ring &r, int stages, Turn &turn,
+__device__ __forceinline__ void mma_segment(const Ring &r, int stages, Turn<C> &turn,
                                             float (&acc)[C::WM][C::NT][4])
 {
     for (int i = 0; i < stages; i++) {
         bar_wait(r.full + turn.st * 8, turn.ph);
-        mma_stage<C>(r.smem + turn.st * C::kStage, acc);
+        mma_stage<C>(r.smem + turn.at * 16, acc);
         __syncwarp();
         bar_arrive<C::CL>(r.empty + turn.st * 8);
         turn.next(r.stages);
@@ -280,29 +379,26 @@ linear90_kernel(const __grid_constant__ Linear a)
     __shared__ uint64_t  bars[2][kMaxStages];
     const int  worker = blockIdx.x / C::CL;
     const int  u0 = first_unit(a, worker), u1 = first_unit(a, worker + 1);
-    const int  warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const int  warp = __shfl_sync(~0u, threadIdx.x / 32, 0);       /* the same in all, as ptxas sees */
+    const int  lane = threadIdx.x % 32;
     const uint32_t  full = smem_addr(bars[0]), empty = smem_addr(bars[1]);
+    const int  f0 = first_group(a, u0), n = (first_group(a, u1) - f0) / C::KG;
+    Producer<C>  p = {{}, smem_addr(smem), full, empty, (int) blockIdx.x % C::CL, n, min(n, a.stages)};
 
-    if (threadIdx.x == 0) {
-        for (int i = 0; i < a.stages; i++) {
-            bar_init(full + i * 8, 1);
-            bar_init(empty + i * 8, C::WARPS * C::CL);
-        }
-        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-    }
-    if constexpr (C::CL > 1) cluster_sync();
+    if (warp == C::WARPS) p.begin(a, u0);
+    if constexpr (C::CL > 1) cluster_meet();
     else __syncthreads();
     grid_go();
 
     if (warp >= C::WARPS) {
-        const int  f0 = first_group(a, u0), n = (first_group(a, u1) - f0) / C::KG;
-
         if constexpr (C::WG) asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
-        if (warp == C::WARPS && lane == 0) produce<C>(a, f0, n, smem, full, empty);
+        if (warp == C::WARPS) p.go_on(a, u0);
     } else {
-        const Ring  ring = {smem, full, bar_of<C::CL>(empty, lane % C::CL), a.stages};
+        /* The shuffles keep ptxas from making its address anew for every group. */
+        const uint32_t  x = __shfl_sync(~0u, descriptor<C>(smem_addr(smem) + C::kW), 0);
+        const Ring  ring = {smem, full, bar_of<C::CL>(empty, lane % C::CL), x, a.stages};
         float       acc[C::WM][C::NT][4];
-        Turn        turn = {0, 0};
+        Turn<C>     turn = {0, 0, 0};
         Late<C>     late;
 
         [[maybe_unused]] float      sum[C::WM][C::NT][4];
@@ -311,8 +407,7 @@ linear90_kernel(const __grid_constant__ Linear a)
         if constexpr (C::WG) asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
         fetch_bias<C>(a, u0, u1);
         for (int u = u0; u < u1; u++) {
-            const int  end = min((u % a.segs + 1) * a.seg_groups, a.groups);
-            const int  stages = (end - u % a.segs * a.seg_groups) / C::KG;
+            const int  stages = (first_group(a, u + 1) - first_group(a, u)) / C::KG;
 
             late.look(a, u, u0, u1);
             zero<C>(acc);
@@ -323,11 +418,6 @@ linear90_kernel(const __grid_constant__ Linear a)
             else
                 settle<C>(a, u, u0, u1, acc, sum, late);
         }
-    }
-    /* The other CTA may still free stages, and write activations, here. */
-    if constexpr (C::CL > 1) {
-        __syncwarp();
-        cluster_sync();
     }
 }
 
