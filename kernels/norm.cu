@@ -132,6 +132,8 @@ __global__ void __launch_bounds__(kThreads, 5) norm_kernel(const Norm n)
     uint4        weight = {}, bias = {};
     float        x[8];
 
+    /* A CTA's shared memory is written by the others of the cluster, which must have started. */
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
     /* They come from far and do not change: with few rows, on their way before the kernels
      * in front end. */
     if (in && n.early) weight = __ldg(n.weight + c), bias = __ldg(n.bias + c);
@@ -141,6 +143,7 @@ __global__ void __launch_bounds__(kThreads, 5) norm_kernel(const Norm n)
     load_x(n, row, c, in, x);
     const float2  st = part_stats(x, in, len, warps);
 
+    asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
     if (threadIdx.x < kParts) cluster.map_shared_rank(parts, threadIdx.x)[part] = st;
     cluster.sync();
     if (in && !n.early) weight = __ldg(n.weight + c), bias = __ldg(n.bias + c);
