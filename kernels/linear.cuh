@@ -466,7 +466,7 @@ void linear_args(Linear *l, const glm_linear_args_t *a, const glm_stream_t *s)
 
 inline bool tiles_ok(const glm_tiles_t *w)
 {
-    return w->k >= 256 && w->k % 256 == 0 && w->n >= 16 && w->n % 8 == 0 && w->n <= kMaxTiles * 128
+    return w->k >= 256 && w->k % 256 == 0 && w->n >= 8 && w->n % 8 == 0 && w->n <= kMaxTiles * 128
            && w->type >= GLM_W_INT4 && w->type <= GLM_W_F16 && w->tiles && aligned16(w->tiles);
 }
 

@@ -122,7 +122,7 @@ int GLM_OP(pack)(const glm_pack_args_t *a, glm_stream_t *s)
     const Pack          p = {(uint8_t *) w->tiles, (const uint8_t *) a->src, (const __half *) a->scale,
                              w->k, w->n, a->groups, w->glu};
 
-    if (w->tiles == NULL || a->src == NULL || w->k < 256 || w->k % 256 || w->n < 16 || w->n % 8
+    if (w->tiles == NULL || a->src == NULL || w->k < 256 || w->k % 256 || w->n < 8 || w->n % 8
         || w->n > kMaxTiles * 128 || (w->glu && w->n % 16) || !aligned16(w->tiles)
         || !aligned16(a->src))
     {
