@@ -42,6 +42,16 @@ __device__ __forceinline__ __half *scales_at(const Kv &kv, int page, int head)
                        + (size_t) kv.heads * Head<D, INT8>::kBytes) + (size_t) head * 2 * kPage;
 }
 
+/* The larger one, NaN if one is: fmaxf() would lose it, and what a faulty card or model
+ * left in one token would come out as an answer. */
+__device__ __forceinline__ float max_or_nan(float a, float b)
+{
+    float  m;
+
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(m) : "f"(a), "f"(b));
+    return m;
+}
+
 inline bool kv_ok(const glm_gkv_t *kv)
 {
     return kv != NULL && (kv->d == 64 || kv->d == 128) && kv->heads >= 1 && kv->base != NULL

@@ -109,7 +109,7 @@ __device__ __forceinline__ void issue(const Context &c, int head, int block, con
 }
 
 /* Scale of a token of a block, twice; 0 past the context's end.  127 of a larger one than
- * 515.5 would be infinite: such a token, with an element past 65468, is made smaller as
+ * 515.5 would be infinite: such a key, with an element past 65468, is made smaller as
  * a whole. */
 template <int D>
 __device__ __forceinline__ __half2 scale_at(const uint8_t *raw, int v, int token, int left)
@@ -117,7 +117,7 @@ __device__ __forceinline__ __half2 scale_at(const uint8_t *raw, int v, int token
     const __half  *s = (const __half *) (raw + kPages * Head<D, true>::kBytes + token / kPage * 64)
                        + v * kPage + token % kPage;
 
-    return __half2half2(token < left ? __hmin(*s, __float2half(515.5f)) : __float2half(0.f));
+    return __half2half2(token < left ? __hmin_nan(*s, __float2half(515.5f)) : __float2half(0.f));
 }
 
 /* Four int8 as bytes + 128, times their scale: by two, rounded. */

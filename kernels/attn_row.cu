@@ -268,11 +268,11 @@ __device__ __forceinline__ void place_q(const Attn &a, const Query<D> &q, float 
 
         v[e] = fmaf(x, c.x, -(y * c.y)) * a.rsqrt_d;
         v[e + E] = fmaf(y, c.x, x * c.y) * a.rsqrt_d;
-        top = fmaxf(top, fmaxf(fabsf(v[e]), fabsf(v[e + E])));
+        top = max_or_nan(top, max_or_nan(fabsf(v[e]), fabsf(v[e + E])));
     }
     if (INT8) {
 #pragma unroll
-        for (int x = 16; x; x >>= 1) top = fmaxf(top, __shfl_xor_sync(~0u, top, x));
+        for (int x = 16; x; x >>= 1) top = max_or_nan(top, __shfl_xor_sync(~0u, top, x));
         if (threadIdx.x % 32 == 0) to[D - 1] = top / kFix;
     }
 #pragma unroll

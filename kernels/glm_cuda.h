@@ -35,7 +35,7 @@
 extern "C" {
 #endif
 
-#define GLM_CUDA_GENERATION  2    /* goes up when any output bit may change */
+#define GLM_CUDA_GENERATION  3    /* goes up when any output bit may change */
 #define GLM_CUDA_MAX_ROWS    64   /* of a step, of attn_row */
 #define GLM_CUDA_PREFILL_ROWS 256 /* of a pass, and its bucket */
 #define GLM_CUDA_BLOCK       64   /* rows of a bucket of 256 that lie together */
@@ -185,7 +185,8 @@ typedef struct {
  * qkv: fp16 [rows][heads * 3d], head h: q k v of d each. rope: half2 (cos, sin)
  * [positions][d / 2], fp16 values as section 1 of the reference makes them.
  * attn_row takes at most GLM_CUDA_MAX_ROWS rows; of a pass of prefill, a block of 64
- * rows after the other.
+ * rows after the other.  A key or value that is not finite, or is not in its page's type,
+ * is stored as NaN and makes the head NaN in every row that sees it.
  */
 typedef struct {
     const glm_gkv_t    *kv;

@@ -2,6 +2,8 @@
  * kv_write: rotates the keys of a step and stores keys and values in their pages,
  * as fp16 or as int8 with a scale a token and head.  A warp takes a head of a
  * row.  An ideal run moves rows * heads * d * (4 + 2 or 4) bytes.
+ * What is not finite, or no longer is as fp16, becomes NaN, so that it shows in every row
+ * that sees the token: in int8 the scales of both, as decode needs no V of weight 0.
  */
 #include "attn.cuh"
 
@@ -10,14 +12,25 @@ namespace {
 __device__ __forceinline__ float warp_max(float v)
 {
 #pragma unroll
-    for (int o = 16; o; o >>= 1) v = fmaxf(v, __shfl_xor_sync(~0u, v, o));
+    for (int o = 16; o; o >>= 1) v = max_or_nan(v, __shfl_xor_sync(~0u, v, o));
     return v;
+}
+
+__device__ __forceinline__ __half not_a_number()
+{
+    return __ushort_as_half(0x7fff);
 }
 
 /* fp16 scale = absmax / 127, rounded up so that |q| <= 127; 0 for zeros. */
 __device__ __forceinline__ __half scale_of(float absmax)
 {
     return __float2half_ru(absmax / 127.f);
+}
+
+/* Of values: 127 times a larger one is infinite in fp16, as a mean of values would be. */
+__device__ __forceinline__ __half value_scale_of(float absmax)
+{
+    return __hmin(scale_of(absmax), __float2half(515.5f));
 }
 
 __device__ __forceinline__ uint8_t quantise(float v, float scale)
@@ -29,8 +42,13 @@ __device__ __forceinline__ uint8_t quantise(float v, float scale)
 template <bool INT8>
 __device__ __forceinline__ void put(uint8_t *token, int i, int stride, float v, float scale)
 {
-    if (INT8) token[i * stride] = quantise(v, scale);
-    else ((__half *) token)[i * stride] = __float2half_rn(v);
+    if (INT8) {
+        token[i * stride] = quantise(v, scale);
+    } else {
+        const __half  h = __float2half_rn(v);
+
+        ((__half *) token)[i * stride] = __hisinf(h) ? not_a_number() : h;
+    }
 }
 
 template <int D, bool INT8>
@@ -71,11 +89,14 @@ __global__ void __launch_bounds__(128) kv_write_kernel(const Kv kv, const Rows r
         k1[e] = fmaf(y, c.x, x * c.y);
         v0[e] = __half2float(v[j]);
         v1[e] = __half2float(v[j + D / 2]);
-        kmax = fmaxf(kmax, fmaxf(fabsf(k0[e]), fabsf(k1[e])));
-        vmax = fmaxf(vmax, fmaxf(fabsf(v0[e]), fabsf(v1[e])));
+        kmax = max_or_nan(kmax, max_or_nan(fabsf(k0[e]), fabsf(k1[e])));
+        vmax = max_or_nan(vmax, max_or_nan(fabsf(v0[e]), fabsf(v1[e])));
     }
     if (INT8) {
-        const __half  kh = scale_of(warp_max(kmax)), vh = scale_of(warp_max(vmax));
+        kmax = warp_max(kmax), vmax = warp_max(vmax);
+        const bool    finite = kmax < INFINITY && vmax < INFINITY;
+        const __half  kh = finite ? scale_of(kmax) : not_a_number();
+        const __half  vh = finite ? value_scale_of(vmax) : not_a_number();
         __half       *scales = scales_at<D, INT8>(kv, page, head) + slot % kPage;
 
         if (lane == 0) scales[0] = kh, scales[kPage] = vh;

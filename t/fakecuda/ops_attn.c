@@ -44,32 +44,57 @@ get(const glm_gkv_t *kv, int32_t page, int token, int head, int v, float *out)
     }
 }
 
+/* NaN when an element is: fmaxf() would lose it. */
+static float
+absmax(const float *x, int d)
+{
+    float  most = 0;
+
+    for (int i = 0; i < d; i++) {
+        if (isnan(x[i])) return NAN;
+        most = fmaxf(most, fabsf(x[i]));
+    }
+    return most;
+}
+
 /* absmax / 127 in fp16, rounded up. */
 static uint16_t
-scale_for(const float *x, int d)
+scale_for(float most)
 {
-    float     most = 0;
-    uint16_t  h;
+    uint16_t  h = glm_float_to_half(most / 127);
 
-    for (int i = 0; i < d; i++) most = fmaxf(most, fabsf(x[i]));
-    h = glm_float_to_half(most / 127);
     if (glm_half_to_float(h) * 127 < most) h++;
     return h;
 }
 
+/* The scale's bits; of int8 alone. */
 static void
-set(const glm_gkv_t *kv, int32_t page, int token, int head, int v, const float *x)
+set(const glm_gkv_t *kv, int32_t page, int token, int head, int v, const float *x, uint16_t scale)
 {
-    uint16_t  h = kv->int8 ? scale_for(x, kv->d) : 0;
-    float     s = glm_half_to_float(h);
+    float  s = glm_half_to_float(scale), q;
 
-    if (kv->int8) *scale_of(kv, page, token, head, v) = h;
+    if (kv->int8) *scale_of(kv, page, token, head, v) = scale;
     for (int i = 0; i < kv->d; i++) {
         void  *p = place(kv, page, token, head, v, i);
 
-        if (kv->int8) *(int8_t *) p = (int8_t) (s > 0 ? rintf(x[i] / s) : 0);
-        else *(uint16_t *) p = glm_float_to_half(x[i]);
+        q = s > 0 ? fminf(fmaxf(rintf(x[i] / s), -127), 127) : 0;
+        if (kv->int8) *(int8_t *) p = (int8_t) q;
+        else *(uint16_t *) p = glm_float_to_half(fabsf(x[i]) < 65520 ? x[i] : NAN);
     }
+}
+
+static void
+set_token(const glm_gkv_t *kv, int32_t page, int token, int head, const float *k, const float *v)
+{
+    uint16_t  ks = 0x7fff, vs = 0x7fff, most = glm_float_to_half(515.5f);
+    float     kmax = absmax(k, kv->d), vmax = absmax(v, kv->d);
+
+    if (kmax < INFINITY && vmax < INFINITY) {
+        ks = scale_for(kmax);
+        vs = scale_for(vmax) < most ? scale_for(vmax) : most;
+    }
+    set(kv, page, token, head, 0, k, ks);
+    set(kv, page, token, head, 1, v, vs);
 }
 
 /* ---- rotary ---- */
@@ -151,8 +176,7 @@ run_write(void *arg)
 
             rotate(x + d, t->a.rope, t->rows.position[r], d, k);
             for (int i = 0; i < d; i++) v[i] = glm_half_to_float(x[2 * d + i]);
-            set(&t->kv, page, slot, h, 0, k);
-            set(&t->kv, page, slot, h, 1, v);
+            set_token(&t->kv, page, slot, h, k, v);
         }
     }
 }

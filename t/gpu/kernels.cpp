@@ -360,7 +360,7 @@ static void test_attention(int heads, int d, int int8, const std::vector<int> &l
         ok(differ == 0, "sm_%d attn_row: %d elements change with the batch", ops->arch, differ);
         /*
          * Steps of rows that see about as much, one of them none.  24 heads of the longest
-         * sequence are enough for teams of warps: of 4 with 16 rows, 2 with 40, 1 with 60.
+         * sequence are enough for teams of warps: of 4 with 16 rows, 2 with 40, 1 with 64.
          */
         const int                                L = lens.back();
         const std::vector<std::vector<int>>      seen = {
@@ -383,7 +383,7 @@ static void test_attention(int heads, int d, int int8, const std::vector<int> &l
                 call(false, 1, 8);
                 alone.push_back(out.get());
             }
-            for (int count : {4, 8, 16, 40, 60}) {
+            for (int count : {4, 8, 16, 40, 64}) {
                 std::vector<Row>  many;
 
                 for (int i = 0; i < count; i++) many.push_back(i == 2 ? Row{-1, -1, 0} : row(i));
@@ -398,7 +398,7 @@ static void test_attention(int heads, int d, int int8, const std::vector<int> &l
                                   != (r == 2 ? 0xffff : packed_at(alone[r % tokens.size()], 8, 0, i));
             }
         }
-        ok(differ == 0, "sm_%d attn_row of 4 to 60 rows: %d elements differ from a row alone", ops->arch, differ);
+        ok(differ == 0, "sm_%d attn_row of 4 to 64 rows: %d elements differ from a row alone", ops->arch, differ);
         if (firsts.empty()) firsts = kept;
         else ok(firsts == kept, "attn_row %s d %d: sm_80 and sm_90 give the same bits",
                 int8 ? "int8" : "fp16", d);

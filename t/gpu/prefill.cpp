@@ -310,6 +310,48 @@ static void test_context(int heads, int d, int int8, int n, bool loud)
     }
 }
 
+/*
+ * A NaN or an infinity that a faulty card, or a layer past fp16, leaves in one token does
+ * not come out as a number anywhere it is seen; other heads do not see it.  A value may be
+ * infinite in its own dimension alone.
+ */
+static void test_not_finite(int d, int int8)
+{
+    const int                    heads = 2, n = 300, token = 41, part = 3 * d;
+    const std::vector<uint16_t>  rope = rope_table(d, 2048);
+    const std::vector<uint16_t>  good = random_halves((size_t) n * heads * part, 33, 1.f);
+
+    for (const glm_cuda_ops_t *ops : tables) {
+        int  hidden = 0, spread = 0;
+
+        for (int what = 0; what < 3; what++)                /* q, k, v */
+            for (uint16_t bad : {0x7e00, 0x7c00, 0xfc00}) {
+                std::vector<uint16_t>  qkv = good;
+
+                qkv[(size_t) (token * heads + 1) * part + what * d + 3] = bad;
+                Context                      c(ops, heads, d, int8, n, false, qkv, rope, kPass);
+                const std::vector<uint16_t>  whole = c.attend(0, n);
+                Dev<uint16_t>                row((size_t) heads * d * 64);
+                auto look = [&](const std::vector<uint16_t> &o, int bucket, int r, bool sees) {
+                    int  odd[2] = {0, 0};
+
+                    for (int i = 0; i < heads * d; i++)
+                        odd[i / d] += !isfinite(to_f(o[glm_cuda_packed(heads * d, i, r, bucket)]));
+                    hidden += sees && odd[1] == 0;
+                    spread += odd[0] != 0 || (!sees && odd[1] != 0);
+                };
+
+                for (int r : {0, token, n - 1}) look(whole, kPass, r, what > 0 || r == token);
+                for (int r : {token - 1, token, n - 1}) {
+                    c.rows(r, 1, false, row.p, 8);
+                    look(row.get(), 8, 0, r == token || (what > 0 && r > token));
+                }
+            }
+        ok(hidden == 0 && spread == 0, "sm_%d %s d %d: what is not finite is seen (hidden in %d rows, elsewhere in %d)",
+           ops->arch, int8 ? "int8" : "fp16", d, hidden, spread);
+    }
+}
+
 /* Causal rows of a pass: pages and attn_row have the bits of steps of 64 rows. */
 static void test_causal(int d, int int8, int n)
 {
@@ -538,6 +580,7 @@ int main(int argc, char **argv)
         for (int d : {64, 128}) {
             for (int n : {1, 15, 16, 17, 64, 65, 255, 300}) test_context(2, d, int8, n, false);
             test_context(2, d, int8, 130, true);
+            test_not_finite(d, int8);
             test_causal(d, int8, small_only ? 130 : 300);
             if (small_only) continue;
             for (int n : {512, 1000, 2048}) test_context(3, d, int8, n, false);
