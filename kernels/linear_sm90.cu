@@ -1,5 +1,5 @@
 /*
- * linear (sm_90a): y[rows][n] = x W^T for 1..256 rows.  One lane streams whole
+ * linear (sm_90a): y[rows][n] = x W^T for 1..256 rows.  One warp streams whole
  * tiles and activations with cp.async.bulk into a ring in shared memory; eight
  * warps dequantise in registers and multiply, weights as the matrix unit's row
  * operand: to 8 rows mma.sync; from 16 on wgmma, two CTAs a cluster that fetches
@@ -9,6 +9,7 @@
  * often, the sums of a tile in shared memory.
  * An ideal run reads the tiles once: n * k / 2 + n * k / 64 bytes (int4).
  */
+#include "cluster.cuh"
 #include "linear.cuh"
 #include "wgmma.cuh"
 
@@ -16,31 +17,6 @@ namespace {
 
 constexpr int  kMaxStages = 16;
 constexpr int  kMaxRing = 226 * 1024;
-
-__device__ __forceinline__ void bar_init(uint32_t bar, int n)
-{
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(n));
-}
-
-__device__ __forceinline__ void bar_expect(uint32_t bar, int bytes)
-{
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes)
-                 : "memory");
-}
-
-__device__ __forceinline__ void bar_wait(uint32_t bar, int parity)
-{
-    asm volatile("{\n.reg .pred p;\nL: mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n"
-                 "@!p bra L;\n}" ::"r"(bar), "r"(parity) : "memory");
-}
-
-/* bar of CTA `rank` of the cluster. */
-template <int CL>
-__device__ __forceinline__ uint32_t bar_of(uint32_t bar, int rank)
-{
-    if constexpr (CL > 1) asm("mapa.shared::cluster.u32 %0, %0, %1;" : "+r"(bar) : "r"(rank));
-    return bar;
-}
 
 /* A warp frees a stage, in every CTA of the cluster: a lane each, bar is that CTA's. */
 template <int CL>
@@ -67,13 +43,6 @@ __device__ __forceinline__ void bulk_all(uint32_t dst, const void *src, int byte
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes."
                  "multicast::cluster [%0], [%1], %2, [%3], %4;" ::"r"(dst), "l"(src),
                  "r"(bytes), "r"(bar), "h"((uint16_t) ((1 << CL) - 1)) : "memory");
-}
-
-/* All CTAs have come.  Orders no memory but what a fence before it did: a release would
- * wait for everything under way. */
-__device__ __forceinline__ void cluster_meet()
-{
-    asm volatile("barrier.cluster.arrive.relaxed.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
 }
 
 /* Read once: leaves L2 first (the constant evict-first policy). */
@@ -168,7 +137,7 @@ struct Producer {
                 bar_init(full + i * 8, 1);
                 bar_init(empty + i * 8, C::WARPS * C::CL);
             }
-            asm volatile("fence.mbarrier_init.release.cluster;\nfence.proxy.async.shared::cta;" ::: "memory");
+            bar_init_done();
         }
         __syncwarp();
         from.start(a, rank, row_of(a, u0), seg_of(a, u0) * a.seg_groups);
@@ -386,7 +355,7 @@ linear90_kernel(const __grid_constant__ Linear a)
     Producer<C>  p = {{}, smem_addr(smem), full, empty, (int) blockIdx.x % C::CL, n, min(n, a.stages)};
 
     if (warp == C::WARPS) p.begin(a, u0);
-    if constexpr (C::CL > 1) cluster_meet();
+    if constexpr (C::CL > 1) cluster_arrive(), cluster_wait();
     else __syncthreads();
     grid_go();
 
@@ -396,7 +365,7 @@ linear90_kernel(const __grid_constant__ Linear a)
     } else {
         /* The shuffles keep ptxas from making its address anew for every group. */
         const uint32_t  x = __shfl_sync(~0u, descriptor<C>(smem_addr(smem) + C::kW), 0);
-        const Ring  ring = {smem, full, bar_of<C::CL>(empty, lane % C::CL), x, a.stages};
+        const Ring  ring = {smem, full, C::CL > 1 ? of_cta(empty, lane % C::CL) : empty, x, a.stages};
         float       acc[C::WM][C::NT][4];
         Turn<C>     turn = {0, 0, 0};
         Late<C>     late;

@@ -5,11 +5,7 @@
  * row, on sm_80 one CTA takes the parts in turn: the bits are the same.
  * An ideal run moves rows * dim * (4 + 2 + 2) bytes and 4 * dim of weights.
  */
-#include "cuda_common.cuh"
-
-#if GLM_ARCH == 90
-#include <cooperative_groups.h>
-#endif
+#include "cluster.cuh"
 
 namespace {
 
@@ -31,7 +27,7 @@ __device__ __forceinline__ float warp_sum(float v)
     return v;
 }
 
-/* Sum over the CTA, the same bits in every thread. */
+/* Sum over the CTA, the same bits in every thread.  warps: not those of the sum before. */
 __device__ __forceinline__ float part_sum(float v, float *warps)
 {
     float  s = 0.f;
@@ -41,7 +37,6 @@ __device__ __forceinline__ float part_sum(float v, float *warps)
     __syncthreads();
 #pragma unroll
     for (int i = 0; i < kWarps; i++) s += warps[i];
-    __syncthreads();
     return s;
 }
 
@@ -80,15 +75,15 @@ __device__ __forceinline__ void load_x(const Norm &n, int row, int c, bool in, f
 }
 
 /* Mean of a part, and its sum of squared deviations. */
-__device__ __forceinline__ float2 part_stats(const float x[8], bool in, float len, float *warps)
+__device__ __forceinline__ float2 part_stats(const float x[8], bool in, float len, float (&warps)[2][kWarps])
 {
     const float  s = ((x[0] + x[1]) + (x[2] + x[3])) + ((x[4] + x[5]) + (x[6] + x[7]));
-    const float  mean = part_sum(s, warps) / len;
+    const float  mean = part_sum(s, warps[0]) / len;
     float        q = 0.f;
 
 #pragma unroll
     for (int i = 0; i < 8; i++) q = fmaf(x[i] - mean, x[i] - mean, q);
-    return make_float2(mean, part_sum(in ? q : 0.f, warps));
+    return make_float2(mean, part_sum(in ? q : 0.f, warps[1]));
 }
 
 /* Joins the parts: (mean, 1 / standard deviation). */
@@ -120,20 +115,33 @@ __device__ __forceinline__ void write_out(const Norm &n, int row, int c, const f
 
 #if GLM_ARCH == 90
 
+/* Writes v to another CTA, whose bar counts its bytes: no fence, which would wait for loads. */
+__device__ __forceinline__ void tell(uint32_t to, float2 v, uint32_t bar)
+{
+    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::"r"(to),
+                 "f"(v.x), "f"(v.y), "r"(bar) : "memory");
+}
+
 __global__ void __launch_bounds__(kThreads, 5) norm_kernel(const Norm n)
 {
-    __shared__ float   warps[kWarps];
-    __shared__ float2  parts[kParts];
-    const int    row = blockIdx.x / kParts, part = blockIdx.x % kParts, per = n.dim / (8 * kParts);
-    const int    c = part * per + threadIdx.x;
-    const bool   in = (int) threadIdx.x < per;
-    const float  len = (float) n.dim / kParts;
-    auto         cluster = cooperative_groups::this_cluster();
-    uint4        weight = {}, bias = {};
-    float        x[8];
+    __shared__ float     warps[2][kWarps];
+    __shared__ float2    parts[kParts];
+    __shared__ uint64_t  told;
+    const int       row = blockIdx.x / kParts, part = blockIdx.x % kParts, per = n.dim / (8 * kParts);
+    const int       c = part * per + threadIdx.x;
+    const bool      in = (int) threadIdx.x < per;
+    const float     len = (float) n.dim / kParts;
+    const uint32_t  bar = smem_addr(&told);
+    uint4           weight = {}, bias = {};
+    float           x[8];
 
-    /* A CTA's shared memory is written by the others of the cluster, which must have started. */
-    asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+    /* The others write here only when this CTA has started. */
+    if (threadIdx.x == 0) {
+        bar_init(bar, 1);
+        bar_init_done();
+        bar_expect(bar, sizeof(parts));
+    }
+    cluster_arrive();
     /* They come from far and do not change: with few rows, on their way before the kernels
      * in front end. */
     if (in && n.early) weight = __ldg(n.weight + c), bias = __ldg(n.bias + c);
@@ -143,9 +151,10 @@ __global__ void __launch_bounds__(kThreads, 5) norm_kernel(const Norm n)
     load_x(n, row, c, in, x);
     const float2  st = part_stats(x, in, len, warps);
 
-    asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
-    if (threadIdx.x < kParts) cluster.map_shared_rank(parts, threadIdx.x)[part] = st;
-    cluster.sync();
+    cluster_wait();
+    if (threadIdx.x < kParts)
+        tell(of_cta(smem_addr(parts + part), threadIdx.x), st, of_cta(bar, threadIdx.x));
+    bar_wait_cluster(bar, 0);
     if (in && !n.early) weight = __ldg(n.weight + c), bias = __ldg(n.bias + c);
     if (in) write_out(n, row, c, x, join(parts, len, n.eps), weight, bias);
 }
@@ -154,7 +163,7 @@ __global__ void __launch_bounds__(kThreads, 5) norm_kernel(const Norm n)
 
 __global__ void __launch_bounds__(kThreads) norm_kernel(const Norm n)
 {
-    __shared__ float  warps[kWarps];
+    __shared__ float  warps[2][kWarps];
     const int    row = blockIdx.x, per = n.dim / (8 * kParts);
     const bool   in = (int) threadIdx.x < per;
     const float  len = (float) n.dim / kParts;
