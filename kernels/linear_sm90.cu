@@ -69,7 +69,7 @@ __device__ __forceinline__ bool one_of_warp()
 /* What the stages of a CTA's range hold, one after the other: groups of its tiles in order. */
 template <class C>
 struct Source {
-    static constexpr int  kPart = (C::MANY ? C::kXBlock : C::kX) / C::CL;   /* of activations, this CTA's */
+    static constexpr int  kPart = C::KG * C::kXBlock / C::CL;      /* of activations, this CTA's */
 
     const uint8_t  *w, *x;
     int             row, left;            /* tile row; groups left of it */
@@ -125,7 +125,7 @@ struct Producer {
             const uint8_t  *x = s.x + (size_t) b * a.groups * C::kXBlock;
 
             if constexpr (C::CL == 1) bulk(to, x, s.kPart, full + st * 8);
-            else bulk_all<C::CL>(to + b * C::kXBlock, x, s.kPart, full + st * 8);
+            else bulk_all<C::CL>(to + b * C::KG * C::kXBlock, x, s.kPart, full + st * 8);
         }
     }
 
@@ -204,7 +204,7 @@ struct Flight {
 template <class C, int I>
 __device__ __forceinline__ void dequantise(const uint8_t *w, Flight<C> &g)
 {
-    static_assert(C::WM == 1 && C::KG == 1, "one block of outputs a warpgroup, one group a stage");
+    static_assert(C::WM == 1, "one block of outputs a warpgroup");
     const int  warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 
     fragments<C::WT>(w, warp, 0, lane, *(uint32_t (*)[4][4]) g.f[I][0]);
@@ -282,43 +282,46 @@ struct Ring {
  * the one before it added, while the tensor cores work on the one in between.  That is a
  * block of its own between branches, for the odd group by a condition that always
  * holds: in one block with the wait for the group in between, ptxas would put it behind
- * that wait.
+ * that wait.  A stage has both groups of a pair (KG), and is waited for and freed once, or one.
  */
 template <class C>
 __device__ __forceinline__ void wgmma_segment(const Ring &r, int groups, Turn<C> &turn, Flight<C> &g,
                                               float (&acc)[C::WM][C::NT][4])
 {
     constexpr bool  kLate = Flight<C>::kSums == 2;         /* added after the next is issued */
+    constexpr bool  kPair = C::KG == 2;
     uint32_t        stage = 0;
 
-    auto at = [&] { return r.smem + turn.at * 16; };
+    auto ready = [&] { bar_wait(r.full + turn.st * 8, turn.ph); };
+    auto w = [&](int i) { return r.smem + turn.at * 16 + (kPair ? i * C::kTile : 0); };
+    auto x = [&](int i) { return r.x + turn.at + (kPair ? i * (C::kXBlock / 16) : 0); };
     auto go = [&] { stage = r.empty + turn.st * 8, turn.next(r.stages); };
     auto add = [&](int i) { add_group<C::NT>(acc[0], g.sums(i), g.s[i]); };
 
     zero<C>(*(float (*)[1][C::NT][4]) g.sums(1));          /* nothing to add before the first */
     g.s[1] = make_float2(0.f, 0.f);
-    bar_wait(r.full + turn.st * 8, turn.ph);
-    dequantise<C, 0>(at(), g);
+    ready();
+    dequantise<C, 0>(w(0), g);
     for (int i = 0; i < groups; i += 2) {
         land<C, 1>(g);
         if (i > 0) bar_arrive<C::CL>(stage);
         if (!kLate) add(1);
-        issue<C, 0>(r.x + turn.at, g);
-        go();
+        issue<C, 0>(x(0), g);
+        if (!kPair) go();
         if (i + 1 < groups) {
             if (kLate) add(1);
-            bar_wait(r.full + turn.st * 8, turn.ph);
-            dequantise<C, 1>(at(), g);
+            if (!kPair) ready();
+            dequantise<C, 1>(w(1), g);
         }
         land<C, 0>(g);
-        bar_arrive<C::CL>(stage);
+        if (!kPair) bar_arrive<C::CL>(stage);
         if (!kLate) add(0);
-        issue<C, 1>(r.x + turn.at, g);
+        issue<C, 1>(x(1), g);
         go();
         if (i + 2 < groups) {
             if (kLate) add(0);
-            bar_wait(r.full + turn.st * 8, turn.ph);
-            dequantise<C, 0>(at(), g);
+            ready();
+            dequantise<C, 0>(w(0), g);
         }
     }
     if (kLate) add(0);
@@ -380,7 +383,7 @@ linear90_kernel(const __grid_constant__ Linear a)
 
             late.look(a, u, u0, u1);
             zero<C>(acc);
-            if constexpr (C::WG) wgmma_segment<C>(ring, stages, turn, g, acc);
+            if constexpr (C::WG) wgmma_segment<C>(ring, stages * C::KG, turn, g, acc);
             else mma_segment<C>(ring, stages, turn, acc);
             if constexpr (C::kSums)
                 settle_shared<C>(a, u, u0, u1, acc, (float4 *) (smem + a.stages * C::kStage), late);
@@ -423,13 +426,13 @@ int GLM_OP(linear)(const glm_linear_args_t *a, glm_stream_t *s)
     if (a == NULL || s == NULL || !linear_ok(a)) return GLM_EINVAL;
     switch (a->w->type * 1000 + a->bucket) {
     case GLM_W_INT4 * 1000 + 8:   return run<Cfg<GLM_W_INT4, 1, 1, 2, false>, 9>(a, s);
-    case GLM_W_INT4 * 1000 + 16:  return run<Cfg<GLM_W_INT4, 2, 1, 1, true, 2>, 16>(a, s);
-    case GLM_W_INT4 * 1000 + 32:  return run<Cfg<GLM_W_INT4, 4, 1, 1, true, 2>, 13>(a, s);
-    case GLM_W_INT4 * 1000 + 64:  return run<Cfg<GLM_W_INT4, 8, 1, 1, true, 2>, 9>(a, s);
+    case GLM_W_INT4 * 1000 + 16:  return run<Cfg<GLM_W_INT4, 2, 1, 2, true, 2>, 9>(a, s);
+    case GLM_W_INT4 * 1000 + 32:  return run<Cfg<GLM_W_INT4, 4, 1, 2, true, 2>, 6>(a, s);
+    case GLM_W_INT4 * 1000 + 64:  return run<Cfg<GLM_W_INT4, 8, 1, 2, true, 2>, 4>(a, s);
     case GLM_W_INT8 * 1000 + 8:   return run<Cfg<GLM_W_INT8, 1, 1, 2, false>, 5>(a, s);
-    case GLM_W_INT8 * 1000 + 16:  return run<Cfg<GLM_W_INT8, 2, 1, 1, true, 2>, 11>(a, s);
-    case GLM_W_INT8 * 1000 + 32:  return run<Cfg<GLM_W_INT8, 4, 1, 1, true, 2>, 9>(a, s);
-    case GLM_W_INT8 * 1000 + 64:  return run<Cfg<GLM_W_INT8, 8, 1, 1, true, 2>, 7>(a, s);
+    case GLM_W_INT8 * 1000 + 16:  return run<Cfg<GLM_W_INT8, 2, 1, 2, true, 2>, 5>(a, s);
+    case GLM_W_INT8 * 1000 + 32:  return run<Cfg<GLM_W_INT8, 4, 1, 2, true, 2>, 4>(a, s);
+    case GLM_W_INT8 * 1000 + 64:  return run<Cfg<GLM_W_INT8, 8, 1, 2, true, 2>, 3>(a, s);
     case GLM_W_F16 * 1000 + 8:    return run<Cfg<GLM_W_F16, 1, 1, 2, false>, 3>(a, s);
     case GLM_W_F16 * 1000 + 16:   return run<Cfg<GLM_W_F16, 2, 1, 1, true, 2>, 6>(a, s);
     case GLM_W_F16 * 1000 + 32:   return run<Cfg<GLM_W_F16, 4, 1, 1, true, 2>, 5>(a, s);
