@@ -186,7 +186,8 @@ typedef struct {
  * [positions][d / 2], fp16 values as section 1 of the reference makes them.
  * attn_row takes at most GLM_CUDA_MAX_ROWS rows; of a pass of prefill, a block of 64
  * rows after the other.  A key or value that is not finite, or is not in its page's type,
- * is stored as NaN and makes the head NaN in every row that sees it.
+ * is stored as NaN and makes the head NaN in every row that sees it (a value of fp16: in its
+ * own dimension, where its weight is not 0).
  */
 typedef struct {
     const glm_gkv_t    *kv;

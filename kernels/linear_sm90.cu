@@ -102,7 +102,8 @@ struct Source {
  */
 template <class C>
 struct Producer {
-    static_assert(C::WM == 1, "a tile a stage and group");
+    static_assert(C::WM == 1 && (C::kBlocks == 1 || (C::KG == 1 && C::CL > 1)),
+                  "a tile a group; blocks of activations lie a group apart");
 
     Source<C>  from;
     uint32_t   smem, full, empty;
@@ -204,7 +205,7 @@ struct Flight {
 template <class C, int I>
 __device__ __forceinline__ void dequantise(const uint8_t *w, Flight<C> &g)
 {
-    static_assert(C::WM == 1, "one block of outputs a warpgroup");
+    static_assert(C::WM == 1 && C::KG <= 2, "one block of outputs a warpgroup, a pair of groups");
     const int  warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 
     fragments<C::WT>(w, warp, 0, lane, *(uint32_t (*)[4][4]) g.f[I][0]);

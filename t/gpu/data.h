@@ -94,13 +94,13 @@ struct Device {                   /* a weight on the card, packed */
 static inline std::vector<uint32_t> linear(const glm_cuda_ops_t *ops, const Device &d, int out,
                                     const std::vector<uint16_t> &x, int bucket,
                                     const std::vector<int> &pick, int ctas, Dev<uint8_t> &ws,
-                                    int block = 0)
+                                    int block = 0, int ring = 0)
 {
     const int      n = d.t.n, rows = (int) pick.size(), width = out == GLM_OUT_GLU ? n / 2 : n;
     const size_t   ldy = n + 8;
     Dev<uint16_t>  xd(packed(x, d.t.k, bucket, pick));
     Dev<uint32_t>  y((size_t) bucket * ldy);
-    const glm_linear_args_t  a = {&d.t, xd.p, y.p, ldy, out, rows, bucket, ws.p, 0, ctas, block};
+    const glm_linear_args_t  a = {&d.t, xd.p, y.p, ldy, out, rows, bucket, ws.p, ring, ctas, block};
     std::vector<uint32_t>    got((size_t) rows * width);
 
     must(ops->linear(&a, stream), "linear");

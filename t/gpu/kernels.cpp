@@ -62,16 +62,19 @@ static void test_linear(int type, int k, int n, int groups, int out)
            "sm_%d linear %s %dx%d groups %d -> %s: error %.2e", ops->arch, names[type], n, k, groups,
            outs[out], e.rel());
 
-        /* The same row alone, elsewhere, in company, on fewer CTAs. */
-        struct { int bucket, rows, ctas; }  cases[] = {
-            {8, 1, 0}, {8, 8, 0}, {16, 11, 0}, {16, 16, 37}, {32, 32, 0}, {32, 17, 5}, {64, 64, 23},
-            {8, 3, 50}
+        /* The same row alone, elsewhere, in company, on fewer CTAs, so that the ring goes round,
+         * and with as few stages as there can be. */
+        struct { int bucket, rows, ctas, ring; }  cases[] = {
+            {8, 1, 0, 0}, {8, 8, 0, 0}, {16, 11, 0, 0}, {16, 16, 37, 0}, {32, 32, 0, 0}, {32, 17, 5, 0},
+            {64, 64, 23, 0}, {8, 3, 50, 0}, {16, 16, 4, 0}, {8, 5, 3, 2}, {16, 9, 7, 2}, {32, 20, 4, 2},
+            {64, 33, 6, 2}
         };
         for (auto &cs : cases) {
             std::vector<int>  pick;
 
             for (int i = 0; i < cs.rows; i++) pick.push_back((i * 29 + 5) % 64);
-            const std::vector<uint32_t>  some = linear(ops, d, out, x, cs.bucket, pick, cs.ctas, ws);
+            const std::vector<uint32_t>  some = linear(ops, d, out, x, cs.bucket, pick, cs.ctas, ws, 0,
+                                                       cs.ring);
 
             for (int i = 0; i < cs.rows; i++, tried++)
                 differ += memcmp(&some[(size_t) i * width], &all[(size_t) pick[i] * width],
