@@ -23,8 +23,9 @@ struct glm_gpu_s {
     void                  *alloc[MAX_ALLOCS];
     int                    nalloc;
     atomic_int             fault;     /* a code: the card cannot be used */
-    pthread_mutex_t        lock;      /* of text */
-    char                   text[200];
+    pthread_mutex_t        lock;      /* of both texts, and of setting fault */
+    char                   room[200]; /* the first GLM_ENOMEM */
+    char                   text[200]; /* of fault; written before it is set */
 };
 
 /* ---- status ---- */
@@ -92,14 +93,19 @@ code_of(cudaError_t e)
     }
 }
 
+/* What fails after a fault fails because of it: the first one is kept, and returned. */
 static int
 failed(glm_gpu_t *g, int rc, const char *what, const char *text)
 {
+    char  *to = rc == GLM_ENOMEM ? g->room : g->text;
+    int    first;
+
     pthread_mutex_lock(&g->lock);
-    if (g->text[0] == '\0') snprintf(g->text, sizeof(g->text), "%s: %s", what, text);
+    first = atomic_load(&g->fault);
+    if (first == 0 && to[0] == '\0') snprintf(to, sizeof(g->text), "%s: %s", what, text);
+    if (first == 0 && rc != GLM_ENOMEM) atomic_store(&g->fault, rc);
     pthread_mutex_unlock(&g->lock);
-    if (rc != GLM_ENOMEM) atomic_store(&g->fault, rc);
-    return rc;
+    return first != 0 ? first : rc;
 }
 
 static int
@@ -136,17 +142,22 @@ glm_gpu_fault(glm_gpu_t *g)
 const char *
 glm_gpu_error(glm_gpu_t *g)
 {
-    return g->text;
+    return glm_gpu_fault(g) != 0 ? g->text : g->room;
+}
+
+int
+glm_gpu_before(glm_gpu_t *g, const char *what)
+{
+    int  rc = glm_gpu_fault(g);
+
+    return rc != 0 ? rc : status(g, what, injected(what));
 }
 
 /* Arguments are our own making: a launcher that refuses them is a defect that
  * must not go unseen, so it counts as a failure of the card. */
 int
-glm_gpu_op(glm_gpu_t *g, const char *what, int rc)
+glm_gpu_launched(glm_gpu_t *g, const char *what, int rc)
 {
-    cudaError_t  e = injected(what);
-
-    if (e != cudaSuccess) return status(g, what, e);
     if (rc == 0) return 0;
     if (rc == GLM_EGPU) return failed(g, rc, "launch", glm_cuda_error());
     return failed(g, GLM_EGPU, what, "arguments refused");
@@ -187,7 +198,7 @@ find_device(glm_gpu_t *g, glm_err_t *err)
         || (rc = CALL(g, cudaSetDevice, g->device)) != 0
         || (rc = read_info(g)) != 0)
     {
-        return glm_fail(err, rc, "no CUDA device can be used: %s", g->text);
+        return glm_fail(err, rc, "no CUDA device can be used: %s", glm_gpu_error(g));
     }
     g->ops = glm_cuda_ops(0);
     if (g->ops == NULL) {

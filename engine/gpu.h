@@ -2,8 +2,8 @@
  * gpu: one card: its memory, streams, events and graphs, and the state that a
  * failure leaves it in.  The sole user of the CUDA runtime; no CUDA type is named
  * here.  Every status is checked.  Once a call has failed in a way that the card
- * cannot be used after, every further one returns the same code, and nothing is
- * launched any more.
+ * cannot be used after, every further one returns the same code, the first one's, and
+ * nothing is launched any more.
  *
  * Codes: GLM_ENOMEM (no room; the card is as before), GLM_ELOST (the card is
  * gone), GLM_ETIMEOUT (a kernel did not end), GLM_ENAN (its user found what it computed
@@ -42,13 +42,25 @@ const glm_cuda_ops_t *glm_gpu_ops(const glm_gpu_t *g);
 
 /* 0, or the code of the failure after which the card cannot be used. */
 int glm_gpu_fault(glm_gpu_t *g);
-/* The first failure: "cudaMalloc: out of memory"; "" while there was none. */
+/* What that was: "cudaGraphLaunch: an illegal memory access was encountered"; else the
+ * first GLM_ENOMEM, "cudaMalloc: out of memory"; "" while there was none. */
 const char *glm_gpu_error(glm_gpu_t *g);
 
-/* What a launcher returned; what names it. */
-int glm_gpu_op(glm_gpu_t *g, const char *what, int rc);
+/*
+ * A launcher's call, which `what` names: GLM_GPU_OP(g, "norm", ops->norm(&a, stream)).
+ * A macro, as the call must not be made once the card cannot be used.
+ */
+#define GLM_GPU_OP(g, what, call)                                               \
+    __extension__ ({                                                            \
+        int  op_rc_ = glm_gpu_before(g, what);                                  \
+        op_rc_ != 0 ? op_rc_ : glm_gpu_launched(g, what, call);                 \
+    })
+/* Its parts: 0 if the call may be made; and what it returned. */
+int glm_gpu_before(glm_gpu_t *g, const char *what);
+int glm_gpu_launched(glm_gpu_t *g, const char *what, int rc);
 
-/* A failure that no call told, but its results: the card cannot be used after.  Returns rc. */
+/* A failure that no call told, but its results: the card cannot be used after.  Returns rc,
+ * or the code of the failure before it. */
 int glm_gpu_spoilt(glm_gpu_t *g, int rc, const char *what, const char *text);
 
 /* ---- memory ---- */

@@ -118,7 +118,7 @@ fill(reader_t *r, const glm_part_t *s, void *dst)
     glm_fill_args_t   a = { .dst = dst, .count = s->bytes / (s->f16 ? 2 : 4), .seed = s->seed,
                             .f16 = s->f16, .lo = s->lo, .hi = s->hi, .first = s->first };
 
-    return gpu(l, glm_gpu_op(l->m->gpu, "fill", l->m->ops->fill(&a, r->stream)));
+    return gpu(l, GLM_GPU_OP(l->m->gpu, "fill", l->m->ops->fill(&a, r->stream)));
 }
 
 /* Parts to the card, at dst; *data is where the host has each. */
@@ -151,7 +151,7 @@ pack(reader_t *r, const glm_piece_t *p, const slot_t *s)
     glm_pack_args_t   a = { .w = &p->w, .src = s->dev, .groups = p->groups > 0 ? p->groups : 1,
                             .scale = p->groups > 0 ? s->dev + p->scale_at : NULL };
 
-    return gpu(l, glm_gpu_op(l->m->gpu, "pack", l->m->ops->pack(&a, r->stream)));
+    return gpu(l, GLM_GPU_OP(l->m->gpu, "pack", l->m->ops->pack(&a, r->stream)));
 }
 
 /* ---- the embedding ---- */

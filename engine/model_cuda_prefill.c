@@ -56,7 +56,7 @@ embed(glm_cuda_model_t *m, int n)
                                .token = m->context.token, .vocab = c->vocab, .dim = c->hidden,
                                .rows = n };
 
-    return glm_gpu_op(m->gpu, "embed", m->ops->embed(&a, m->stream));
+    return GLM_GPU_OP(m->gpu, "embed", m->ops->embed(&a, m->stream));
 }
 
 /* All rows of a pass have the one block table of the context. */
@@ -70,7 +70,7 @@ write_kv(pass_t *p, const glm_cuda_layer_t *l)
     glm_attn_args_t    a = { .kv = &l->kv, .rows = &at, .qkv = p->qkv, .rope = m->rope,
                              .bucket = PASS };
 
-    return glm_gpu_op(m->gpu, "kv_write", m->ops->kv_write(&a, m->stream));
+    return GLM_GPU_OP(m->gpu, "kv_write", m->ops->kv_write(&a, m->stream));
 }
 
 static int
@@ -99,7 +99,7 @@ attend(glm_cuda_model_t *m, const glm_cuda_layer_t *l, int n)
                               .position = m->context.position, .qkv = m->pre.qkv,
                               .rope = m->rope, .out = m->pre.attn, .tokens = n, .rows = n };
 
-    return glm_gpu_op(m->gpu, "attn_context", m->ops->attn_context(&a, m->stream));
+    return GLM_GPU_OP(m->gpu, "attn_context", m->ops->attn_context(&a, m->stream));
 }
 
 static int

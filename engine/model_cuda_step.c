@@ -32,7 +32,7 @@ glm_cuda_linear(glm_cuda_model_t *m, const glm_tiles_t *w, const void *x, void *
     glm_linear_args_t  a = { .w = w, .x = x, .y = y, .ldy = ldy, .out = out, .rows = rows,
                              .bucket = bucket, .ws = m->ws };
 
-    return glm_gpu_op(m->gpu, "linear", m->ops->linear(&a, m->stream));
+    return GLM_GPU_OP(m->gpu, "linear", m->ops->linear(&a, m->stream));
 }
 
 int
@@ -45,7 +45,7 @@ glm_cuda_norm(glm_cuda_model_t *m, const glm_cuda_norm_t *nm, const float *y,
                             .alpha = m->alpha, .eps = m->base.cfg.ln_eps, .dim = hidden,
                             .rows = rows, .bucket = bucket };
 
-    return glm_gpu_op(m->gpu, "norm", m->ops->norm(&a, m->stream));
+    return GLM_GPU_OP(m->gpu, "norm", m->ops->norm(&a, m->stream));
 }
 
 static const glm_cuda_rows_t *
@@ -68,7 +68,7 @@ embed(glm_cuda_model_t *m, int rows)
                                .token = rows_of(m->rows)->token, .vocab = c->vocab,
                                .dim = c->hidden, .rows = rows, .ids = m->ids };
 
-    return glm_gpu_op(m->gpu, "embed", m->ops->embed(&a, m->stream));
+    return GLM_GPU_OP(m->gpu, "embed", m->ops->embed(&a, m->stream));
 }
 
 static int
@@ -83,9 +83,9 @@ attention(glm_cuda_model_t *m, const glm_cuda_layer_t *l, int rows)
                                   .ws_bytes = m->attn_ws_bytes };
     int                     rc;
 
-    rc = glm_gpu_op(m->gpu, "kv_write", m->ops->kv_write(&a, m->stream));
+    rc = GLM_GPU_OP(m->gpu, "kv_write", m->ops->kv_write(&a, m->stream));
     if (rc != 0) return rc;
-    return glm_gpu_op(m->gpu, "attn_row", m->ops->attn_row(&a, m->stream));
+    return GLM_GPU_OP(m->gpu, "attn_row", m->ops->attn_row(&a, m->stream));
 }
 
 static int
@@ -139,7 +139,7 @@ sample(glm_cuda_model_t *m, int rows)
                              .out = m->sampled, .ids = m->ids, .vocab = m->base.cfg.vocab,
                              .rows = rows, .ws = m->sample_ws };
 
-    return glm_gpu_op(m->gpu, "sample", m->ops->sample(&a, m->stream));
+    return GLM_GPU_OP(m->gpu, "sample", m->ops->sample(&a, m->stream));
 }
 
 static int

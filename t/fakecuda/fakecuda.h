@@ -30,6 +30,7 @@ void fakecuda_nan(int n);               /* the n-th sampler from now on finds a 
                                            in its last row that is asked for */
 int fakecuda_live(void);                /* allocations, pins, events, streams, graphs */
 int fakecuda_pending(void);             /* operations that wait in streams */
+long fakecuda_launches(void);           /* kernels and graphs launched so far */
 void fakecuda_reset(void);              /* the error state */
 
 /* For the launchers: an operation with a copy of arg. */

@@ -45,6 +45,7 @@ static pthread_mutex_t  lock;
 static pthread_once_t   once = PTHREAD_ONCE_INIT;
 static size_t           memory = (size_t) 4 << 30, used;
 static int              devices = 1, capability = 90, hang = -1, hang_launch, nan_in, live;
+static long             launches;
 static cudaError_t      sticky, last;
 static range_t         *ranges;
 static stream_t        *streams;
@@ -242,6 +243,17 @@ fakecuda_pending(void)
     for (const stream_t *s = streams; s != NULL; s = s->next) {
         for (const op_t *op = s->queue.first; op != NULL; op = op->next) n++;
     }
+    (void) leave(cudaSuccess);
+    return n;
+}
+
+long
+fakecuda_launches(void)
+{
+    long  n;
+
+    enter();
+    n = launches;
     (void) leave(cudaSuccess);
     return n;
 }
@@ -555,6 +567,7 @@ int
 fakecuda_enqueue(glm_stream_t *s, void (*run)(void *arg), const void *arg, size_t size)
 {
     enter();
+    launches++;
     return leave(enqueue(&s->s, run, arg, size)) == cudaSuccess ? 0 : GLM_EGPU;
 }
 
@@ -731,6 +744,7 @@ cudaGraphLaunch(cudaGraphExec_t x, cudaStream_t stream)
     stream_t *s = (stream_t *) stream;
 
     enter();
+    launches++;
     if (hang_launch > 0 && --hang_launch == 0) hang = 0;
     c = copy_graph((graph_t *) x);
     while ((op = c->ops.first) != NULL) {

@@ -474,6 +474,39 @@ check_time_out(void)
 #endif
 }
 
+/* A fault, with a context half done: nothing more is launched, whatever is asked for, and
+ * what is found later does not take the place of the first. */
+static void
+check_after(int hang, int code, const char *says)
+{
+    glm_sample_t   greedy = { .nlogprobs = -1 };
+    glm_row_t      row[1] = { { 5, 20, 20, pages, &greedy } };
+    glm_sampled_t  out[1];
+    glm_model_t   *m;
+    glm_err_t      err;
+    const char    *why = "";
+    long           before;
+    int            first, bad;
+
+    if (load(&m, (glm_model_opts_t) { .backend = GLM_BACKEND_CUDA, .kv_pages = 8,
+                                      .gpu_timeout = 1 }, &err) != 0) bail_out(err.text);
+    first = glm_model_prefill(m, token, 20, pages, 0, 1, NULL);
+    if (hang) fakecuda_hang(0);
+    else fakecuda_nan(1);
+    ok(first == 0 && glm_model_step(m, row, 1, out, NULL) == code, "%s, a context half done", says);
+    before = fakecuda_launches();
+    bad = glm_model_prefill(m, token, 20, pages, 1, 2, NULL) != code;
+    bad += glm_model_prefill(m, token, 20, pages, 0, 1, NULL) != code;
+    bad += glm_model_copy_page(m, 7, 1) != code;
+    bad += glm_model_step(m, row, 1, out, NULL) != code;
+    ok(bad == 0 && fakecuda_launches() == before, "each call after it tells it (%d do not), none "
+        "launches (%ld)", bad, fakecuda_launches() - before);
+    bad = glm_gpu_spoilt(((glm_cuda_model_t *) m)->gpu, GLM_EGPU, "a launch", "later") != code;
+    ok(bad == 0 && glm_model_fault(m, &why) == code && strstr(why, says), "and it stays: %s", why);
+    glm_model_free(m);
+    fakecuda_hang(-1);
+}
+
 int
 main(void)
 {
@@ -500,6 +533,11 @@ main(void)
     check_faults(NO_ROOM, GLM_ENOMEM, "no memory");
     check_faults(GONE, GLM_ELOST, "a card that is gone");
     check_time_out();
+    write_config(2, 512, 64, "");
+    check_after(0, GLM_ENAN, "NaN");
+#ifndef __SANITIZE_ADDRESS__
+    check_after(1, GLM_ETIMEOUT, "not done after 1 s");
+#endif
     {
         char  path[300];
 
