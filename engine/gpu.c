@@ -371,25 +371,42 @@ seconds(void)
 }
 
 /* Looks again and again rather than wait inside the driver: a kernel that never
- * ends would hold it there. */
-int
-glm_gpu_wait(glm_gpu_t *g, glm_gpu_event_t *e)
+ * ends would hold it there.  The last look is after the deadline, as this process may
+ * have been stopped between the one before and then. */
+static cudaError_t
+await(const glm_gpu_t *g, cudaEvent_t e)
 {
     struct timespec  nap = { 0, NAP_NS };
     double           until = seconds() + g->timeout;
-    cudaError_t      s = injected("cudaEventQuery");
-    char             text[64];
-    int              rc = glm_gpu_fault(g);
+    cudaError_t      s = cudaEventQuery(e);
+    int              late = 0;
 
-    if (rc != 0) return rc;
-    if (s == cudaSuccess) s = cudaEventQuery(event(e));
-    while (s == cudaErrorNotReady && seconds() < until) {
+    while (s == cudaErrorNotReady && !late) {
         nanosleep(&nap, NULL);
-        s = cudaEventQuery(event(e));
+        late = seconds() >= until;
+        s = cudaEventQuery(e);
     }
-    if (s != cudaErrorNotReady) return status(g, "waiting for the device", s);
+    return s;
+}
+
+static int
+too_long(glm_gpu_t *g)
+{
+    char  text[64];
+
     snprintf(text, sizeof(text), "not done after %d s", g->timeout);
     return failed(g, GLM_ETIMEOUT, "waiting for the device", text);
+}
+
+int
+glm_gpu_wait(glm_gpu_t *g, glm_gpu_event_t *e)
+{
+    cudaError_t  s = injected("cudaEventQuery");
+    int          rc = glm_gpu_fault(g);
+
+    if (rc != 0) return rc;
+    if (s == cudaSuccess) s = await(g, event(e));
+    return s == cudaErrorNotReady ? too_long(g) : status(g, "waiting for the device", s);
 }
 
 /* ---- graphs ---- */

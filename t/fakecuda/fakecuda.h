@@ -26,6 +26,8 @@ void fakecuda_memory(size_t bytes);
 void fakecuda_devices(int n);
 void fakecuda_capability(int mm);       /* 90 */
 void fakecuda_hang(int after);          /* events that still come; -1: all */
+void fakecuda_doze(int ms);             /* the next look at an event that has not come takes
+                                           so long to return */
 void fakecuda_nan(int n);               /* the n-th sampler from now on finds a NaN
                                            in its last row that is asked for */
 int fakecuda_live(void);                /* allocations, pins, events, streams, graphs */

@@ -44,7 +44,7 @@ typedef struct range_s {
 static pthread_mutex_t  lock;
 static pthread_once_t   once = PTHREAD_ONCE_INIT;
 static size_t           memory = (size_t) 4 << 30, used;
-static int              devices = 1, capability = 90, hang = -1, hang_launch, nan_in, live;
+static int              devices = 1, capability = 90, hang = -1, hang_launch, doze, nan_in, live;
 static long             launches;
 static cudaError_t      sticky, last;
 static range_t         *ranges;
@@ -201,6 +201,14 @@ fakecuda_hang(int after)
 {
     enter();
     hang = after;
+    (void) leave(cudaSuccess);
+}
+
+void
+fakecuda_doze(int ms)
+{
+    enter();
+    doze = ms;
     (void) leave(cudaSuccess);
 }
 
@@ -633,6 +641,18 @@ cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
     return leave(enqueue(e->stream, run_event, &e, sizeof(e)));
 }
 
+/* What is not done yet, to a process that may have been stopped since. */
+static cudaError_t
+not_ready(void)
+{
+    int  ms = doze;
+
+    doze = 0;
+    (void) leave(cudaSuccess);
+    if (ms > 0) usleep((useconds_t) ms * 1000);
+    return cudaErrorNotReady;
+}
+
 /* Not there at the first look, then it is, with all before it; or never. */
 cudaError_t
 cudaEventQuery(cudaEvent_t event)
@@ -641,7 +661,7 @@ cudaEventQuery(cudaEvent_t event)
 
     enter();
     if (e->pending == 0 || sticky != cudaSuccess) return leave(cudaSuccess);
-    if (e->looks++ == 0 || hang == 0) return leave(cudaErrorNotReady);
+    if (e->looks++ == 0 || hang == 0) return not_ready();
     while (e->pending > 0 && run_one(e->stream)) { /* up to it */ }
     if (hang > 0) hang--;
     return leave(cudaSuccess);

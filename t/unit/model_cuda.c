@@ -474,6 +474,20 @@ check_time_out(void)
 #endif
 }
 
+/* A process that was stopped for longer than the time-out finds a step that has ended. */
+static void
+check_stopped(void)
+{
+    int32_t      got, want;
+    glm_err_t    err;
+    int          fault = 0;
+
+    ok(life(&want, &err, &fault) == 0, "a life without faults");
+    fakecuda_doze(1100);
+    ok(life(&got, &err, &fault) == 0 && got == want, "stopped while it waited: no time-out %s",
+        err.text);
+}
+
 /* A fault, with a context half done: nothing more is launched, whatever is asked for, and
  * what is found later does not take the place of the first. */
 static void
@@ -533,6 +547,7 @@ main(void)
     check_faults(NO_ROOM, GLM_ENOMEM, "no memory");
     check_faults(GONE, GLM_ELOST, "a card that is gone");
     check_time_out();
+    check_stopped();
     write_config(2, 512, 64, "");
     check_after(0, GLM_ENAN, "NaN");
 #ifndef __SANITIZE_ADDRESS__
