@@ -23,6 +23,7 @@ struct glm_gpu_s {
     void                  *alloc[MAX_ALLOCS];
     int                    nalloc;
     atomic_int             fault;     /* a code: the card cannot be used */
+    atomic_int             hung;      /* something did not end, then or after the fault */
     pthread_mutex_t        lock;      /* of both texts, and of setting fault */
     char                   room[200]; /* the first GLM_ENOMEM */
     char                   text[200]; /* of fault; written before it is set */
@@ -100,6 +101,7 @@ failed(glm_gpu_t *g, int rc, const char *what, const char *text)
     char  *to = rc == GLM_ENOMEM ? g->room : g->text;
     int    first;
 
+    if (rc == GLM_ETIMEOUT) atomic_store(&g->hung, 1);
     pthread_mutex_lock(&g->lock);
     first = atomic_load(&g->fault);
     if (first == 0 && to[0] == '\0') snprintf(to, sizeof(g->text), "%s: %s", what, text);
@@ -128,7 +130,7 @@ status(glm_gpu_t *g, const char *what, cudaError_t e)
  * call may wait for ever. */
 #define FREE(g, f, x)                                                           \
     do {                                                                        \
-        if (atomic_load(&(g)->fault) != GLM_ETIMEOUT && f(x) != cudaSuccess) {  \
+        if (!atomic_load(&(g)->hung) && f(x) != cudaSuccess) {                  \
             (void) cudaGetLastError();                                          \
         }                                                                       \
     } while (0)
@@ -308,7 +310,7 @@ glm_gpu_stream(glm_gpu_t *g, glm_stream_t **out)
 void
 glm_gpu_stream_free(glm_gpu_t *g, glm_stream_t *s)
 {
-    if (glm_gpu_fault(g) != GLM_ETIMEOUT) glm_cuda_stream_free(s);
+    if (!atomic_load(&g->hung)) glm_cuda_stream_free(s);
 }
 
 int
@@ -370,21 +372,21 @@ seconds(void)
     return (double) t.tv_sec + (double) t.tv_nsec * 1e-9;
 }
 
-/* Looks again and again rather than wait inside the driver: a kernel that never
- * ends would hold it there.  The last look is after the deadline, as this process may
- * have been stopped between the one before and then. */
+/* An event, or all of a stream.  Looks again and again rather than wait inside the
+ * driver: a kernel that never ends would hold it there.  The last look is after the
+ * deadline, as this process may have been stopped between the one before and then. */
 static cudaError_t
-await(const glm_gpu_t *g, cudaEvent_t e)
+await(const glm_gpu_t *g, cudaEvent_t e, cudaStream_t stream)
 {
     struct timespec  nap = { 0, NAP_NS };
     double           until = seconds() + g->timeout;
-    cudaError_t      s = cudaEventQuery(e);
+    cudaError_t      s = e != NULL ? cudaEventQuery(e) : cudaStreamQuery(stream);
     int              late = 0;
 
     while (s == cudaErrorNotReady && !late) {
         nanosleep(&nap, NULL);
         late = seconds() >= until;
-        s = cudaEventQuery(e);
+        s = e != NULL ? cudaEventQuery(e) : cudaStreamQuery(stream);
     }
     return s;
 }
@@ -405,8 +407,17 @@ glm_gpu_wait(glm_gpu_t *g, glm_gpu_event_t *e)
     int          rc = glm_gpu_fault(g);
 
     if (rc != 0) return rc;
-    if (s == cudaSuccess) s = await(g, event(e));
+    if (s == cudaSuccess) s = await(g, event(e), NULL);
     return s == cudaErrorNotReady ? too_long(g) : status(g, "waiting for the device", s);
+}
+
+/* What the stream ends with, if not with a time-out, has been told or is of no interest. */
+void
+glm_gpu_settle(glm_gpu_t *g, glm_stream_t *s)
+{
+    if (s == NULL || atomic_load(&g->hung)) return;
+    if (await(g, NULL, native(s)) == cudaErrorNotReady) (void) too_long(g);
+    else (void) cudaGetLastError();
 }
 
 /* ---- graphs ---- */

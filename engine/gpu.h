@@ -32,8 +32,9 @@ typedef struct {
 
 /* timeout: seconds after which glm_gpu_wait() gives up. */
 int glm_gpu_open(glm_gpu_t **out, int device, int timeout, glm_err_t *err);
-/* Frees the device memory.  After GLM_ETIMEOUT nothing is given back, as that might
- * wait for ever: the process is about to end. */
+/* Frees the device memory.  Once something did not end (GLM_ETIMEOUT, be it the first
+ * failure or a later one) nothing is given back, as that might wait for ever: the process
+ * is about to end. */
 void glm_gpu_close(glm_gpu_t *g);
 int glm_gpu_thread(glm_gpu_t *g);
 
@@ -73,6 +74,9 @@ void glm_gpu_unpin(glm_gpu_t *g, void *p);      /* before glm_gpu_close() */
 /* ---- streams; copies are asynchronous ---- */
 
 int glm_gpu_stream(glm_gpu_t *g, glm_stream_t **out);
+/* Until s, which may be NULL, has done all it was given, so that what that uses can go:
+ * after a failure, too, unless something did not end. */
+void glm_gpu_settle(glm_gpu_t *g, glm_stream_t *s);
 void glm_gpu_stream_free(glm_gpu_t *g, glm_stream_t *s);
 
 int glm_gpu_copy(glm_gpu_t *g, void *dst, const void *src, size_t bytes, glm_stream_t *s);

@@ -82,6 +82,7 @@ send_rope(glm_cuda_model_t *m)
         }
         rc = glm_gpu_copy(m->gpu, m->rope, h, 2 * n * sizeof(uint16_t), m->stream);
         if (rc == 0) rc = glm_cuda_sync(m);
+        glm_gpu_settle(m->gpu, m->stream);      /* should that have failed */
         glm_gpu_unpin(m->gpu, half);
     }
     free(cos);
@@ -142,13 +143,14 @@ cuda_load(glm_model_t *model, const glm_model_opts_t *opts, const glm_loader_t *
     return start(m, l, d, err);
 }
 
+/* A step may be under way, after a failure too: graphs and pinned memory are in use. */
 static void
 cuda_free(glm_model_t *model)
 {
     glm_cuda_model_t  *m = cuda(model);
 
     if (m->gpu != NULL) {
-        if (model->begun > 0 || model->sampled > 0) (void) glm_cuda_sync(m);
+        glm_gpu_settle(m->gpu, m->stream);
         for (int i = 0; i < GLM_CUDA_BUCKETS; i++) {
             glm_gpu_graph_free(m->gpu, m->forward[i]);
             glm_gpu_graph_free(m->gpu, m->sampler[i]);

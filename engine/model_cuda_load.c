@@ -284,8 +284,9 @@ reader_main(void *arg)
         if ((i = atomic_fetch_add(&l->next, 1)) >= l->pieces->n) break;
         rc = take(r, i, &r->slot[turn++ % r->nslots]);
     }
-    /* what was begun ends, before its memory goes */
-    for (int k = 0; k < r->nslots; k++) (void) wait_slot(r, &r->slot[k]);
+    /* what was begun ends before its memory goes, also that of a piece which failed
+       halfway and has no mark */
+    glm_gpu_settle(l->m->gpu, r->stream);
     atomic_fetch_sub(&l->running, 1);
     return NULL;
 }

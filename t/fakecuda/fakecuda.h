@@ -32,6 +32,8 @@ void fakecuda_nan(int n);               /* the n-th sampler from now on finds a 
                                            in its last row that is asked for */
 int fakecuda_live(void);                /* allocations, pins, events, streams, graphs */
 int fakecuda_pending(void);             /* operations that wait in streams */
+int fakecuda_early(void);               /* what was given back while operations waited that
+                                           may use it */
 long fakecuda_launches(void);           /* kernels and graphs launched so far */
 void fakecuda_reset(void);              /* the error state */
 

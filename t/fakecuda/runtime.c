@@ -26,6 +26,7 @@ typedef struct graph_s { ops_t ops; } graph_t;
 typedef struct stream_s {
     ops_t             queue;
     graph_t          *capture;
+    unsigned          looks;
     struct stream_s  *next;
 } stream_t;
 
@@ -44,7 +45,7 @@ typedef struct range_s {
 static pthread_mutex_t  lock;
 static pthread_once_t   once = PTHREAD_ONCE_INIT;
 static size_t           memory = (size_t) 4 << 30, used;
-static int              devices = 1, capability = 90, hang = -1, hang_launch, doze, nan_in, live;
+static int              devices = 1, capability = 90, hang = -1, hang_launch, doze, nan_in, live, early;
 static long             launches;
 static cudaError_t      sticky, last;
 static range_t         *ranges;
@@ -255,6 +256,17 @@ fakecuda_pending(void)
     return n;
 }
 
+int
+fakecuda_early(void)
+{
+    int  n;
+
+    enter();
+    n = early;
+    (void) leave(cudaSuccess);
+    return n;
+}
+
 long
 fakecuda_launches(void)
 {
@@ -394,11 +406,12 @@ drop_range(void *p, int device)
     return p == NULL ? cudaSuccess : cudaErrorInvalidValue;
 }
 
-/* Memory is given back when nothing can use it any more. */
+/* Memory is given back when nothing can use it any more; a card would not always wait. */
 static void
 drain(void)
 {
     for (stream_t *s = streams; s != NULL; s = s->next) {
+        early += hang != 0 && s->queue.first != NULL;
         while (hang != 0 && run_one(s)) { /* all */ }
     }
 }
@@ -533,6 +546,18 @@ cudaMemset(void *dst, int value, size_t n)
 
 /* ---- streams ---- */
 
+/* What is not done yet, to a process that may have been stopped since. */
+static cudaError_t
+not_ready(void)
+{
+    int  ms = doze;
+
+    doze = 0;
+    (void) leave(cudaSuccess);
+    if (ms > 0) usleep((useconds_t) ms * 1000);
+    return cudaErrorNotReady;
+}
+
 struct glm_stream_s { stream_t s; };
 
 int
@@ -554,6 +579,7 @@ glm_cuda_stream_free(glm_stream_t *s)
 {
     if (s == NULL) return;
     enter();
+    early += s->s.queue.first != NULL;
     while (run_one(&s->s)) { /* all */ }
     for (stream_t **at = &streams; *at != NULL; at = &(*at)->next) {
         if (*at != &s->s) continue;
@@ -577,6 +603,19 @@ fakecuda_enqueue(glm_stream_t *s, void (*run)(void *arg), const void *arg, size_
     enter();
     launches++;
     return leave(enqueue(&s->s, run, arg, size)) == cudaSuccess ? 0 : GLM_EGPU;
+}
+
+/* As of an event: not at the first look. */
+cudaError_t
+cudaStreamQuery(cudaStream_t stream)
+{
+    stream_t  *s = (stream_t *) stream;
+
+    enter();
+    if (s->queue.first == NULL || sticky != cudaSuccess) return leave(cudaSuccess);
+    if (s->looks++ % 2 == 0 || hang == 0) return not_ready();
+    while (run_one(s)) { /* all */ }
+    return leave(cudaSuccess);
 }
 
 cudaError_t
@@ -639,18 +678,6 @@ cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
     e->pending++;
     e->looks = 0;
     return leave(enqueue(e->stream, run_event, &e, sizeof(e)));
-}
-
-/* What is not done yet, to a process that may have been stopped since. */
-static cudaError_t
-not_ready(void)
-{
-    int  ms = doze;
-
-    doze = 0;
-    (void) leave(cudaSuccess);
-    if (ms > 0) usleep((useconds_t) ms * 1000);
-    return cudaErrorNotReady;
 }
 
 /* Not there at the first look, then it is, with all before it; or never. */

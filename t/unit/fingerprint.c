@@ -52,6 +52,7 @@ ssize_t __wrap_pread(int fd, void *buf, size_t n, off_t at);
 int __wrap_munmap(void *p, size_t n);
 
 static int            no_direct;  /* 1: open() refuses it, 2: pread() does */
+static int            fail_read;  /* the n-th fails; 0: none */
 static atomic_ullong  read_bytes;
 static atomic_int     reads, overlaps;    /* overlaps: while the card had something to do */
 static long           touched, pages;   /* of the mapped file; pages -1: not told */
@@ -81,7 +82,10 @@ __wrap_pread(int fd, void *buf, size_t n, off_t at)
         errno = EINVAL;
         return -1;
     }
-    atomic_fetch_add(&reads, 1);
+    if (atomic_fetch_add(&reads, 1) + 1 == fail_read) {
+        errno = EIO;
+        return -1;
+    }
     if (fakecuda_pending() > 0) atomic_fetch_add(&overlaps, 1);
     got = __real_pread(fd, buf, n, at);
     if (got > 0) atomic_fetch_add(&read_bytes, (unsigned long long) got);
@@ -353,6 +357,24 @@ check_overlap(void)
         "%d of %d reads began before the card was done", (int) overlaps, (int) reads);
 }
 
+/* A read that fails, when other parts of its piece are on their way to the card. */
+static void
+check_bad_reads(void)
+{
+    uint64_t   got;
+    glm_err_t  err;
+    int        all = reads, untold = 0, early = fakecuda_early();
+
+    for (fail_read = 1; fail_read <= all; fail_read++) {
+        untold += load(GLM_BACKEND_CUDA, 1, 1, &got, &err) != GLM_EIO
+                  || strstr(err.text, "reading weights failed: Input/output error") == NULL;
+    }
+    fail_read = 0;
+    early = fakecuda_early() - early;
+    ok(all > nplaces && untold == 0, "each of %d reads that fails is told (%d not)", all, untold);
+    ok(early == 0 && fakecuda_live() == 0, "no buffer went while the card used it (%d did)", early);
+}
+
 /* A backend that leaves rows out, or reads some twice. */
 static void
 check_complete(void)
@@ -391,6 +413,7 @@ main(void)
     check_flips("{\"type\": \"fp16\"}");
     check_rows();
     check_overlap();
+    check_bad_reads();
     check_complete();
     unlink(in_dir("config.json"));
     unlink(in_dir("model.safetensors"));

@@ -423,7 +423,7 @@ check_faults(int status, int code, const char *what)
 {
     int32_t    got, right;
     glm_err_t  err;
-    int        silent = 0, leaks = 0, tokens = 0, codes = 0, fault;
+    int        silent = 0, leaks = 0, tokens = 0, codes = 0, early = fakecuda_early(), fault;
     long       calls;
 
     write_config(1, 256, 64, "{\"type\": \"int4\", \"group_size\": 128}");
@@ -449,7 +449,9 @@ check_faults(int status, int code, const char *what)
     glm_gpu_fault_at(0, 0);
     ok(silent == 0 && codes == 0, "%s at each of %ld calls: told (%d not, %d by another code)",
         what, calls, silent, codes);
-    ok(tokens == 0 && leaks == 0, "%s: no token (%d) and no leak (%d)", what, tokens, leaks);
+    early = fakecuda_early() - early;
+    ok(tokens == 0 && leaks == 0 && early == 0, "%s: no token (%d), no leak (%d), nothing given "
+        "back while it was in use (%d)", what, tokens, leaks, early);
     ok(life(&got, &err, &fault) == 0 && got == right, "and again without: the same token");
 }
 
@@ -486,6 +488,34 @@ check_stopped(void)
     fakecuda_doze(1100);
     ok(life(&got, &err, &fault) == 0 && got == want, "stopped while it waited: no time-out %s",
         err.text);
+}
+
+/* NaN in a step while the forward pass of the next one runs: it ends before what it uses
+ * goes; or it does not end, and nothing goes. */
+static void
+check_running(int hang)
+{
+    glm_sample_t   greedy = { .nlogprobs = -1 };
+    glm_row_t      row[1] = { { 5, 0, 0, pages, &greedy } };
+    glm_sampled_t  out[1];
+    glm_model_t   *m;
+    glm_err_t      err;
+    int            early = fakecuda_early(), live, rc;
+
+    if (load(&m, (glm_model_opts_t) { .backend = GLM_BACKEND_CUDA, .kv_pages = 8,
+                                      .gpu_timeout = 1 }, &err) != 0) bail_out(err.text);
+    fakecuda_nan(1);
+    rc = glm_model_begin(m, row, 1) != 0 || glm_model_sample(m, row, 1) != 0;
+    row[0].token = GLM_PICKED(0);
+    row[0].slot = row[0].position = 1;
+    ok(rc == 0 && glm_model_begin(m, row, 1) == 0 && glm_model_read(m, out) == GLM_ENAN
+       && fakecuda_pending() > 0, "NaN while the next step runs");
+    if (hang) fakecuda_hang(0);
+    live = fakecuda_live();
+    glm_model_free(m);
+    ok(fakecuda_early() == early, "nothing that it uses was given back");
+    if (hang) ok(fakecuda_live() == live, "nothing at all, as it did not end");
+    fakecuda_hang(-1);
 }
 
 /* A fault, with a context half done: nothing more is launched, whatever is asked for, and
@@ -549,8 +579,10 @@ main(void)
     check_time_out();
     check_stopped();
     write_config(2, 512, 64, "");
+    check_running(0);
     check_after(0, GLM_ENAN, "NaN");
 #ifndef __SANITIZE_ADDRESS__
+    check_running(1);
     check_after(1, GLM_ETIMEOUT, "not done after 1 s");
 #endif
     {
