@@ -201,6 +201,17 @@ drained(daemon_t *d)
     return now_ms() - d->idle_since >= d->o->server.pause_ms;
 }
 
+/* 0, or the exit status after the device failed. */
+static int
+device_status(daemon_t *d)
+{
+    int  code = atomic_load(&d->fault);
+
+    if (code == 0) return 0;
+    glm_log(GLM_LOG_ERR, "%s", d->fault_err.text);
+    return glm_daemon_status(code);
+}
+
 static int
 serve(daemon_t *d)
 {
@@ -221,10 +232,7 @@ serve(daemon_t *d)
         {
             return status;
         }
-        if (atomic_load(&d->fault) != 0) {
-            glm_log(GLM_LOG_ERR, "%s", d->fault_err.text);
-            return glm_daemon_status(d->fault);
-        }
+        if ((status = device_status(d)) != 0) return status;
         if (d->state == DRAINING && drained(d)) d->state = ENDING;
     }
     return 0;
@@ -279,7 +287,8 @@ glm_daemon_run(const glm_daemon_opts_t *o, int *abandoned)
         return 0;
     }
     finish(&d);
-    *abandoned = status == glm_daemon_status(GLM_ETIMEOUT);
+    if (status == 0) status = device_status(&d);    /* that it failed while it stopped */
+    *abandoned = atomic_load(&d.fault) != 0 || status == glm_daemon_status(GLM_ETIMEOUT);
     if (status == 0) glm_log(GLM_LOG_NOTICE, "ended");
     return status;
 }

@@ -39,8 +39,8 @@ int glm_daemon_status(int rc);
 
 /*
  * Runs until a signal or a failed card ends it; failures are logged in one line.
- * Returns the exit status.  *abandoned: a thread is still loading, or the card may
- * hold whoever calls it, so end with _exit().
+ * Returns the exit status.  *abandoned: a thread is still loading, or the card failed and
+ * may hold whoever calls it, so end with _exit().
  */
 int glm_daemon_run(const glm_daemon_opts_t *o, int *abandoned);
 

@@ -78,16 +78,25 @@ end_all(glm_engine_t *e, int code, const char *text)
     e->on_failure = NULL;
 }
 
+static int
+end_if_failed(glm_engine_t *e)
+{
+    const char  *why;
+    int          fault = glm_model_fault(e->model, &why);
+
+    if (fault != 0) end_all(e, fault, why);
+    return fault != 0;
+}
+
 static void *
 step_main(void *engine)
 {
     glm_engine_t   *e = engine;
-    const char     *why;
     glm_sched_t    *s = &e->sched;
     glm_refusal_t   no;
     glm_jobs_t      jobs;
     glm_job_t      *j;
-    int             kick, stop, fault, worked = 1;
+    int             kick, stop, worked = 1;
 
     pthread_setname_np(pthread_self(), "glm-step");
     do {
@@ -99,10 +108,7 @@ step_main(void *engine)
         }
         if (kick) glm_sched_sweep(s, glm_now());
         worked = stop ? 0 : glm_sched_step(s, glm_now());
-        if ((fault = glm_model_fault(e->model, &why)) != 0) {
-            end_all(e, fault, why);
-            worked = 0;
-        }
+        if (end_if_failed(e)) worked = 0;
         publish(e);
         glm_sched_wake(s);
     } while (!stop);
@@ -112,6 +118,9 @@ step_main(void *engine)
     glm_sched_abort(s, &no);
     publish(e);
     glm_sched_wake(s);
+
+    /* a step that nobody reads any more may be the one that fails */
+    if (glm_model_wait(e->model) != 0) (void) end_if_failed(e);
     return NULL;
 }
 

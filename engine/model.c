@@ -311,6 +311,12 @@ glm_model_fault(const glm_model_t *m, const char **text)
 }
 
 int
+glm_model_wait(glm_model_t *m)
+{
+    return m->backend->wait == NULL ? 0 : m->backend->wait(m);
+}
+
+int
 glm_model_copy_page(glm_model_t *m, int32_t dst, int32_t src)
 {
     if (dst < 0 || dst >= m->kv_pages || src < 0 || src >= m->kv_pages) return GLM_EINVAL;

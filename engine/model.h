@@ -141,6 +141,10 @@ int glm_model_prefill(glm_model_t *m, const int32_t *tokens, int n, const int32_
  */
 int glm_model_fault(const glm_model_t *m, const char **text);
 
+/* Until the device has done what it was asked for, read or not; 0, or what it failed with:
+ * before the end, so that a failure is still told. */
+int glm_model_wait(glm_model_t *m);
+
 /* Copies a KV page (all layers), for a fork that writes into a shared page. */
 int glm_model_copy_page(glm_model_t *m, int32_t dst, int32_t src);
 

@@ -44,6 +44,8 @@ typedef struct {
     /* 0, or the code of a failure after which nothing can be computed any more, and
      * what it was.  NULL: there are none. */
     int (*fault)(const glm_model_t *m, const char **text);
+    /* For all that was begun.  NULL: it is over when a call returns. */
+    int (*wait)(glm_model_t *m);
 } glm_backend_t;
 
 extern const glm_backend_t  glm_backend_cpu, glm_backend_cuda;

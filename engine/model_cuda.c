@@ -195,6 +195,12 @@ glm_cuda_sync(glm_cuda_model_t *m)
     return rc != 0 ? rc : glm_gpu_wait(m->gpu, m->done);
 }
 
+static int
+cuda_wait(glm_model_t *model)
+{
+    return glm_cuda_sync(cuda(model));
+}
+
 /* Steps that follow are in the same stream: no need to wait. */
 static int
 cuda_copy_page(glm_model_t *model, int32_t dst, int32_t src)
@@ -216,6 +222,7 @@ const glm_backend_t  glm_backend_cuda = {
     .generation = (uint64_t) 1 << 32 | GLM_CUDA_GENERATION,
     .probe = cuda_probe, .load = cuda_load, .free = cuda_free,
     .kv_page_bytes = cuda_kv_page_bytes, .isa = cuda_isa, .fault = cuda_fault,
+    .wait = cuda_wait,
     .step = glm_cuda_step, .overlap = GLM_CUDA_MAX_ROWS, .begin = glm_cuda_begin,
     .sample = glm_cuda_sample, .read = glm_cuda_read,
     .prefill = glm_cuda_prefill, .copy_page = cuda_copy_page,

@@ -78,4 +78,15 @@ for ([ { GLM_GPU_FAULT => 'cudaGraphLaunch,30,700' }, 4, qr/the device failed: c
     is($told, 4, "$what: every request is told");
     is($wrong, 0, "$what: no wrong token");
 }
+
+# ---- in a step, when the engine is told to end before anybody knows ----
+
+for my $signal ('INT', 'TERM') {
+    my $e = serving({ FAKECUDA_HANG => 30 }, '--gpu-timeout', 2);
+    my $c = start($glm, 'complete', '--socket', $path, '--max-tokens', 900, '--min-tokens', 900, 'the');
+    ok($e->says(qr/fakecuda: hangs/, GLM::Engine::patience(60)), 'a step hangs');
+    is($e->stop($signal, GLM::Engine::patience(60)), 6, "SIG$signal then: with the status of that");
+    like($e->err, qr/the device failed: waiting for the device: not done after 2 s/, 'says so');
+    isnt($c->ended(GLM::Engine::patience(60)), 0, 'the request is told');
+}
 done_testing();

@@ -8,7 +8,7 @@
  *
  * Environment, for whole programs: FAKECUDA_MEMORY (bytes), FAKECUDA_DEVICES,
  * FAKECUDA_CAPABILITY (90), FAKECUDA_HANG (events never come after so many graphs were
- * launched), FAKECUDA_NAN (which run of the sampler finds a NaN).
+ * launched, and stderr says when that begins), FAKECUDA_NAN (which run of the sampler finds a NaN).
  */
 #ifndef FAKECUDA_H
 #define FAKECUDA_H

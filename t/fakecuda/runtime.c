@@ -792,7 +792,10 @@ cudaGraphLaunch(cudaGraphExec_t x, cudaStream_t stream)
 
     enter();
     launches++;
-    if (hang_launch > 0 && --hang_launch == 0) hang = 0;
+    if (hang_launch > 0 && --hang_launch == 0) {
+        hang = 0;
+        fprintf(stderr, "fakecuda: hangs\n");
+    }
     c = copy_graph((graph_t *) x);
     while ((op = c->ops.first) != NULL) {
         c->ops.first = op->next;

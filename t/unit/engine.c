@@ -467,6 +467,35 @@ test_start(void)
     ok(glm_engine_start(&e, &o, &err) != 0 && e == NULL && err.text[0], "no model: %s", err.text);
 }
 
+static int  failures, failed_with;
+
+static void
+on_failure(void *arg, int code, const char *why)
+{
+    failures += arg == &failures && why[0] != '\0';
+    failed_with = code;
+}
+
+/* The device fails after nobody reads a step any more: its owner hears of it. */
+static void
+test_late_fault(void)
+{
+    glm_engine_t       *e;
+    glm_err_t           err = {0};
+    glm_engine_opts_t   o = { .model_dir = "models/demo", .tokenizer_threads = 1,
+                              .on_failure = on_failure, .on_failure_arg = &failures };
+
+    for (int late = 0; late < 2; late++) {
+        failures = 0;
+        if (glm_engine_start(&e, &o, &err) != 0) bail_out(err.text);
+        fake_late_fault = late ? GLM_ETIMEOUT : 0;
+        glm_engine_stop(e);
+        ok(failures == late && (!late || failed_with == GLM_ETIMEOUT), "%s while it stopped",
+           late ? "a failure" : "no failure");
+    }
+    fake_late_fault = fake_fault = 0;
+}
+
 int
 main(void)
 {
@@ -482,6 +511,7 @@ main(void)
     test_latency();
     test_sleep();
     test_drain_stop();
+    test_late_fault();
     test_start();
     test_storm();
     ok(fake_wrong == 0, "the model was called as its header says");

@@ -41,6 +41,7 @@ struct glm_model_s {
 
 static atomic_int       fake_fault, fake_wrong, fake_fail, fake_step_ns, fake_steps, fake_slices;
 static atomic_int       fake_max_rows_seen, fake_fail_in, fake_ahead;
+static atomic_int       fake_late_fault;      /* what glm_model_wait() finds */
 static atomic_int       fake_overlap = FAKE_OVERLAP;
 static int              fake_shut, fake_waiting;
 static pthread_mutex_t  fake_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -162,6 +163,14 @@ glm_model_fault(const glm_model_t *m, const char **text)
 {
     (void) m;
     *text = "a fault of the fake";
+    return atomic_load(&fake_fault);
+}
+
+int
+glm_model_wait(glm_model_t *m)
+{
+    (void) m;
+    if (fake_late_fault != 0) atomic_store(&fake_fault, fake_late_fault);
     return atomic_load(&fake_fault);
 }
 

@@ -518,6 +518,27 @@ check_running(int hang)
     fakecuda_hang(-1);
 }
 
+/* What was begun and is not read is waited for, and can fail there. */
+static void
+check_wait(int hang)
+{
+    glm_sample_t   greedy = { .nlogprobs = -1 };
+    glm_row_t      row[1] = { { 5, 0, 0, pages, &greedy } };
+    glm_model_t   *m;
+    glm_err_t      err;
+    const char    *why;
+    int            want = hang ? GLM_ETIMEOUT : 0;
+
+    if (load(&m, (glm_model_opts_t) { .backend = GLM_BACKEND_CUDA, .kv_pages = 8,
+                                      .gpu_timeout = 1 }, &err) != 0) bail_out(err.text);
+    if (glm_model_begin(m, row, 1) != 0 || glm_model_sample(m, row, 1) != 0) bail_out("no step");
+    if (hang) fakecuda_hang(0);
+    ok(glm_model_wait(m) == want && glm_model_fault(m, &why) == want
+       && (fakecuda_pending() > 0) == hang, "a step that is not read %s", hang ? "hangs" : "ends");
+    glm_model_free(m);
+    fakecuda_hang(-1);
+}
+
 /* A fault, with a context half done: nothing more is launched, whatever is asked for, and
  * what is found later does not take the place of the first. */
 static void
@@ -579,10 +600,12 @@ main(void)
     check_time_out();
     check_stopped();
     write_config(2, 512, 64, "");
+    check_wait(0);
     check_running(0);
     check_after(0, GLM_ENAN, "NaN");
 #ifndef __SANITIZE_ADDRESS__
     check_running(1);
+    check_wait(1);
     check_after(1, GLM_ETIMEOUT, "not done after 1 s");
 #endif
     {
