@@ -64,8 +64,8 @@ int glm_model_load(glm_model_t **out, const glm_model_opts_t *opts, glm_err_t *e
 void glm_model_free(glm_model_t *m);
 
 const glm_config_t *glm_model_config(const glm_model_t *m);
-/* Hash of weights, quantisation and kernel generation: equal fingerprints
- * continue each other's streams bit for bit. */
+/* Hash of weights, quantisation, kernel generation and, of a card, its own generation:
+ * equal fingerprints continue each other's streams bit for bit. */
 uint64_t glm_model_fingerprint(const glm_model_t *m);
 size_t glm_model_kv_page_bytes(const glm_model_t *m);
 int32_t glm_model_kv_pages(const glm_model_t *m);

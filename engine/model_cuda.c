@@ -122,6 +122,14 @@ start(glm_cuda_model_t *m, const glm_loader_t *l, glm_digest_t *d, glm_err_t *er
     return 0;
 }
 
+/* Sums inside one matrix instruction differ between generations of cards, whichever
+ * table of kernels runs there. */
+static uint64_t
+variant(const glm_cuda_model_t *m, const glm_gpu_info_t *info)
+{
+    return (uint64_t) info->major << 8 | (uint64_t) (2 * m->kv_int8 + m->head_int8);
+}
+
 static int
 cuda_load(glm_model_t *model, const glm_model_opts_t *opts, const glm_loader_t *l,
     glm_digest_t *d, glm_err_t *err)
@@ -139,7 +147,7 @@ cuda_load(glm_model_t *model, const glm_model_opts_t *opts, const glm_loader_t *
     glm_cuda_plan_card(m, glm_gpu_info(m->gpu), opts->device_memory);
     if ((rc = glm_cuda_plan(m, err)) != 0) return rc;
     glm_cuda_log_plan(m);
-    model->variant = (uint64_t) (2 * m->kv_int8 + m->head_int8);
+    model->variant = variant(m, glm_gpu_info(m->gpu));
     return start(m, l, d, err);
 }
 

@@ -58,7 +58,7 @@ typedef struct {
     uint16_t  abi;            /* the one spoken from now on */
     uint16_t  flags;          /* GLM_WELCOME_* */
     uint64_t  instance;       /* random, new with each engine process */
-    uint64_t  fingerprint;    /* weights, quantisation, kernel generation */
+    uint64_t  fingerprint;    /* weights, quantisation, kernels, generation of a card */
     uint64_t  created;        /* unix seconds the model was loaded */
     uint64_t  ring_bytes;     /* of the memfd */
     uint64_t  submit_offset;  /* of the submission ring's glm_ring_shared_t */

@@ -243,6 +243,31 @@ check_kinds(void)
     ok(fakecuda_live() == 0, "nothing is left");
 }
 
+/* Another generation of cards is another fingerprint; another table of kernels, or a
+ * smaller step of the same generation, is not. */
+static void
+check_generations(void)
+{
+    static const int  card[] = { 90, 80, 87, 100 };
+    uint64_t          print[4] = { 0 };
+    glm_model_t      *m;
+    glm_err_t         err;
+
+    write_config(1, 512, 64, "");
+    for (int i = 0; i < 4; i++) {
+        fakecuda_capability(card[i]);
+        if (load(&m, (glm_model_opts_t) { .backend = GLM_BACKEND_CUDA, .kv_pages = 8 }, &err) != 0) {
+            bail_out(err.text);
+        }
+        print[i] = glm_model_fingerprint(m);
+        glm_model_free(m);
+    }
+    fakecuda_capability(90);
+    ok(print[0] != print[1] && print[0] != print[3] && print[1] != print[3],
+        "cards of 8, 9 and 10: three fingerprints");
+    ok(print[1] == print[2], "8.0 and 8.7: one");
+}
+
 /* Masks and lists as the sampler on the card finds them. */
 static void
 check_sample(glm_model_t *m)
@@ -585,6 +610,7 @@ main(void)
     check_plan();
     check_start();
     check_kinds();
+    check_generations();
     write_config(2, 512, 64, "");
     if (ok(load(&m, (glm_model_opts_t) { .backend = GLM_BACKEND_CUDA, .kv_pages = 8 }, &err) == 0,
            "a model loads"))
