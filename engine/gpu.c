@@ -155,13 +155,40 @@ glm_gpu_before(glm_gpu_t *g, const char *what)
     return rc != 0 ? rc : status(g, what, injected(what));
 }
 
+/* Of a launcher, which tells the status it got in words alone, behind its name. */
+static int
+code_of_text(const char *text)
+{
+    static const cudaError_t  own[] = {
+        cudaErrorMemoryAllocation, cudaErrorLaunchTimeout, cudaErrorNoDevice,
+        cudaErrorInvalidDevice, cudaErrorDevicesUnavailable, cudaErrorDeviceUninitialized,
+        cudaErrorUnknown
+    };
+    size_t                    len = strlen(text);
+
+    for (size_t i = 0; i < sizeof(own) / sizeof(own[0]); i++) {
+        const char  *end = cudaGetErrorString(own[i]);
+
+        if (len >= strlen(end) && strcmp(text + len - strlen(end), end) == 0) return code_of(own[i]);
+    }
+    return GLM_EGPU;
+}
+
+static int
+launch_failed(glm_gpu_t *g)
+{
+    const char  *text = glm_cuda_error();
+
+    return failed(g, code_of_text(text), "launch", text);
+}
+
 /* Arguments are our own making: a launcher that refuses them is a defect that
  * must not go unseen, so it counts as a failure of the card. */
 int
 glm_gpu_launched(glm_gpu_t *g, const char *what, int rc)
 {
     if (rc == 0) return 0;
-    if (rc == GLM_EGPU) return failed(g, rc, "launch", glm_cuda_error());
+    if (rc == GLM_EGPU) return launch_failed(g);
     return failed(g, GLM_EGPU, what, "arguments refused");
 }
 
@@ -304,7 +331,7 @@ glm_gpu_stream(glm_gpu_t *g, glm_stream_t **out)
     if (rc != 0) return rc;
     if (e != cudaSuccess) return status(g, "stream", e);
     rc = glm_cuda_stream(out);
-    return rc == GLM_EGPU ? failed(g, rc, "launch", glm_cuda_error()) : rc;
+    return rc == GLM_EGPU ? launch_failed(g) : rc;
 }
 
 void
@@ -438,6 +465,7 @@ glm_gpu_captured(glm_gpu_t *g, glm_stream_t *s, int rc, glm_gpu_graph_t **out)
     if (rc == 0) rc = CALL(g, cudaStreamEndCapture, native(s), &graph);
     if (rc != 0 && graph == NULL) (void) cudaStreamEndCapture(native(s), &graph);
     if (rc == 0) rc = CALL(g, cudaGraphInstantiate, &x, graph, 0);
+    if (rc == 0) rc = CALL(g, cudaGraphUpload, x, native(s));
     if (graph != NULL) FREE(g, cudaGraphDestroy, graph);
     *out = (glm_gpu_graph_t *) x;
     return rc;

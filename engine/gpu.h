@@ -96,7 +96,8 @@ int glm_gpu_wait(glm_gpu_t *g, glm_gpu_event_t *e);
 /* ---- graphs ---- */
 
 int glm_gpu_capture(glm_gpu_t *g, glm_stream_t *s);
-/* Ends a capture; with rc != 0, what it gave, that is returned and no graph made. */
+/* Ends a capture; with rc != 0, what it gave, that is returned and no graph made.  The
+ * graph is on the card when this returns, and its first launch takes no memory. */
 int glm_gpu_captured(glm_gpu_t *g, glm_stream_t *s, int rc, glm_gpu_graph_t **out);
 int glm_gpu_launch(glm_gpu_t *g, glm_gpu_graph_t *x, glm_stream_t *s);
 void glm_gpu_graph_free(glm_gpu_t *g, glm_gpu_graph_t *x);

@@ -102,6 +102,30 @@ clear(glm_cuda_model_t *m)
     return glm_gpu_zero(m->gpu, kv, (size_t) (end - kv), m->stream);
 }
 
+/*
+ * The driver loads a kernel, and takes the memory it wants, when it is first launched or
+ * captured: those of a context by two that nobody asked for, as passes of few rows and of
+ * many have kernels of their own.  What they leave in the KV cache is to be cleared.
+ * (CUDA_MODULE_LOADING=EAGER would load both tables of kernels, one of them by the
+ * driver's compiler.)
+ */
+static int
+warm_up(glm_cuda_model_t *m)
+{
+    enum { MANY = GLM_CUDA_BLOCK + 1, PAGES = (MANY + GLM_KV_PAGE - 1) / GLM_KV_PAGE };
+    int32_t  token[MANY] = { 0 }, pages[PAGES];
+    int      most = m->base.max_seq < MANY ? m->base.max_seq : MANY, rc;
+
+    if (m->base.kv_pages < PAGES && most > m->base.kv_pages * GLM_KV_PAGE) {
+        most = m->base.kv_pages * GLM_KV_PAGE;
+    }
+    for (int i = 0; i < PAGES; i++) pages[i] = i;
+    if ((rc = glm_cuda_prefill(&m->base, token, 1, pages, 0, m->base.cfg.layers, NULL)) != 0) {
+        return rc;
+    }
+    return glm_cuda_prefill(&m->base, token, most, pages, 0, m->base.cfg.layers, NULL);
+}
+
 static int
 start(glm_cuda_model_t *m, const glm_loader_t *l, glm_digest_t *d, glm_err_t *err)
 {
@@ -112,6 +136,8 @@ start(glm_cuda_model_t *m, const glm_loader_t *l, glm_digest_t *d, glm_err_t *er
         || (rc = glm_gpu_event(m->gpu, &m->done)) != 0
         || (rc = send_rope(m)) != 0
         || (rc = glm_cuda_fill(m, l, d, err)) != 0
+        || (rc = clear(m)) != 0
+        || (rc = warm_up(m)) != 0
         || (rc = clear(m)) != 0
         || (rc = glm_cuda_graphs(m)) != 0
         || (rc = glm_cuda_sync(m)) != 0)

@@ -34,11 +34,18 @@ int fakecuda_live(void);                /* allocations, pins, events, streams, g
 int fakecuda_pending(void);             /* operations that wait in streams */
 int fakecuda_early(void);               /* what was given back while operations waited that
                                            may use it */
+int fakecuda_late(void);                /* what a card would have taken memory for: kernels
+                                           whose code was not there yet, graphs that were
+                                           not uploaded */
+void fakecuda_unload(void);             /* all code goes, as before the first launch */
+void fakecuda_fail_launch(int status);  /* of the next kernel; the card goes on */
 long fakecuda_launches(void);           /* kernels and graphs launched so far */
 void fakecuda_reset(void);              /* the error state */
 
 /* For the launchers: an operation with a copy of arg. */
 int fakecuda_enqueue(glm_stream_t *s, void (*run)(void *arg), const void *arg, size_t size);
+/* Which of the launcher's kernels that was, where it has several. */
+void fakecuda_code(void (*run)(void *arg), int variant);
 /* Of a running operation: whether the card may use this memory; if not, the card is
  * broken from now on. */
 int fakecuda_may(const void *p, size_t bytes);

@@ -276,6 +276,8 @@ fc_linear(const glm_linear_args_t *a, glm_stream_t *s)
     {
         return GLM_EINVAL;
     }
+    fakecuda_code(run_linear, a->w->type * 1000 + a->bucket * 2
+                  + (a->bucket == GLM_CUDA_PREFILL_ROWS && a->rows > GLM_CUDA_BLOCK));
     l = (linear_t) { *a, *a->w, { 0 } };
     return fakecuda_enqueue(s, run_linear, &l, sizeof(l));
 }

@@ -21,7 +21,15 @@ typedef struct {
     op_t  *first, **last;
 } ops_t;
 
-typedef struct graph_s { ops_t ops; } graph_t;
+typedef struct graph_s {
+    ops_t  ops;
+    int    uploaded;
+} graph_t;
+
+typedef struct {
+    void (*run)(void *arg);
+    int    variant;
+} code_t;
 
 typedef struct stream_s {
     ops_t             queue;
@@ -45,7 +53,10 @@ typedef struct range_s {
 static pthread_mutex_t  lock;
 static pthread_once_t   once = PTHREAD_ONCE_INIT;
 static size_t           memory = (size_t) 4 << 30, used;
-static int              devices = 1, capability = 90, hang = -1, hang_launch, doze, nan_in, live, early;
+static int              devices = 1, capability = 90, hang = -1, hang_launch, doze, nan_in, live, early,
+                        fail_launch, late, ncode;
+static code_t           code[64];
+static char             launch_error[80];
 static long             launches;
 static cudaError_t      sticky, last;
 static range_t         *ranges;
@@ -257,6 +268,33 @@ fakecuda_pending(void)
 }
 
 int
+fakecuda_late(void)
+{
+    int  n;
+
+    enter();
+    n = late;
+    (void) leave(cudaSuccess);
+    return n;
+}
+
+void
+fakecuda_unload(void)
+{
+    enter();
+    ncode = 0;
+    (void) leave(cudaSuccess);
+}
+
+void
+fakecuda_fail_launch(int status)
+{
+    enter();
+    fail_launch = status;
+    (void) leave(cudaSuccess);
+}
+
+int
 fakecuda_early(void)
 {
     int  n;
@@ -344,6 +382,7 @@ cudaGetErrorString(cudaError_t e)
     case cudaErrorLaunchTimeout:     return "the launch timed out and was terminated";
     case cudaErrorNoDevice:          return "no CUDA-capable device is detected";
     case cudaErrorDevicesUnavailable: return "CUDA-capable device(s) is/are busy or unavailable";
+    case cudaErrorUnknown:           return "unknown error";
     default:                         return "an error";
     }
 }
@@ -560,6 +599,17 @@ not_ready(void)
 
 struct glm_stream_s { stream_t s; };
 
+/* Kept in words, as the launchers do. */
+static int
+launched(cudaError_t e)
+{
+    e = leave(e);
+    if (e == cudaSuccess) return 0;
+    snprintf(launch_error, sizeof(launch_error), "a kernel: %s", cudaGetErrorString(e));
+    (void) cudaGetLastError();
+    return GLM_EGPU;
+}
+
 int
 glm_cuda_stream(glm_stream_t **out)
 {
@@ -571,7 +621,7 @@ glm_cuda_stream(glm_stream_t **out)
     streams = &s->s;
     live++;
     *out = s;
-    return leave(cudaSuccess) == cudaSuccess ? 0 : GLM_EGPU;
+    return launched(cudaSuccess);
 }
 
 void
@@ -597,12 +647,32 @@ glm_cuda_stream_native(const glm_stream_t *s)
     return (void *) (uintptr_t) &s->s;
 }
 
+void
+fakecuda_code(void (*run)(void *arg), int variant)
+{
+    int  i;
+
+    enter();
+    for (i = 0; i < ncode && (code[i].run != run || code[i].variant != variant); i++) { /* look */ }
+    if (i == ncode) {
+        late++;
+        if (ncode < (int) (sizeof(code) / sizeof(code[0]))) code[ncode++] = (code_t) { run, variant };
+    }
+    (void) leave(cudaSuccess);
+}
+
 int
 fakecuda_enqueue(glm_stream_t *s, void (*run)(void *arg), const void *arg, size_t size)
 {
+    int  e;
+
     enter();
     launches++;
-    return leave(enqueue(&s->s, run, arg, size)) == cudaSuccess ? 0 : GLM_EGPU;
+    e = fail_launch;
+    fail_launch = 0;
+    if (e != 0) return launched((cudaError_t) e);
+    fakecuda_code(run, 0);
+    return launched(enqueue(&s->s, run, arg, size));
 }
 
 /* As of an event: not at the first look. */
@@ -767,6 +837,15 @@ cudaGraphInstantiate(cudaGraphExec_t *x, cudaGraph_t graph, unsigned long long f
 }
 
 cudaError_t
+cudaGraphUpload(cudaGraphExec_t x, cudaStream_t stream)
+{
+    enter();
+    if (((stream_t *) stream)->capture != NULL) return leave(cudaErrorStreamCaptureUnsupported);
+    ((graph_t *) x)->uploaded = 1;
+    return leave(cudaSuccess);
+}
+
+cudaError_t
 cudaGraphDestroy(cudaGraph_t g)
 {
     enter();
@@ -796,6 +875,7 @@ cudaGraphLaunch(cudaGraphExec_t x, cudaStream_t stream)
         hang = 0;
         fprintf(stderr, "fakecuda: hangs\n");
     }
+    late += !((graph_t *) x)->uploaded;
     c = copy_graph((graph_t *) x);
     while ((op = c->ops.first) != NULL) {
         c->ops.first = op->next;
@@ -810,7 +890,7 @@ cudaGraphLaunch(cudaGraphExec_t x, cudaStream_t stream)
 const char *
 glm_cuda_error(void)
 {
-    return cudaGetErrorString(last);
+    return launch_error;
 }
 
 extern const glm_cuda_ops_t  fakecuda_ops80, fakecuda_ops90;

@@ -37,6 +37,7 @@ main(void)
 #define GONE     100              /* cudaErrorNoDevice */
 
 static char     dir[256];
+static int      max_seq = MAX_SEQ;
 static int32_t  pages[32], token[TOKENS];
 
 static void
@@ -52,7 +53,7 @@ write_config(int layers, int inner, int head_dim, const char *quant)
         "\"max_sequence_length\": %d, \"layernorm_order\": \"post\", \"layernorm_epsilon\": 1e-5%s%s, "
         "\"special_tokens\": {\"[MASK]\": 1008, \"[gMASK]\": 1009, \"[sMASK]\": 1010, "
         "\"eod\": 1011, \"sop\": 1012, \"eop\": 1013, \"ENC\": 1014, \"dBLOCK\": 1015, \"eos\": 2}, "
-        "\"end_tokens\": [1013, 2]}", layers, inner, 256 / head_dim, VOCAB, MAX_SEQ,
+        "\"end_tokens\": [1013, 2]}", layers, inner, 256 / head_dim, VOCAB, max_seq,
         quant[0] ? ", \"quantization\": " : "", quant);
     fclose(f);
 }
@@ -268,6 +269,37 @@ check_generations(void)
     ok(print[1] == print[2], "8.0 and 8.7: one");
 }
 
+/* Everything that a card would take memory for is there before the first request. */
+static void
+check_late(const char *quant)
+{
+    glm_sample_t   greedy = { .nlogprobs = -1 };
+    glm_row_t      row[64];
+    glm_sampled_t  out[64];
+    int32_t        tokens[128];
+    glm_model_t   *m;
+    glm_err_t      err;
+    int            before, bad = 0;
+
+    max_seq = 128;
+    write_config(2, 512, 64, quant);
+    max_seq = MAX_SEQ;
+    fakecuda_unload();
+    if (load(&m, (glm_model_opts_t) { .backend = GLM_BACKEND_CUDA, .kv_pages = 8 }, &err) != 0) {
+        bail_out(err.text);
+    }
+    before = fakecuda_late();
+    for (int i = 0; i < 128; i++) tokens[i] = i;
+    for (int n = 1; n <= 128; n += 127) bad += glm_model_prefill(m, tokens, n, pages, 0, 2, NULL) != 0;
+    for (int n = 8; n <= 64; n *= 2) {
+        for (int i = 0; i < n; i++) row[i] = (glm_row_t) { i, i, i, pages, &greedy };
+        bad += glm_model_step(m, row, n, out, NULL) != 0;
+    }
+    ok(bad == 0 && before > 0 && fakecuda_late() == before, "%s: nothing is loaded late (%d)",
+        quant[0] ? quant : "fp16", fakecuda_late() - before);
+    glm_model_free(m);
+}
+
 /* Masks and lists as the sampler on the card finds them. */
 static void
 check_sample(glm_model_t *m)
@@ -480,6 +512,37 @@ check_faults(int status, int code, const char *what)
     ok(life(&got, &err, &fault) == 0 && got == right, "and again without: the same token");
 }
 
+/* A launch that fails is told as what it was, not as just any error; the lack of memory is
+ * no fault of the card. */
+static void
+check_launches(void)
+{
+    static const struct { int status, code, fault; const char *says; } kinds[] = {
+        { ILLEGAL, GLM_EGPU, GLM_EGPU, "illegal memory" },
+        { GONE, GLM_ELOST, GLM_ELOST, "no CUDA-capable device" },
+        { 999, GLM_ELOST, GLM_ELOST, "unknown error" },
+        { NO_ROOM, GLM_ENOMEM, 0, "out of memory" },
+    };
+    glm_model_t  *m;
+    glm_err_t     err;
+    const char   *why;
+    int           rc, fault;
+
+    for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
+        if (load(&m, (glm_model_opts_t) { .backend = GLM_BACKEND_CUDA, .kv_pages = 8 }, &err) != 0) {
+            bail_out(err.text);
+        }
+        fakecuda_fail_launch(kinds[i].status);
+        rc = glm_model_prefill(m, token, 20, pages, 0, 1, NULL);
+        fault = glm_model_fault(m, &why);
+        ok(rc == kinds[i].code && fault == kinds[i].fault && strstr(why, kinds[i].says), "%s", why);
+        glm_model_free(m);
+    }
+    fakecuda_fail_launch(NO_ROOM);
+    rc = load(&m, (glm_model_opts_t) { .backend = GLM_BACKEND_CUDA, .kv_pages = 8 }, &err);
+    ok(rc == GLM_ENOMEM, "no memory for the first launch: %s", err.text);
+}
+
 static void
 check_time_out(void)
 {
@@ -611,6 +674,8 @@ main(void)
     check_start();
     check_kinds();
     check_generations();
+    check_late("");
+    check_late("{\"type\": \"int4\", \"group_size\": 128}");
     write_config(2, 512, 64, "");
     if (ok(load(&m, (glm_model_opts_t) { .backend = GLM_BACKEND_CUDA, .kv_pages = 8 }, &err) == 0,
            "a model loads"))
@@ -623,6 +688,7 @@ main(void)
     check_faults(ILLEGAL, GLM_EGPU, "an illegal address");
     check_faults(NO_ROOM, GLM_ENOMEM, "no memory");
     check_faults(GONE, GLM_ELOST, "a card that is gone");
+    check_launches();
     check_time_out();
     check_stopped();
     write_config(2, 512, 64, "");
