@@ -48,6 +48,7 @@ typedef struct {
     int           n, cap;
     int           fd[GLM_LOAD_FILES];
     int           nfiles;
+    int           too_many;       /* parts are missing: they lie in files beyond those */
     uint64_t      bytes;          /* of all parts */
     size_t        stage, read;    /* most that a piece needs */
 } glm_pieces_t;

@@ -34,7 +34,11 @@ file_of(glm_pieces_t *p, int fd)
     for (int i = 0; i < p->nfiles; i++) {
         if (p->fd[i] == fd) return i;
     }
-    if (fd < 0 || p->nfiles == GLM_LOAD_FILES) return -1;
+    if (fd < 0) return -1;
+    if (p->nfiles == GLM_LOAD_FILES) {
+        p->too_many = 1;          /* not -1 alone: zeros would take the part's place */
+        return -1;
+    }
     p->fd[p->nfiles] = fd;
     return p->nfiles++;
 }
@@ -249,6 +253,9 @@ glm_cuda_pieces(glm_pieces_t *p, const glm_cuda_model_t *m, const glm_loader_t *
     first = p->n;
     if (rc == 0 && (rc = glm_loader_tensor(l, "word_embeddings.weight", &t, err)) == 0) {
         rc = add_table(p, &t, m);
+    }
+    if (rc == 0 && p->too_many) {
+        rc = glm_fail(err, GLM_ELIMIT, "the weights lie in more than %d files", GLM_LOAD_FILES);
     }
     if (rc == 0) rc = spread(p, first);
     return rc == GLM_ENOMEM ? glm_fail(err, rc, "no memory for the list of weights") : rc;

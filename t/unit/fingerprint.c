@@ -24,7 +24,7 @@ main(void)
 #include <zlib.h>
 
 #include "fakecuda.h"
-#include "model_backend.h"
+#include "model_cuda_load.h"
 #include "st_util.h"
 
 enum { VOCAB = 1024, HIDDEN = 256, INNER = 768, LAYERS = 2, MAX_TENSORS = 64 };
@@ -375,6 +375,44 @@ check_bad_reads(void)
     ok(early == 0 && fakecuda_live() == 0, "no buffer went while the card used it (%d did)", early);
 }
 
+/* More files than a load keeps open are told, and no part is left out for it: there are
+ * so many already, and one more that has the weights. */
+static void
+check_files(void)
+{
+    glm_model_opts_t   o = { .dir = dir, .tp = 1, .max_rows = 8, .kv_pages = 8 };
+    glm_cuda_model_t  *m = calloc(1, sizeof(*m));
+    glm_loader_t      *l = NULL;
+    glm_err_t          err = { "" };
+    char              *arena;
+
+    if (glm_model_setup(&m->base, &glm_backend_cuda, &o, &err) != 0
+        || glm_loader_open(&l, dir, &m->base.cfg, 0, &err) != 0) bail_out(err.text);
+    glm_cuda_options(m, &o);
+    if (glm_cuda_describe(m, l, &err) != 0 || glm_cuda_plan(m, &err) != 0) bail_out(err.text);
+    arena = malloc(m->plan.total);
+    m->table = malloc((size_t) VOCAB * HIDDEN * 2);
+    glm_cuda_lay(m, arena);
+    for (int before = GLM_LOAD_FILES - 1; before <= GLM_LOAD_FILES; before++) {
+        glm_pieces_t  *p = calloc(1, sizeof(*p));
+        int            rc, room = before < GLM_LOAD_FILES;
+
+        p->nfiles = before;
+        memset(p->fd, 0xff, sizeof(p->fd));
+        err.text[0] = '\0';
+        rc = glm_cuda_pieces(p, m, l, &err);
+        ok(rc == (room ? 0 : GLM_ELIMIT) && (room || strstr(err.text, "more than 4096 files")),
+            "%d files and one more: %s", before, err.text);
+        free(p->list);
+        free(p);
+    }
+    glm_loader_close(l);
+    free(m->table);
+    free(arena);
+    free(m->layer);
+    free(m);
+}
+
 /* A backend that leaves rows out, or reads some twice. */
 static void
 check_complete(void)
@@ -414,6 +452,7 @@ main(void)
     check_rows();
     check_overlap();
     check_bad_reads();
+    check_files();
     check_complete();
     unlink(in_dir("config.json"));
     unlink(in_dir("model.safetensors"));
