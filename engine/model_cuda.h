@@ -33,6 +33,7 @@ typedef struct {
     size_t  total;                /* of them: the one allocation there is */
     size_t  reserve;              /* left to CUDA: graphs, modules */
     size_t  pinned;               /* host memory that the card reads */
+    size_t  loading;              /* and while loading, the readers' buffers; 0: not known */
     size_t  kv_token;             /* bytes of KV a token */
 } glm_cuda_plan_t;
 
@@ -136,6 +137,8 @@ int glm_cuda_describe(glm_cuda_model_t *m, const glm_loader_t *l, glm_err_t *err
  * becomes what fits.  GLM_ENOMEM, with numbers, when it does not fit.
  */
 int glm_cuda_plan(glm_cuda_model_t *m, glm_err_t *err);
+/* After that: m->plan.loading. */
+int glm_cuda_plan_load(glm_cuda_model_t *m, const glm_loader_t *l, glm_err_t *err);
 /* Which card the plan is for: info, or NULL for one of device_memory bytes. */
 void glm_cuda_plan_card(glm_cuda_model_t *m, const glm_gpu_info_t *info,
     uint64_t device_memory);

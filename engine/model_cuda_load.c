@@ -46,12 +46,12 @@ typedef struct {
 } load_t;
 
 typedef struct {
-    load_t        *l;
-    pthread_t      thread;
-    glm_stream_t  *stream;
-    char          *stage;         /* of all its slots */
-    slot_t         slot[2];
-    int            nslots;
+    load_t                 *l;
+    const glm_load_room_t  *room;
+    pthread_t               thread;
+    glm_stream_t           *stream;
+    char                   *stage;    /* of all its slots */
+    slot_t                  slot[2];
 } reader_t;
 
 static int
@@ -259,15 +259,12 @@ static int
 open_reader(reader_t *r)
 {
     load_t  *l = r->l;
-    size_t   host = l->pieces->read, dev = (l->pieces->stage + 255) / 256 * 256;
     int      rc = glm_gpu_thread(l->m->gpu);
 
     if (rc == 0) rc = glm_gpu_stream(l->m->gpu, &r->stream);
-    /* int8 rows of the embedding are made where fp16 ones were read */
-    if (host < l->pieces->stage) host = l->pieces->stage;
-    for (int i = 0; i < r->nslots && rc == 0; i++) {
-        r->slot[i].dev = r->stage + (size_t) i * dev;
-        rc = glm_gpu_pin(l->m->gpu, (void **) &r->slot[i].host, host);
+    for (int i = 0; i < r->room->slots && rc == 0; i++) {
+        r->slot[i].dev = r->stage + (size_t) i * r->room->dev;
+        rc = glm_gpu_pin(l->m->gpu, (void **) &r->slot[i].host, r->room->host);
         if (rc == 0) rc = glm_gpu_event(l->m->gpu, &r->slot[i].done);
     }
     return gpu(l, rc);
@@ -282,7 +279,7 @@ reader_main(void *arg)
 
     while (rc == 0 && atomic_load(&l->rc) == 0) {
         if ((i = atomic_fetch_add(&l->next, 1)) >= l->pieces->n) break;
-        rc = take(r, i, &r->slot[turn++ % r->nslots]);
+        rc = take(r, i, &r->slot[turn++ % r->room->slots]);
     }
     /* what was begun ends before its memory goes, also that of a piece which failed
        halfway and has no mark */
@@ -341,28 +338,22 @@ run_readers(load_t *l, reader_t *r, int n)
     return atomic_load(&l->rc);
 }
 
-/* As many readers as were asked for, or there are cores, where there is room; with
- * room for one piece only, one that waits for each. */
 static int
 read_all(load_t *l)
 {
-    reader_t  reader[GLM_LOAD_READERS] = { 0 };
-    size_t    dev = (l->pieces->stage + 255) / 256 * 256;
-    int       slots = (int) (l->m->stage_bytes / dev < 2 * GLM_LOAD_READERS
-                             ? l->m->stage_bytes / dev : 2 * GLM_LOAD_READERS);
-    int       n = l->m->readers > 0 ? l->m->readers : glm_comm_cores();
-    int       each = slots < 2 ? 1 : 2, rc;
+    reader_t         reader[GLM_LOAD_READERS] = { 0 };
+    glm_load_room_t  room = glm_cuda_load_room(l->m, l->pieces);
+    int              rc;
 
-    if (slots < 1) return fail(l, GLM_ENOMEM, "no room to stage a piece of the weights");
-    if (n > slots / each) n = slots / each;
-    l->nreaders = n;
-    for (int i = 0; i < n; i++) {
+    if (room.readers < 1) return fail(l, GLM_ENOMEM, "no room to stage a piece of the weights");
+    l->nreaders = room.readers;
+    for (int i = 0; i < room.readers; i++) {
         reader[i].l = l;
-        reader[i].stage = l->m->stage + (size_t) (i * each) * dev;
-        reader[i].nslots = each;
+        reader[i].room = &room;
+        reader[i].stage = l->m->stage + (size_t) (i * room.slots) * room.dev;
     }
-    rc = run_readers(l, reader, n);
-    for (int i = 0; i < n; i++) close_reader(&reader[i], l->m->gpu);
+    rc = run_readers(l, reader, room.readers);
+    for (int i = 0; i < room.readers; i++) close_reader(&reader[i], l->m->gpu);
     return rc;
 }
 

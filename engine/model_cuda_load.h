@@ -57,4 +57,15 @@ typedef struct {
 int glm_cuda_pieces(glm_pieces_t *p, const glm_cuda_model_t *m, const glm_loader_t *l,
     glm_err_t *err);
 
+/* What readers take: one place for a piece, or two in turn. */
+typedef struct {
+    int     readers;              /* 0: there is no room to stage a piece */
+    int     slots;                /* of each: 1 or 2 */
+    size_t  dev, host;            /* bytes of one, on the card and pinned */
+} glm_load_room_t;
+
+/* As many readers as were asked for, or there are cores, where the staging area has room;
+ * with room for one piece only, one that waits for each. */
+glm_load_room_t glm_cuda_load_room(const glm_cuda_model_t *m, const glm_pieces_t *p);
+
 #endif

@@ -1,11 +1,12 @@
 /*
  * model_cuda_pieces: the weights cut into pieces of some megabytes: rows of a linear
  * that fill whole pairs of tiles, vectors, rows of the embedding.  A piece is what
- * one reader reads, sends and packs at a time.
+ * one reader reads, sends and packs at a time.  Needs no card and no CUDA.
  */
 #include <stdlib.h>
 #include <string.h>
 
+#include "comm.h"
 #include "model_cuda_load.h"
 
 #define TILE_ROWS    256          /* outputs that tiles are padded to */
@@ -259,4 +260,36 @@ glm_cuda_pieces(glm_pieces_t *p, const glm_cuda_model_t *m, const glm_loader_t *
     }
     if (rc == 0) rc = spread(p, first);
     return rc == GLM_ENOMEM ? glm_fail(err, rc, "no memory for the list of weights") : rc;
+}
+
+glm_load_room_t
+glm_cuda_load_room(const glm_cuda_model_t *m, const glm_pieces_t *p)
+{
+    glm_load_room_t  r = { .dev = up(p->stage) };
+    size_t           places = m->stage_bytes / r.dev;
+    int              n = m->readers > 0 ? m->readers : glm_comm_cores();
+
+    if (places > 2 * GLM_LOAD_READERS) places = 2 * GLM_LOAD_READERS;
+    r.slots = places < 2 ? 1 : 2;
+    r.readers = n < (int) places / r.slots ? n : (int) places / r.slots;
+    /* int8 rows of the embedding are made where fp16 ones were read */
+    r.host = p->read > p->stage ? p->read : p->stage;
+    return r;
+}
+
+int
+glm_cuda_plan_load(glm_cuda_model_t *m, const glm_loader_t *l, glm_err_t *err)
+{
+    glm_pieces_t     *p = calloc(1, sizeof(*p));
+    glm_load_room_t   r;
+    int               rc;
+
+    if (p == NULL) return glm_fail(err, GLM_ENOMEM, "no memory for the list of weights");
+    if ((rc = glm_cuda_pieces(p, m, l, err)) == 0) {
+        r = glm_cuda_load_room(m, p);
+        m->plan.loading = (size_t) (r.readers * r.slots) * r.host;
+    }
+    free(p->list);
+    free(p);
+    return rc;
 }

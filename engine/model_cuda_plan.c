@@ -224,20 +224,22 @@ lay_context(glm_cuda_context_t *x, const glm_cuda_model_t *m, char *base)
     return (3 * n + (size_t) m->ldpages) * sizeof(int32_t);
 }
 
-static void
+/* Returns where the staging area begins, behind which nothing lies but the KV cache. */
+static size_t
 lay_prefill(arena_t *a, glm_cuda_model_t *m)
 {
     const glm_config_t  *c = &m->base.cfg;
-    size_t               bytes;
+    size_t               bytes, at;
     char                *p;
 
     p = take(a, GLM_MEM_PREFILL, lay_context(&m->context, m, NULL));
     lay_context(&m->context, m, p);
+    at = a->used;
     bytes = glm_cuda_prefill_ws(m->base.max_seq, c->hidden, c->hidden, c->inner, NULL, NULL);
     p = take(a, GLM_MEM_PREFILL, bytes);
-    if (p == NULL) return;
-    glm_cuda_prefill_ws(m->base.max_seq, c->hidden, c->hidden, c->inner, p, &m->pre);
-    m->stage = p;                 /* nothing lies behind it but the KV cache */
+    if (p != NULL) glm_cuda_prefill_ws(m->base.max_seq, c->hidden, c->hidden, c->inner, p, &m->pre);
+    m->stage = p;
+    return at;
 }
 
 static void
@@ -258,14 +260,15 @@ void
 glm_cuda_lay(glm_cuda_model_t *m, char *base)
 {
     arena_t  a = { base, 0, base == NULL ? m->plan.bytes : NULL };
+    size_t   stage;
 
     if (base == NULL) memset(m->plan.bytes, 0, sizeof(m->plan.bytes));
     lay_weights(&a, m);
     lay_step(&a, m);
-    lay_prefill(&a, m);
+    stage = lay_prefill(&a, m);
     lay_kv(&a, m);
     m->plan.total = a.used;
-    if (base != NULL) m->stage_bytes = (size_t) (base + a.used - m->stage);
+    m->stage_bytes = a.used - stage;
 }
 
 size_t

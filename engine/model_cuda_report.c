@@ -54,8 +54,12 @@ print(const glm_cuda_model_t *m, FILE *out)
         "sequence %d\n", grouped(text, (size_t) m->base.kv_pages * GLM_KV_PAGE), p->kv_token,
         m->kv_int8 ? "int8" : "fp16", m->head_int8 ? "int8" : "fp16", m->base.max_rows,
         m->base.max_seq);
-    fprintf(out, "pinned host memory: %s bytes, the embedding among them\n",
+    fprintf(out, "pinned host memory: %s bytes, the embedding among them",
         grouped(text, p->pinned));
+    if (p->loading > 0) {
+        fprintf(out, "; while loading, %s", grouped(text, p->pinned + p->loading));
+    }
+    fputc('\n', out);
 }
 
 void
@@ -103,6 +107,7 @@ plan_of(glm_cuda_model_t *m, const glm_model_opts_t *o, glm_err_t *err)
     glm_cuda_plan_card(m, here ? &info : NULL, o->device_memory);
     rc = glm_cuda_describe(m, l, err);
     if (rc == 0) rc = glm_cuda_plan(m, err);
+    if (rc == 0) rc = glm_cuda_plan_load(m, l, err);
     glm_loader_close(l);
     return rc;
 }

@@ -14,7 +14,7 @@ $(shell mkdir -p $(B); [ -f $(B)/cuda.$(HAVE_CUDA) ] || \
     { rm -f $(B)/cuda.[01]; touch $(B)/cuda.$(HAVE_CUDA); })
 
 # Files of the engine that call the CUDA runtime, or stand on it.
-CUDA_ENGINE  := engine/gpu.c $(filter-out engine/model_cuda_plan.c engine/model_cuda_report.c, \
+CUDA_ENGINE  := engine/gpu.c $(filter-out $(addprefix engine/model_cuda_,plan.c report.c pieces.c), \
                 $(wildcard engine/model_cuda*.c))
 CUDA_HOME    ?= $(patsubst %/bin/nvcc,%,$(shell command -v $(NVCC) 2>/dev/null || echo /usr/local/cuda/bin/nvcc))
 CUDA_INCLUDE := $(patsubst %/cuda_runtime_api.h,%,$(wildcard $(CUDA_HOME)/include/cuda_runtime_api.h))

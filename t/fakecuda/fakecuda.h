@@ -31,6 +31,7 @@ void fakecuda_doze(int ms);             /* the next look at an event that has no
 void fakecuda_nan(int n);               /* the n-th sampler from now on finds a NaN
                                            in its last row that is asked for */
 int fakecuda_live(void);                /* allocations, pins, events, streams, graphs */
+size_t fakecuda_pinned(void);           /* most bytes pinned at a time since the last call */
 int fakecuda_pending(void);             /* operations that wait in streams */
 int fakecuda_early(void);               /* what was given back while operations waited that
                                            may use it */

@@ -52,7 +52,7 @@ typedef struct range_s {
 
 static pthread_mutex_t  lock;
 static pthread_once_t   once = PTHREAD_ONCE_INIT;
-static size_t           memory = (size_t) 4 << 30, used;
+static size_t           memory = (size_t) 4 << 30, used, pinned, most_pinned;
 static int              devices = 1, capability = 90, hang = -1, hang_launch, doze, nan_in, live, early,
                         fail_launch, late, ncode;
 static code_t           code[64];
@@ -254,6 +254,18 @@ fakecuda_live(void)
     return n;
 }
 
+size_t
+fakecuda_pinned(void)
+{
+    size_t  n;
+
+    enter();
+    n = most_pinned;
+    most_pinned = pinned;
+    (void) leave(cudaSuccess);
+    return n;
+}
+
 int
 fakecuda_pending(void)
 {
@@ -423,6 +435,8 @@ add_range(void **p, size_t size, int device)
     r->next = ranges;
     ranges = r;
     if (device) used += size;
+    else pinned += size;
+    if (pinned > most_pinned) most_pinned = pinned;
     live++;
     *p = r->base;
     return cudaSuccess;
@@ -437,6 +451,7 @@ drop_range(void *p, int device)
         if (r->base != p || r->device != device) continue;
         *at = r->next;
         if (device) used -= r->size;
+        else pinned -= r->size;
         munmap(r->base, (r->size + 4095) / 4096 * 4096);
         free(r);
         live--;

@@ -141,6 +141,50 @@ check_plan(void)
         "on 60 GB: %s", err.text);
 }
 
+/* A number of the plan, behind what. */
+static size_t
+planned(glm_model_opts_t o, const char *what)
+{
+    glm_err_t   err = { "" };
+    char       *text = NULL, *at;
+    size_t      n = 0, size;
+    FILE       *f = open_memstream(&text, &size);
+
+    o.dir = dir;
+    o.dummy = o.tp = 1;
+    o.max_rows = 128;
+    if (glm_model_plan(&o, f, &err) != 0) bail_out(err.text);
+    fclose(f);
+    at = strstr(text, what);
+    for (at = at == NULL ? text : at + strlen(what); *at == ',' || (*at >= '0' && *at <= '9'); at++) {
+        if (*at != ',') n = n * 10 + (size_t) (*at - '0');
+    }
+    free(text);
+    return n;
+}
+
+/* Pinned memory is what the plan says, with the readers' buffers and without. */
+static void
+check_pinned(int readers, size_t piece, int kv_pages)
+{
+    glm_model_opts_t   o = { .backend = GLM_BACKEND_CUDA, .kv_pages = kv_pages,
+                             .readers = readers, .piece = piece };
+    glm_model_t       *m;
+    glm_err_t          err;
+    size_t             most, after, loading, serving;
+
+    write_config(2, 768, 64, "{\"type\": \"int4\", \"group_size\": 128}");
+    loading = planned(o, "while loading, ");
+    serving = planned(o, "pinned host memory: ");
+    (void) fakecuda_pinned();
+    if (load(&m, o, &err) != 0) bail_out(err.text);
+    most = fakecuda_pinned();
+    after = fakecuda_pinned();
+    glm_model_free(m);
+    ok(most == loading && after == serving && most > after, "%d readers, pieces of %zu: %zu bytes "
+        "pinned, planned %zu; then %zu, %zu", readers, piece, most, loading, after, serving);
+}
+
 /* ---- start ---- */
 
 static void
@@ -671,6 +715,9 @@ main(void)
     shuffle_pages(pages, 8, 11);
     for (int i = 0; i < TOKENS; i++) token[i] = (i * 37 + 11) % 1000;
     check_plan();
+    check_pinned(1, 0, 8);
+    check_pinned(3, 100000, 64);
+    check_pinned(16, 1, 512);
     check_start();
     check_kinds();
     check_generations();
