@@ -12,7 +12,7 @@
 static int
 tiles_ok(const glm_tiles_t *w)
 {
-    return w != NULL && w->k >= 256 && w->k % 256 == 0 && w->n >= 16 && w->n % 8 == 0
+    return w != NULL && w->k >= 256 && w->k % 256 == 0 && w->n >= 8 && w->n % 8 == 0
         && w->n <= GLM_MAX_TILES * GLM_TILE && w->type >= GLM_W_INT4 && w->type <= GLM_W_F16
         && w->tiles != NULL && fc_aligned(w->tiles) && (!w->glu || w->n % 16 == 0);
 }

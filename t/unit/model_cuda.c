@@ -37,7 +37,7 @@ main(void)
 #define GONE     100              /* cudaErrorNoDevice */
 
 static char     dir[256];
-static int      max_seq = MAX_SEQ;
+static int      max_seq = MAX_SEQ, vocab = VOCAB;
 static int32_t  pages[32], token[TOKENS];
 
 static void
@@ -53,7 +53,7 @@ write_config(int layers, int inner, int head_dim, const char *quant)
         "\"max_sequence_length\": %d, \"layernorm_order\": \"post\", \"layernorm_epsilon\": 1e-5%s%s, "
         "\"special_tokens\": {\"[MASK]\": 1008, \"[gMASK]\": 1009, \"[sMASK]\": 1010, "
         "\"eod\": 1011, \"sop\": 1012, \"eop\": 1013, \"ENC\": 1014, \"dBLOCK\": 1015, \"eos\": 2}, "
-        "\"end_tokens\": [1013, 2]}", layers, inner, 256 / head_dim, VOCAB, max_seq,
+        "\"end_tokens\": [1013, 2]}", layers, inner, 256 / head_dim, vocab, max_seq,
         quant[0] ? ", \"quantization\": " : "", quant);
     fclose(f);
 }
@@ -286,6 +286,43 @@ check_kinds(void)
         glm_model_free(cpu);
     }
     ok(fakecuda_live() == 0, "nothing is left");
+}
+
+/* Eight ids in the last piece of the head, when it is loaded and when logits of a context
+ * are made: as many as check_sizes() lets a vocabulary have past its last 256. */
+static void
+check_last_piece(int head)
+{
+    enum { IDS = VOCAB + 8, N = 20 };
+    static float       want[N * IDS], got[N * IDS];
+    glm_model_opts_t   o = { .kv_pages = 8, .piece = 1 };
+    glm_row_t          row = { 5, N, N, pages, NULL };
+    glm_model_t       *m;
+    glm_err_t          err;
+    double             off = 0;
+    int                bad = 0;
+
+    vocab = IDS;
+    write_config(2, 512, 64, "");
+    vocab = VOCAB;
+    for (int card = 0; card < 2; card++) {
+        float  *to = card ? got : want;
+
+        o.backend = card ? GLM_BACKEND_CUDA : GLM_BACKEND_CPU;
+        o.head = card ? head : GLM_HEAD_AUTO;
+        if (load(&m, o, &err) != 0) {
+            ok(0, "%d ids: %s", IDS, err.text);
+            return;
+        }
+        bad += glm_model_prefill(m, token, N, pages, 0, 2, to) != 0;
+        bad += glm_model_step(m, &row, 1, NULL, to) != 0;     /* in the place of the first */
+        glm_model_free(m);
+    }
+    for (int i = 0; i < N; i++) {
+        off = fmax(off, rms(want + i * IDS + 8, got + i * IDS + 8));    /* the last 1024 */
+    }
+    ok(bad == 0 && off < (head == GLM_HEAD_F16 ? 2e-3 : 1e-2), "%d ids, head %d: %.1e from the CPU",
+        IDS, head, off);
 }
 
 /* Another generation of cards is another fingerprint; another table of kernels, or a
@@ -720,6 +757,8 @@ main(void)
     check_pinned(16, 1, 512);
     check_start();
     check_kinds();
+    check_last_piece(GLM_HEAD_F16);
+    check_last_piece(GLM_HEAD_INT8);
     check_generations();
     check_late("");
     check_late("{\"type\": \"int4\", \"group_size\": 128}");
