@@ -155,31 +155,10 @@ glm_gpu_before(glm_gpu_t *g, const char *what)
     return rc != 0 ? rc : status(g, what, injected(what));
 }
 
-/* Of a launcher, which tells the status it got in words alone, behind its name. */
-static int
-code_of_text(const char *text)
-{
-    static const cudaError_t  own[] = {
-        cudaErrorMemoryAllocation, cudaErrorLaunchTimeout, cudaErrorNoDevice,
-        cudaErrorInvalidDevice, cudaErrorDevicesUnavailable, cudaErrorDeviceUninitialized,
-        cudaErrorUnknown
-    };
-    size_t                    len = strlen(text);
-
-    for (size_t i = 0; i < sizeof(own) / sizeof(own[0]); i++) {
-        const char  *end = cudaGetErrorString(own[i]);
-
-        if (len >= strlen(end) && strcmp(text + len - strlen(end), end) == 0) return code_of(own[i]);
-    }
-    return GLM_EGPU;
-}
-
 static int
 launch_failed(glm_gpu_t *g)
 {
-    const char  *text = glm_cuda_error();
-
-    return failed(g, code_of_text(text), "launch", text);
+    return failed(g, code_of((cudaError_t) glm_cuda_error_code()), "launch", glm_cuda_error());
 }
 
 /* Arguments are our own making: a launcher that refuses them is a defect that

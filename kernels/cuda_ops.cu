@@ -26,12 +26,14 @@
 GLM_TABLE(80)
 GLM_TABLE(90)
 
-static thread_local char last_error[160];
+static thread_local char         last_error[160];
+static thread_local cudaError_t  last_code;
 
 int glm_cuda_status(const char *name, cudaError_t e)
 {
     if (e == cudaSuccess) return 0;
     snprintf(last_error, sizeof(last_error), "%s: %s", name, cudaGetErrorString(e));
+    last_code = e;
     (void) cudaGetLastError();
     return GLM_EGPU;
 }
@@ -39,6 +41,11 @@ int glm_cuda_status(const char *name, cudaError_t e)
 extern "C" const char *glm_cuda_error(void)
 {
     return last_error;
+}
+
+extern "C" int glm_cuda_error_code(void)
+{
+    return (int) last_code;
 }
 
 extern "C" const glm_cuda_ops_t *glm_cuda_ops(int arch)

@@ -390,8 +390,9 @@ int glm_cuda_stream(glm_stream_t **out);
 void glm_cuda_stream_free(glm_stream_t *s);
 void *glm_cuda_stream_native(const glm_stream_t *s);
 
-/* What the last GLM_EGPU of this thread was: "linear: invalid argument". */
+/* What the last GLM_EGPU of this thread was: "linear: invalid argument"; its cudaError_t. */
 const char *glm_cuda_error(void);
+int glm_cuda_error_code(void);
 
 #ifdef __cplusplus
 }

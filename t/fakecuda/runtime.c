@@ -57,6 +57,7 @@ static int              devices = 1, capability = 90, hang = -1, hang_launch, do
                         fail_launch, late, ncode;
 static code_t           code[64];
 static char             launch_error[80];
+static int              launch_code;
 static long             launches;
 static cudaError_t      sticky, last;
 static range_t         *ranges;
@@ -614,13 +615,14 @@ not_ready(void)
 
 struct glm_stream_s { stream_t s; };
 
-/* Kept in words, as the launchers do. */
+/* Kept in words and as a number, as the launchers do. */
 static int
 launched(cudaError_t e)
 {
     e = leave(e);
     if (e == cudaSuccess) return 0;
     snprintf(launch_error, sizeof(launch_error), "a kernel: %s", cudaGetErrorString(e));
+    launch_code = (int) e;
     (void) cudaGetLastError();
     return GLM_EGPU;
 }
@@ -906,6 +908,12 @@ const char *
 glm_cuda_error(void)
 {
     return launch_error;
+}
+
+int
+glm_cuda_error_code(void)
+{
+    return launch_code;
 }
 
 extern const glm_cuda_ops_t  fakecuda_ops80, fakecuda_ops90;
