@@ -75,8 +75,8 @@ typedef struct {
 
 typedef struct {
     int32_t        id;             /* chosen; -1: a logit is NaN or infinite, which
-                                      on a card is its failure (GLM_ENAN);
-                                      -2: nothing may be picked */
+                                      on a card is its failure (GLM_ENAN; -infinity
+                                      is never picked); -2: nothing may be picked */
     float          logprob;        /* log softmax of the raw logits at id; 0
                                       when nlogprobs < 0 */
     int32_t        ntop;
