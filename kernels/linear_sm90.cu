@@ -344,8 +344,21 @@ __device__ __forceinline__ void mma_segment(const Ring &r, int stages, Turn<C> &
     }
 }
 
+/*
+ * Registers of a thread: at launch, as many as a CTA of kBound threads could have; then the
+ * consumers' and the copying warps'.  16 rows need few, and leave room beside a matrix for
+ * CTAs of norm (12 warps of 32): those start before it ends, and the next matrix before they
+ * do, as with 8 rows.
+ */
 template <class C>
-__global__ void __launch_bounds__(C::kThreads + (C::WG ? 128 : 32), 1)
+struct Registers {
+    static constexpr bool  kFew = C::NT <= 2;
+    static constexpr int   kCta = C::kThreads + (C::WG ? 128 : 32), kBound = C::WG && kFew ? 512 : kCta;
+    enum { kConsumer = kFew ? 160 : 232, kProducer = kFew ? 24 : 40 };
+};
+
+template <class C>
+__global__ void __launch_bounds__(Registers<C>::kBound, 1)
 linear90_kernel(const __grid_constant__ Linear a)
 {
     extern __shared__ __align__(128) uint8_t smem[];
@@ -364,7 +377,8 @@ linear90_kernel(const __grid_constant__ Linear a)
     grid_go();
 
     if (warp >= C::WARPS) {
-        if constexpr (C::WG) asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+        if constexpr (C::WG)
+            asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"((int) Registers<C>::kProducer));
         if (warp == C::WARPS) p.go_on(a, u0);
     } else {
         /* The shuffles keep ptxas from making its address anew for every group. */
@@ -377,7 +391,8 @@ linear90_kernel(const __grid_constant__ Linear a)
         [[maybe_unused]] float      sum[C::WM][C::NT][4];
         [[maybe_unused]] Flight<C>  g = {};
 
-        if constexpr (C::WG) asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+        if constexpr (C::WG)
+            asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"((int) Registers<C>::kConsumer));
         fetch_bias<C>(a, u0, u1);
         for (int u = u0; u < u1; u++) {
             const int  stages = (first_group(a, u + 1) - first_group(a, u)) / C::KG;
@@ -407,7 +422,7 @@ int run(const glm_linear_args_t *a, glm_stream_t *s)
     linear_args<C>(&l, a, s);
     l.stages = stages;
     return launch("linear", linear90_kernel<C>, l.workers * C::CL,
-                  C::kThreads + (C::WG ? 128 : 32), (size_t) l.stages * C::kStage + C::kSums, C::CL,
+                  Registers<C>::kCta, (size_t) l.stages * C::kStage + C::kSums, C::CL,
                   s, l);
 }
 
