@@ -219,15 +219,6 @@ __device__ __forceinline__ void fence_writes()
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
-/* `n` sums are there. */
-__device__ __forceinline__ void wait_sums(float *v, int n)
-{
-    wgmma_commit();
-    wgmma_wait();
-#pragma unroll
-    for (int i = 0; i < n; i++) asm volatile("" : "+f"(v[i]) :: "memory");
-}
-
 /* Descriptors: eight tokens are 1024 bytes apart; the next 64 dimensions of V all tokens. */
 constexpr uint32_t  kHigh = (8 * kLine >> 4) | 1u << 30, kLow = (uint32_t) (kTokens * kLine >> 4) << 16;
 
@@ -257,7 +248,8 @@ __device__ __forceinline__ void scores(uint32_t q, uint32_t k, float (&s)[kToken
         if (kk == 0) wgmma_shared<kTokens, kZero>(&s[0][0], a, b, kHigh);
         else wgmma_shared<kTokens, kAdd>(&s[0][0], a, b, kHigh);
     }
-    wait_sums(&s[0][0], kTokens / 2);
+    wgmma_commit();
+    wgmma_wait<kTokens / 2>(&s[0][0]);
 }
 
 #else
@@ -349,7 +341,8 @@ __device__ __forceinline__ void add_values(State<D> &w, uint32_t v, const float 
 #pragma unroll
     for (int j = 0; j < kTokens / 16; j++)
         wgmma_across<D>(&w.o[0][0], p[j], ((v + j * 16 * kLine) >> 4) + kLow, kHigh);
-    wait_sums(&w.o[0][0], D / 2);
+    wgmma_commit();
+    wgmma_wait<D / 2>(&w.o[0][0]);
 }
 
 #else
@@ -390,13 +383,12 @@ __device__ __forceinline__ void put_out(const Context &c, int head, int row0, St
         l += __shfl_xor_sync(~0u, l, 1);
         l += __shfl_xor_sync(~0u, l, 2);
         if (row >= c.first + c.rows) continue;
-        const size_t  block = (size_t) (row / GLM_CUDA_BLOCK) * (c.kv.heads * D / 8);
-        __half       *out = c.out + row % GLM_CUDA_BLOCK * 8 + t * 2;
-
 #pragma unroll
-        for (int i = 0; i < D / 8; i++)
-            *(uint32_t *) (out + (block + head * (D / 8) + i) * (GLM_CUDA_BLOCK * 8)) =
-                float2_half2(w.o[i][2 * h] / l, w.o[i][2 * h + 1] / l);
+        for (int i = 0; i < D / 8; i++) {
+            const size_t  at = piece_at(c.kv.heads * D / 8, head * (D / 8) + i, row, GLM_CUDA_PREFILL_ROWS);
+
+            *(uint32_t *) (c.out + at * 8 + t * 2) = float2_half2(w.o[i][2 * h] / l, w.o[i][2 * h + 1] / l);
+        }
     }
 }
 

@@ -76,6 +76,13 @@ __device__ __forceinline__ int seg_of(const Linear &a, int unit)
     return unit - row_of(a, unit) * a.segs;
 }
 
+/* This CTA's tile of a unit. */
+template <class C>
+__device__ __forceinline__ int tile_of(const Linear &a, int unit)
+{
+    return row_of(a, unit) * C::CL + blockIdx.x % C::CL;
+}
+
 /* Groups before a unit, counted over all tiles. */
 __device__ __forceinline__ int first_group(const Linear &a, int unit)
 {
@@ -136,6 +143,7 @@ __device__ __forceinline__ void store(const Linear &a, int tile, float (&v)[C::W
 
 #pragma unroll
             for (int b = 0; b < C::NT; b++) {
+                /* piece_at(), but for what is the same in all rows of a block */
                 const size_t  block = (size_t) (row0 / C::kBlock + b / 8) * (a.n / 16) + o0 / 16;
                 __half       *y = (__half *) a.y + (block * C::kBlock + b % 8 * 8 + t * 2) * 8 + g;
 
@@ -252,7 +260,7 @@ struct Late {
 
         have = false;
         if (!kEarly || unit == u0 || unit + 1 < u1 || seg + 1 == a.segs || unit - seg < u0) return;
-        have = published(a, unit, row_of(a, unit) * C::CL + blockIdx.x % C::CL);
+        have = published(a, unit, tile_of<C>(a, unit));
         if (have) fetch(a, unit);
     }
 
@@ -303,7 +311,7 @@ __device__ __forceinline__ void settle(const Linear &a, int unit, int u0, int u1
                                        float (&acc)[C::WM][C::NT][4],
                                        float (&sum)[C::WM][C::NT][4], Late<C> &late)
 {
-    const int  seg = seg_of(a, unit), tile = row_of(a, unit) * C::CL + blockIdx.x % C::CL;
+    const int  seg = seg_of(a, unit), tile = tile_of<C>(a, unit);
 
     if (unit - seg < u0) {
         publish<C>(a, tile, seg, seg + 1 == a.segs || unit + 1 == u1, acc);
@@ -325,7 +333,7 @@ __device__ __forceinline__ void settle_shared(const Linear &a, int unit, int u0,
                                               float (&acc)[C::WM][C::NT][4], float4 *sums,
                                               Late<C> &late)
 {
-    const int  seg = seg_of(a, unit), tile = row_of(a, unit) * C::CL + blockIdx.x % C::CL;
+    const int  seg = seg_of(a, unit), tile = tile_of<C>(a, unit);
 
     if (unit - seg < u0) {
         publish<C>(a, tile, seg, seg + 1 == a.segs || unit + 1 == u1, acc);

@@ -66,6 +66,19 @@ __device__ __forceinline__ bool one_of_warp()
     return one;
 }
 
+/* A place in the ring; at: of its stage, in 16 bytes. */
+template <class C>
+struct Turn {
+    int       st, ph;
+    uint32_t  at;
+
+    __device__ __forceinline__ void next(int stages)
+    {
+        st++, at += C::kStage / 16;
+        if (st == stages) st = 0, at = 0, ph ^= 1;
+    }
+};
+
 /* What the stages of a CTA's range hold, one after the other: groups of its tiles in order. */
 template <class C>
 struct Source {
@@ -74,7 +87,12 @@ struct Source {
     const uint8_t  *w, *x;
     int             row, left;            /* tile row; groups left of it */
 
-    __device__ __forceinline__ void start(const Linear &a, int rank, int row_, int group)
+    __device__ __forceinline__ void start(const Linear &a, int rank, int unit)
+    {
+        enter(a, rank, row_of(a, unit), seg_of(a, unit) * a.seg_groups);
+    }
+
+    __device__ __forceinline__ void enter(const Linear &a, int rank, int row_, int group)
     {
         const int  tile = min(strip_of<C>(a, row_) * C::CL + rank, a.tiles - 1);  /* past the end: any */
 
@@ -90,7 +108,7 @@ struct Source {
         w += C::KG * C::kTile;
         x += C::KG * C::kXBlock;
         left -= C::KG;
-        if (left == 0) start(a, rank, row + 1, 0);
+        if (left == 0) enter(a, rank, row + 1, 0);
     }
 };
 
@@ -141,7 +159,7 @@ struct Producer {
             bar_init_done();
         }
         __syncwarp();
-        from.start(a, rank, row_of(a, u0), seg_of(a, u0) * a.seg_groups);
+        from.start(a, rank, u0);
 #pragma unroll 1
         for (int i = 0; i < pre; i++) {
             weights(from, i);
@@ -153,10 +171,10 @@ struct Producer {
     /* The rest, when every CTA of the cluster has its barriers. */
     __device__ __forceinline__ void go_on(const Linear &a, int u0)
     {
-        int        st = 0, ph = 0;
+        Turn<C>    t = {0, 0, 0};
         Source<C>  first;
 
-        first.start(a, rank, row_of(a, u0), seg_of(a, u0) * a.seg_groups);
+        first.start(a, rank, u0);
         grid_wait();
 #pragma unroll 1
         for (int i = 0; i < pre; i++) {
@@ -166,22 +184,22 @@ struct Producer {
         __syncwarp();
 #pragma unroll 1
         for (int i = pre; i < n; i++) {
-            bar_wait(empty + st * 8, ph);
-            weights(from, st);
-            activations(a, from, st);
+            bar_wait(empty + t.st * 8, t.ph);
+            weights(from, t.st);
+            activations(a, from, t.st);
             from.next(a, rank);
-            if (++st == a.stages) st = 0, ph ^= 1;
+            t.next(a.stages);
         }
-        if constexpr (C::CL > 1) leave(a, st, ph);
+        if constexpr (C::CL > 1) leave(a, t);
     }
 
     /* Not before the other CTA has freed every stage: it does so here. */
-    __device__ __forceinline__ void leave(const Linear &a, int st, int ph)
+    __device__ __forceinline__ void leave(const Linear &a, Turn<C> t)
     {
 #pragma unroll 1
         for (int i = 0; i < pre; i++) {
-            bar_wait(empty + st * 8, ph);
-            if (++st == a.stages) st = 0, ph ^= 1;
+            bar_wait(empty + t.st * 8, t.ph);
+            t.next(a.stages);
         }
     }
 };
@@ -249,26 +267,8 @@ __device__ __forceinline__ void issue(uint32_t x, Flight<C> &g)
 template <class C, int I>
 __device__ __forceinline__ void land(Flight<C> &g)
 {
-    wgmma_wait();
-#pragma unroll
-    for (int b = 0; b < C::NT; b++) {
-#pragma unroll
-        for (int e = 0; e < 4; e++) asm volatile("" : "+f"(g.sums(I)[b][e]) :: "memory");
-    }
+    wgmma_wait<C::NT * 4>(&g.sums(I)[0][0]);
 }
-
-/* A place in the ring; at: of its stage, in 16 bytes. */
-template <class C>
-struct Turn {
-    int       st, ph;
-    uint32_t  at;
-
-    __device__ __forceinline__ void next(int stages)
-    {
-        st++, at += C::kStage / 16;
-        if (st == stages) st = 0, at = 0, ph ^= 1;
-    }
-};
 
 /* The ring as consumers see it; empty: in the CTA of the cluster that this lane tells; x: the
  * descriptor of stage 0. */
@@ -368,7 +368,7 @@ linear90_kernel(const __grid_constant__ Linear a)
     const int  warp = __shfl_sync(~0u, threadIdx.x / 32, 0);       /* the same in all, as ptxas sees */
     const int  lane = threadIdx.x % 32;
     const uint32_t  full = smem_addr(bars[0]), empty = smem_addr(bars[1]);
-    const int  f0 = first_group(a, u0), n = (first_group(a, u1) - f0) / C::KG;
+    const int  n = (first_group(a, u1) - first_group(a, u0)) / C::KG;
     Producer<C>  p = {{}, smem_addr(smem), full, empty, (int) blockIdx.x % C::CL, n, min(n, a.stages)};
 
     if (warp == C::WARPS) p.begin(a, u0);
@@ -381,7 +381,7 @@ linear90_kernel(const __grid_constant__ Linear a)
             asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"((int) Registers<C>::kProducer));
         if (warp == C::WARPS) p.go_on(a, u0);
     } else {
-        /* The shuffles keep ptxas from making its address anew for every group. */
+        /* The shuffle keeps ptxas from making this anew for every group. */
         const uint32_t  x = __shfl_sync(~0u, descriptor<C>(smem_addr(smem) + C::kW), 0);
         const Ring  ring = {smem, full, C::CL > 1 ? of_cta(empty, lane % C::CL) : empty, x, a.stages};
         float       acc[C::WM][C::NT][4];

@@ -90,9 +90,13 @@ __device__ __forceinline__ void wgmma_commit()
     asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 }
 
-__device__ __forceinline__ void wgmma_wait()
+/* Waits for all groups; the N sums at d are there, and are read nowhere before. */
+template <int N>
+__device__ __forceinline__ void wgmma_wait(float *d)
 {
     asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+#pragma unroll
+    for (int i = 0; i < N; i++) asm volatile("" : "+f"(d[i]) :: "memory");
 }
 
 }  // namespace
