@@ -386,15 +386,13 @@ await(const glm_gpu_t *g, cudaEvent_t e, cudaStream_t stream)
 {
     struct timespec  nap = { 0, NAP_NS };
     double           until = seconds() + g->timeout;
-    cudaError_t      s = e != NULL ? cudaEventQuery(e) : cudaStreamQuery(stream);
-    int              late = 0;
+    cudaError_t      s;
 
-    while (s == cudaErrorNotReady && !late) {
-        nanosleep(&nap, NULL);
-        late = seconds() >= until;
+    for (int late = 0; ; late = seconds() >= until) {
         s = e != NULL ? cudaEventQuery(e) : cudaStreamQuery(stream);
+        if (s != cudaErrorNotReady || late) return s;
+        nanosleep(&nap, NULL);
     }
-    return s;
 }
 
 static int

@@ -114,11 +114,10 @@ warm_up(glm_cuda_model_t *m)
 {
     enum { MANY = GLM_CUDA_BLOCK + 1, PAGES = (MANY + GLM_KV_PAGE - 1) / GLM_KV_PAGE };
     int32_t  token[MANY] = { 0 }, pages[PAGES];
-    int      most = m->base.max_seq < MANY ? m->base.max_seq : MANY, rc;
+    int      room = (m->base.kv_pages < PAGES ? m->base.kv_pages : PAGES) * GLM_KV_PAGE, rc;
+    int      most = m->base.max_seq < MANY ? m->base.max_seq : MANY;
 
-    if (m->base.kv_pages < PAGES && most > m->base.kv_pages * GLM_KV_PAGE) {
-        most = m->base.kv_pages * GLM_KV_PAGE;
-    }
+    if (most > room) most = room;
     for (int i = 0; i < PAGES; i++) pages[i] = i;
     if ((rc = glm_cuda_prefill(&m->base, token, 1, pages, 0, m->base.cfg.layers, NULL)) != 0) {
         return rc;
