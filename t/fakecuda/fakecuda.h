@@ -40,7 +40,7 @@ int fakecuda_late(void);                /* what a card would have taken memory f
                                            not uploaded */
 void fakecuda_unload(void);             /* all code goes, as before the first launch */
 void fakecuda_fail_launch(int status);  /* of the next kernel; the card goes on */
-long fakecuda_launches(void);           /* kernels and graphs launched so far */
+int fakecuda_launches(void);            /* kernels and graphs launched so far */
 void fakecuda_reset(void);              /* the error state */
 
 /* For the launchers: an operation with a copy of arg. */

@@ -54,11 +54,10 @@ static pthread_mutex_t  lock;
 static pthread_once_t   once = PTHREAD_ONCE_INIT;
 static size_t           memory = (size_t) 4 << 30, used, pinned, most_pinned;
 static int              devices = 1, capability = 90, hang = -1, hang_launch, doze, nan_in, live, early,
-                        fail_launch, late, ncode;
+                        fail_launch, late, ncode, launches;
 static code_t           code[64];
 static char             launch_error[80];
 static int              launch_code;
-static long             launches;
 static cudaError_t      sticky, last;
 static range_t         *ranges;
 static stream_t        *streams;
@@ -185,6 +184,25 @@ known(const void *p)
 
 /* ---- control ---- */
 
+static void
+set(int *v, int to)
+{
+    enter();
+    *v = to;
+    (void) leave(cudaSuccess);
+}
+
+static int
+get(const int *v)
+{
+    int  n;
+
+    enter();
+    n = *v;
+    (void) leave(cudaSuccess);
+    return n;
+}
+
 void
 fakecuda_memory(size_t bytes)
 {
@@ -193,45 +211,18 @@ fakecuda_memory(size_t bytes)
     (void) leave(cudaSuccess);
 }
 
-void
-fakecuda_devices(int n)
-{
-    enter();
-    devices = n;
-    (void) leave(cudaSuccess);
-}
+void fakecuda_devices(int n) { set(&devices, n); }
+void fakecuda_capability(int mm) { set(&capability, mm); }
+void fakecuda_hang(int after) { set(&hang, after); }
+void fakecuda_doze(int ms) { set(&doze, ms); }
+void fakecuda_nan(int n) { set(&nan_in, n); }
+void fakecuda_fail_launch(int status) { set(&fail_launch, status); }
+void fakecuda_unload(void) { set(&ncode, 0); }
 
-void
-fakecuda_capability(int mm)
-{
-    enter();
-    capability = mm;
-    (void) leave(cudaSuccess);
-}
-
-void
-fakecuda_hang(int after)
-{
-    enter();
-    hang = after;
-    (void) leave(cudaSuccess);
-}
-
-void
-fakecuda_doze(int ms)
-{
-    enter();
-    doze = ms;
-    (void) leave(cudaSuccess);
-}
-
-void
-fakecuda_nan(int n)
-{
-    enter();
-    nan_in = n;
-    (void) leave(cudaSuccess);
-}
+int fakecuda_live(void) { return get(&live); }
+int fakecuda_late(void) { return get(&late); }
+int fakecuda_early(void) { return get(&early); }
+int fakecuda_launches(void) { return get(&launches); }
 
 int
 fakecuda_nan_now(void)
@@ -242,17 +233,6 @@ fakecuda_nan_now(void)
     now = nan_in > 0 && --nan_in == 0;
     (void) leave(cudaSuccess);
     return now;
-}
-
-int
-fakecuda_live(void)
-{
-    int  n;
-
-    enter();
-    n = live;
-    (void) leave(cudaSuccess);
-    return n;
 }
 
 size_t
@@ -276,55 +256,6 @@ fakecuda_pending(void)
     for (const stream_t *s = streams; s != NULL; s = s->next) {
         for (const op_t *op = s->queue.first; op != NULL; op = op->next) n++;
     }
-    (void) leave(cudaSuccess);
-    return n;
-}
-
-int
-fakecuda_late(void)
-{
-    int  n;
-
-    enter();
-    n = late;
-    (void) leave(cudaSuccess);
-    return n;
-}
-
-void
-fakecuda_unload(void)
-{
-    enter();
-    ncode = 0;
-    (void) leave(cudaSuccess);
-}
-
-void
-fakecuda_fail_launch(int status)
-{
-    enter();
-    fail_launch = status;
-    (void) leave(cudaSuccess);
-}
-
-int
-fakecuda_early(void)
-{
-    int  n;
-
-    enter();
-    n = early;
-    (void) leave(cudaSuccess);
-    return n;
-}
-
-long
-fakecuda_launches(void)
-{
-    long  n;
-
-    enter();
-    n = launches;
     (void) leave(cudaSuccess);
     return n;
 }

@@ -5,6 +5,7 @@
 #ifndef T_GPU_DATA_H
 #define T_GPU_DATA_H
 
+#include "cuda_size.h"
 #include "host.h"
 
 /* Relative Frobenius norms of a dtype: one rounding to fp16 is 2.8e-4 at most. */
@@ -89,6 +90,16 @@ struct Device {                   /* a weight on the card, packed */
         sync();
     }
 };
+
+/* Of a linear's workspace: bytes of counters that are not back at 0. */
+static inline int counters_left(const Dev<uint8_t> &ws)
+{
+    const std::vector<uint8_t>  v = ws.get();
+    int                         left = 0;
+
+    for (size_t i = 0; i < (size_t) GLM_COUNTERS * 4; i++) left += v[i] != 0;
+    return left;
+}
 
 /* Output bits of rows `pick` of x in a bucket: [row][n or n / 2] as 32-bit words. */
 static inline std::vector<uint32_t> linear(const glm_cuda_ops_t *ops, const Device &d, int out,

@@ -69,6 +69,18 @@ load(glm_model_t **m, glm_model_opts_t o, glm_err_t *err)
     return glm_model_load(m, &o, err);
 }
 
+/* On the card, with a short time-out; what it is asked here it can do. */
+static glm_model_t *
+loaded(void)
+{
+    glm_model_t  *m;
+    glm_err_t     err;
+
+    if (load(&m, (glm_model_opts_t) { .backend = GLM_BACKEND_CUDA, .kv_pages = 8,
+                                      .gpu_timeout = 1 }, &err) != 0) bail_out(err.text);
+    return m;
+}
+
 /* The logits of the last row of 20 tokens of context and 20 rows, rows a step. */
 static int
 run(glm_model_t *m, int rows, float *logits)
@@ -333,14 +345,11 @@ check_generations(void)
     static const int  card[] = { 90, 80, 87, 100 };
     uint64_t          print[4] = { 0 };
     glm_model_t      *m;
-    glm_err_t         err;
 
     write_config(1, 512, 64, "");
     for (int i = 0; i < 4; i++) {
         fakecuda_capability(card[i]);
-        if (load(&m, (glm_model_opts_t) { .backend = GLM_BACKEND_CUDA, .kv_pages = 8 }, &err) != 0) {
-            bail_out(err.text);
-        }
+        m = loaded();
         print[i] = glm_model_fingerprint(m);
         glm_model_free(m);
     }
@@ -359,16 +368,13 @@ check_late(const char *quant)
     glm_sampled_t  out[64];
     int32_t        tokens[128];
     glm_model_t   *m;
-    glm_err_t      err;
     int            before, bad = 0;
 
     max_seq = 128;
     write_config(2, 512, 64, quant);
     max_seq = MAX_SEQ;
     fakecuda_unload();
-    if (load(&m, (glm_model_opts_t) { .backend = GLM_BACKEND_CUDA, .kv_pages = 8 }, &err) != 0) {
-        bail_out(err.text);
-    }
+    m = loaded();
     before = fakecuda_late();
     for (int i = 0; i < 128; i++) tokens[i] = i;
     for (int n = 1; n <= 128; n += 127) bad += glm_model_prefill(m, tokens, n, pages, 0, 2, NULL) != 0;
@@ -610,9 +616,7 @@ check_launches(void)
     int           rc, fault;
 
     for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
-        if (load(&m, (glm_model_opts_t) { .backend = GLM_BACKEND_CUDA, .kv_pages = 8 }, &err) != 0) {
-            bail_out(err.text);
-        }
+        m = loaded();
         fakecuda_fail_launch(kinds[i].status);
         rc = glm_model_prefill(m, token, 20, pages, 0, 1, NULL);
         fault = glm_model_fault(m, &why);
@@ -668,11 +672,9 @@ check_running(int hang)
     glm_row_t      row[1] = { { 5, 0, 0, pages, &greedy } };
     glm_sampled_t  out[1];
     glm_model_t   *m;
-    glm_err_t      err;
     int            early = fakecuda_early(), live, rc;
 
-    if (load(&m, (glm_model_opts_t) { .backend = GLM_BACKEND_CUDA, .kv_pages = 8,
-                                      .gpu_timeout = 1 }, &err) != 0) bail_out(err.text);
+    m = loaded();
     fakecuda_nan(1);
     rc = glm_model_begin(m, row, 1) != 0 || glm_model_sample(m, row, 1) != 0;
     row[0].token = GLM_PICKED(0);
@@ -694,12 +696,10 @@ check_wait(int hang)
     glm_sample_t   greedy = { .nlogprobs = -1 };
     glm_row_t      row[1] = { { 5, 0, 0, pages, &greedy } };
     glm_model_t   *m;
-    glm_err_t      err;
     const char    *why;
     int            want = hang ? GLM_ETIMEOUT : 0;
 
-    if (load(&m, (glm_model_opts_t) { .backend = GLM_BACKEND_CUDA, .kv_pages = 8,
-                                      .gpu_timeout = 1 }, &err) != 0) bail_out(err.text);
+    m = loaded();
     if (glm_model_begin(m, row, 1) != 0 || glm_model_sample(m, row, 1) != 0) bail_out("no step");
     if (hang) fakecuda_hang(0);
     ok(glm_model_wait(m) == want && glm_model_fault(m, &why) == want
@@ -717,13 +717,10 @@ check_after(int hang, int code, const char *says)
     glm_row_t      row[1] = { { 5, 20, 20, pages, &greedy } };
     glm_sampled_t  out[1];
     glm_model_t   *m;
-    glm_err_t      err;
     const char    *why = "";
-    long           before;
-    int            first, bad;
+    int            before, first, bad;
 
-    if (load(&m, (glm_model_opts_t) { .backend = GLM_BACKEND_CUDA, .kv_pages = 8,
-                                      .gpu_timeout = 1 }, &err) != 0) bail_out(err.text);
+    m = loaded();
     first = glm_model_prefill(m, token, 20, pages, 0, 1, NULL);
     if (hang) fakecuda_hang(0);
     else fakecuda_nan(1);
@@ -734,7 +731,7 @@ check_after(int hang, int code, const char *says)
     bad += glm_model_copy_page(m, 7, 1) != code;
     bad += glm_model_step(m, row, 1, out, NULL) != code;
     ok(bad == 0 && fakecuda_launches() == before, "each call after it tells it (%d do not), none "
-        "launches (%ld)", bad, fakecuda_launches() - before);
+        "launches (%d)", bad, fakecuda_launches() - before);
     bad = glm_gpu_spoilt(((glm_cuda_model_t *) m)->gpu, GLM_EGPU, "a launch", "later") != code;
     ok(bad == 0 && glm_model_fault(m, &why) == code && strstr(why, says), "and it stays: %s", why);
     glm_model_free(m);

@@ -14,7 +14,6 @@
 static const fake_opts_t  fake = { .max_seq = 1 << 22, .max_queue = 100 };
 static world_t            world;
 
-/* What the server keeps for clients, from its statistics. */
 /* A writer that lost its core in the middle is waited for. */
 static glm_wire_stats_t
 statistics(const glm_client_t *c)
@@ -25,6 +24,7 @@ statistics(const glm_client_t *c)
     return s;
 }
 
+/* What the server keeps for clients, from its statistics. */
 static uint64_t
 spooled(glm_client_t *c)
 {
