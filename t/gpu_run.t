@@ -46,7 +46,7 @@ while [ $# -gt 0 ]; do
     esac
 done
 echo "========= $tool SUMMARY: 0 errors"
-[ "$GLM_SANITIZED" = 1 ] || exit 8
+[ "$GLM_SANITIZED" = "$tool" ] || exit 8
 exec "$@"
 END
 script('path/nvidia-smi', "echo a card\n");
@@ -102,7 +102,7 @@ whole steps, 70 layers, int8 head, int8 KV, every row at context 128
   rows   ms/step   tokens/s  floor ms   % floor    rested    wanted
      1     19.55       51.2     14.95      76.5     18.59      23.9
     64     42.36     1510.8     18.07      42.7     42.10      40.5
-a pass of 256 rows, us a kernel (matrices: TFLOP/s), by rows a block
+a pass of 512 rows, us a kernel (matrices: TFLOP/s), by rows a block
     64     596.9 ( 389)     205.6 ( 376)
 X
 END

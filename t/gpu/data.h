@@ -217,6 +217,14 @@ static inline void rotated(const uint16_t *x, const uint16_t *rope, int pos, int
 
 /* ---- the program around the tests ---- */
 
+/* Of compute-sanitizer; takes a hundred times as long. */
+static inline bool racecheck()
+{
+    const char  *tool = getenv("GLM_SANITIZED");
+
+    return tool != NULL && strcmp(tool, "racecheck") == 0;
+}
+
 /* [--small] [--arch 80|90]; both tables without --arch.  False: nothing to do. */
 static inline bool begin(const char *name, int argc, char **argv)
 {

@@ -511,7 +511,8 @@ int main(int argc, char **argv)
         for (int d : {64, 128})
             if (small_only) test_attention(4, d, int8, {1, 5, 16, 17, 33, 256, 300});
             else test_attention(4, d, int8, {1, 5, 16, 17, 255, 256, 257, 700});
-    for (int d : {64, 128}) test_attention(24, d, 1, {1030});
+    for (int d : {64, 128})
+        if (d == 128 || !racecheck()) test_attention(24, d, 1, {1030});
     if (!small_only) {
         test_attention(96, 128, 0, {130, 1030});
         test_attention(96, 128, 1, {130, 2048});

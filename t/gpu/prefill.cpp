@@ -100,8 +100,8 @@ static void test_passes()
 {
     for (int type : {GLM_W_INT4, GLM_W_INT8, GLM_W_F16}) {
         test_pass(type, 256, 768, type == GLM_W_INT4 ? 2 : 1, GLM_OUT_F16);
-        test_pass(type, 512, 1000, 1, GLM_OUT_F32);
-        test_pass(type, 1536, 512, type == GLM_W_INT4 ? 12 : 1, GLM_OUT_F32);
+        if (!racecheck()) test_pass(type, 512, 1000, 1, GLM_OUT_F32);
+        if (!racecheck()) test_pass(type, 1536, 512, type == GLM_W_INT4 ? 12 : 1, GLM_OUT_F32);
         test_pass(type, 512, 3072, type == GLM_W_INT4 ? 4 : 1, GLM_OUT_GLU);
     }
     test_pass(GLM_W_INT4, 2816, 1552, 22, GLM_OUT_GLU);       /* an uneven last segment */
