@@ -215,10 +215,10 @@ __device__ __forceinline__ void publish(const Linear &a, int tile, int seg, bool
 template <class C>
 struct Late {
     static constexpr int   kN = C::WM * C::NT;
-    static constexpr bool  kEarly = kN <= 4;
+    static constexpr bool  kEarly = kN <= 2;
 
     float4  v[kEarly ? kSegments - 1 : 1][kEarly ? kN : 1];
-    bool    have;
+    bool    have = false;
 
     __device__ __forceinline__ static bool published(const Linear &a, int unit, int tile)
     {

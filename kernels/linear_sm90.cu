@@ -352,9 +352,9 @@ __device__ __forceinline__ void mma_segment(const Ring &r, int stages, Turn<C> &
  */
 template <class C>
 struct Registers {
-    static constexpr bool  kFew = C::NT <= 2;
+    static constexpr bool  kFew = C::NT <= 4;
     static constexpr int   kCta = C::kThreads + (C::WG ? 128 : 32), kBound = C::WG && kFew ? 512 : kCta;
-    enum { kConsumer = kFew ? 160 : 232, kProducer = kFew ? 24 : 40 };
+    enum { kConsumer = kFew ? 176 : 224, kProducer = kFew ? 24 : 56 };
 };
 
 template <class C>
