@@ -89,9 +89,10 @@ typedef struct {
 } glm_row_t;
 
 /*
- * One step: rows of any sequences, several of one allowed in slot order
- * (each sees the earlier ones).  out[i] belongs to rows[i] and is written where
- * sample is set.  The bits of a row do not depend on what else is in the step.
+ * One step: rows of any sequences, several of one allowed in consecutive slots
+ * (each sees the earlier ones), none in a slot that another's sequence sees.
+ * out[i] belongs to rows[i] and is written where sample is set.  The bits of a row
+ * do not depend on what else is in the step.
  * logits, when not NULL, gets (nrows, vocab) fp32 for every row.
  */
 int glm_model_step(glm_model_t *m, const glm_row_t *rows, int nrows,

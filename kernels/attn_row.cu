@@ -142,6 +142,15 @@ struct Copies {
     int   page;                   /* of the chunk's page `lane` */
     int   next, next_page;        /* unit; < 0: none */
 
+    /*
+     * The next step has no token of this step's rows, which kv_write may not have written:
+     * they are the last of their sequence.
+     */
+    __device__ __forceinline__ bool old(const Attn &a) const
+    {
+        return n.u >= 0 && min(t + S::kTokens, t1) <= n.len - a.r.rows;
+    }
+
     /* Looks for the unit from u on where the warp has a step. */
     __device__ __forceinline__ void look(const Attn &a, const Shared<D, INT8> &sh, const Walk &w, int u)
     {
@@ -323,14 +332,26 @@ struct State {
     float  m, l, o[Step<D, INT8>::kOut];
 };
 
+/* The largest of a warp; a NaN of its own may be taken for the smallest or the largest. */
+__device__ __forceinline__ float warp_top(float v)
+{
+    const int  key = __float_as_int(v), top = __reduce_max_sync(~0u, key ^ (key >> 31 & 0x7fffffff));
+
+    return __int_as_float(top ^ (top >> 31 & 0x7fffffff));
+}
+
 /* New largest score; what was summed fades. */
 template <int D, bool INT8>
 __device__ __forceinline__ void raise(State<D, INT8> &w, float top)
 {
     using        S = Step<D, INT8>;
 
+    if constexpr (S::LT == 1) {
+        top = warp_top(top);
+    } else {
 #pragma unroll
-    for (int x = S::LT; x < 32; x <<= 1) top = fmaxf(top, __shfl_xor_sync(~0u, top, x));
+        for (int x = S::LT; x < 32; x <<= 1) top = fmaxf(top, __shfl_xor_sync(~0u, top, x));
+    }
     top = fmaxf(top, w.m);
     const float  fade = __expf(w.m - top);
 
@@ -414,10 +435,8 @@ __device__ __forceinline__ void step_int8(const uint8_t *k, int left, const floa
 
     w.l += p;
     p = p > 0.f ? p * __half2float(scales[kPage]) : 0.f;
-    float  most = p;
+    const float  most = warp_top(p);
 
-#pragma unroll
-    for (int x = 1; x < 32; x <<= 1) most = fmaxf(most, __shfl_xor_sync(~0u, most, x));
     put_digits(&shp[0][token], 2 * kPage, most > 0.f ? __float2int_rn(p * (kFix / most)) : 0);
     __syncwarp();
     const float     unfix = most / kFix;
@@ -706,9 +725,12 @@ __global__ void __launch_bounds__(kThreads, Step<D, INT8>::kCtas) attn_row_kerne
     copies.stage = 0;
     copies.look(a, sh, walk, walk.first);
     copies.enter(a, sh, walk);
-    grid_wait();
 #pragma unroll 1
-    for (int i = 0; i < Step<D, INT8>::kAhead; i++) copies.issue(a, sh, walk);
+    for (int i = 0; i < Step<D, INT8>::kAhead; i++) {
+        if (!copies.old(a)) grid_wait();
+        copies.issue(a, sh, walk);
+    }
+    grid_wait();
     if constexpr (Step<D, INT8>::kTeams) {
         if (team) {
             walk_pairs<D, INT8>(a, walk, copies, sh);

@@ -185,9 +185,11 @@ typedef struct {
  * qkv: fp16 [rows][heads * 3d], head h: q k v of d each. rope: half2 (cos, sin)
  * [positions][d / 2], fp16 values as section 1 of the reference makes them.
  * attn_row takes at most GLM_CUDA_MAX_ROWS rows; of a pass of prefill, a block of 64
- * rows after the other.  A key or value that is not finite, or is not in its page's type,
- * is stored as NaN and makes the head NaN in every row that sees it (a value of fp16: in its
- * own dimension, where its weight is not 0).
+ * rows after the other.  What a row sees before its last `rows` slots it may read as soon as it
+ * starts, before the kernels in front have ended: no kernel of the same step may write
+ * there (of a pass: the blocks before must have ended).  A key or value that is not
+ * finite, or is not in its page's type, is stored as NaN and makes the head NaN in every
+ * row that sees it (a value of fp16: in its own dimension, where its weight is not 0).
  */
 typedef struct {
     const glm_gkv_t    *kv;

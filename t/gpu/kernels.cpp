@@ -498,6 +498,66 @@ static void test_chain()
     }
 }
 
+/*
+ * kv_write and attn_row behind a matrix of few CTAs, as in a step: attn_row starts while the
+ * matrix is at work, and must not have read what kv_write has yet to write.
+ */
+static void test_new_tokens(int int8, int count)
+{
+    const int                    heads = small_only ? 4 : 24, d = 128, width = heads * 3 * d;
+    const int                    n = 300, per_seq = (n + 15) / 16, rounds = small_only ? 1 : 5;
+    const Weight                 deep = make_weight(GLM_W_INT4, 2048, 1024, 16, 0, 95);
+    const std::vector<uint16_t>  rope = rope_table(d, 2048), x = random_halves((size_t) 8 * 2048, 96, 1.f);
+    const std::vector<uint16_t>  qkv = random_halves((size_t) n * width, 97, 1.f);
+    const std::vector<uint16_t>  other = random_halves((size_t) n * width, 98, 1.f);
+
+    for (const glm_cuda_ops_t *ops : tables) {
+        Pages                    p(heads, d, int8, {n}, per_seq);
+        Device                   w(ops, deep);
+        Dev<uint16_t>            ropes(rope), right(qkv), wrong(other), xd(packed(x, 2048, 8, iota(8)));
+        Dev<uint16_t>            out((size_t) heads * d * 64);
+        Dev<uint8_t>             ws(glm_cuda_linear_ws(stream, 8)), attn(glm_cuda_attn_ws(64, heads, d, per_seq * 16));
+        Dev<float>               y((size_t) 8 * 1024);
+        const glm_linear_args_t  busy = {&w.t, xd.p, y.p, 1024, GLM_OUT_F32, 8, 8, ws.p, 0, 2, 0};
+        const glm_gkv_t          kv = {p.kv.p, p.page_bytes, heads, d, int8};
+        std::vector<int32_t>     slot(n), pages((size_t) n * per_seq);
+        int                      differ = 0;
+
+        for (int i = 0; i < n; i++) {
+            slot[i] = i;
+            for (int j = 0; j < per_seq; j++) pages[(size_t) i * per_seq + j] = p.page(0, j);
+        }
+        Dev<int32_t>  slots(slot), tables_d(pages);
+        auto call = [&](int (*op)(const glm_attn_args_t *, glm_stream_t *), const uint16_t *from, int first, int rows) {
+            const glm_grows_t      r = {slots.p + first, slots.p + first, tables_d.p, per_seq, rows};
+            const glm_attn_args_t  a = {&kv, &r, from + (size_t) first * width, ropes.p, out.p, 64, attn.p, attn.n};
+
+            must(op(&a, stream), "attention");
+        };
+
+        ws.clear(), attn.clear();
+        for (int i = 0; i < n; i += 64) call(ops->kv_write, right.p, i, std::min(64, n - i));
+        sync();
+        out.poison();
+        call(ops->attn_row, right.p, n - count, count);
+        sync();
+        const std::vector<uint16_t>  want = out.get();
+
+        for (int round = 0; round < rounds; round++) {
+            call(ops->kv_write, wrong.p, n - count, count);
+            sync();
+            out.poison();
+            must(ops->linear(&busy, stream), "linear");
+            call(ops->kv_write, right.p, n - count, count);
+            call(ops->attn_row, right.p, n - count, count);
+            sync();
+            differ += out.get() != want;
+        }
+        ok(differ == 0, "sm_%d attn_row %s right behind kv_write of %d rows: %d rounds differ", ops->arch,
+           int8 ? "int8" : "fp16", count, differ);
+    }
+}
+
 int main(int argc, char **argv)
 {
     if (!begin("glm-gputest", argc, argv)) return 0;
@@ -519,5 +579,8 @@ int main(int argc, char **argv)
     }
     test_linears();
     test_chain();
+    for (int int8 : {0, 1})
+        for (int count : {1, 40})
+            if (count > 1 || !racecheck()) test_new_tokens(int8, count);
     return finish();
 }
