@@ -1,5 +1,5 @@
 /*
- * model_cuda_prefill: a bidirectional context, some layers a call, in passes of 256
+ * model_cuda_prefill: a bidirectional context, some layers a call, in passes of 512
  * rows.  Between two calls it lives in its own y and a; steps use others.
  */
 #include <stdlib.h>
@@ -149,13 +149,13 @@ layer(pass_t p, int i, int keys_only)
     return p.m->base.trace == NULL ? 0 : trace(p, i);
 }
 
-/* Some columns of the head at a time: 256 rows of as many as the logits of a step
+/* Some columns of the head at a time: 512 rows of as many as the logits of a step
  * have room for. */
 static int
 head(pass_t *p, float *logits)
 {
     glm_cuda_model_t  *m = p->m;
-    int                vocab = m->base.cfg.vocab, step = vocab / 4 / 256 * 256, n, rc;
+    int                vocab = m->base.cfg.vocab, step = vocab / (PASS / GLM_CUDA_MAX_ROWS) / 256 * 256, n, rc;
     glm_tiles_t        w = m->head;
 
     if (step == 0) step = 256;

@@ -13,8 +13,8 @@
     (GLM_TILE_DATA(type) + ((type) == GLM_W_F16 ? 0 : 2 * GLM_TILE))
 #define GLM_SEGMENTS    4         /* most segments that K is cut into */
 #define GLM_MAX_TILES   4096      /* of outputs */
-#define GLM_COUNTERS    (4 * (GLM_MAX_TILES + 32))  /* of 4 blocks of 64 rows; a
-                                     cluster may pass the end */
+#define GLM_COUNTERS    (GLM_CUDA_PREFILL_ROWS / GLM_CUDA_BLOCK * (GLM_MAX_TILES + 32))
+                                  /* of all blocks of 64 rows; a cluster may pass the end */
 /* Bytes of attn_row's counters.  As many for any rows: what comes behind is in the same
  * place for all, and no smaller step writes where a larger one counts. */
 #define GLM_ATTN_COUNTERS(heads)                                                \

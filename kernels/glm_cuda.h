@@ -10,12 +10,12 @@
  * once, so a copy must have brought it before the step, not one of these kernels.
  *
  * Rows and buckets.  A step has `rows` rows in a bucket R of 8, 16, 32 or 64
- * rows; a pass of prefill up to 256 rows in a bucket of 256.  The bits of a row
+ * rows; a pass of prefill up to 512 rows in a bucket of 512.  The bits of a row
  * do not depend on rows, R, the row's place, the number of multiprocessors or the
  * architecture (attn_context alone has an order of its own).
  *
  * "Packed" activations are fp16 [width / 8][R][8]: 16 bytes of a row, then the
- * same 16 bytes of the next row.  A bucket of 256 is four blocks of 64 rows, each in
+ * same 16 bytes of the next row.  A bucket of 512 is eight blocks of 64 rows, each in
  * this order, one after the other: what a matrix reads of a group of inputs is then in
  * one piece.  Every producer writes, and every matrix reads, this order
  * (glm_cuda_packed()).  Rows past `rows` may hold anything.
@@ -37,8 +37,8 @@ extern "C" {
 
 #define GLM_CUDA_GENERATION  3    /* goes up when any output bit may change */
 #define GLM_CUDA_MAX_ROWS    64   /* of a step, of attn_row */
-#define GLM_CUDA_PREFILL_ROWS 256 /* of a pass, and its bucket */
-#define GLM_CUDA_BLOCK       64   /* rows of a bucket of 256 that lie together */
+#define GLM_CUDA_PREFILL_ROWS 512 /* of a pass, and its bucket */
+#define GLM_CUDA_BLOCK       64   /* rows of a bucket of 512 that lie together */
 #define GLM_CUDA_KV_TOKENS   16   /* tokens of a KV page */
 #define GLM_CUDA_CHUNK       256  /* tokens of an attention chunk */
 
@@ -93,11 +93,11 @@ typedef struct {
                                      stream: linears share it */
     int32_t             ring;     /* stages of the ring (sm_90); 0: the best known */
     int32_t             ctas;     /* at most so many CTAs; 0: one a multiprocessor */
-    int32_t             block;    /* bucket 256: rows a block, 64 or 128 (which sm_90 has
+    int32_t             block;    /* bucket 512: rows a block, 64 or 128 (which sm_90 has
                                      for int4 and int8; else 64); 0: the best known */
 } glm_linear_args_t;
 
-/* Workspace for any linear of buckets up to this one (256 needs no more than 64). */
+/* Workspace for any linear of buckets up to this one (512 needs no more than 64). */
 size_t glm_cuda_linear_ws(const glm_stream_t *s, int bucket);
 size_t glm_cuda_linear_ws_sms(int sms, int bucket);     /* of a card not here */
 
@@ -208,8 +208,8 @@ size_t glm_cuda_attn_ws(int rows, int heads, int d, int max_tokens);
 /* ---- prefill of a bidirectional context ---- */
 
 /*
- * A context of `tokens` rows goes through a layer at a time, in passes of 256 rows
- * (the last has fewer), every pass in a bucket of 256:
+ * A context of `tokens` rows goes through a layer at a time, in passes of 512 rows
+ * (the last has fewer), every pass in a bucket of 512:
  *
  *     each pass   a = norm(y + alpha a); qkv = linear(a); kv_write(qkv)
  *     all rows    attn = attn_context(qkv), once every pass is in the pages
@@ -218,7 +218,7 @@ size_t glm_cuda_attn_ws(int rows, int heads, int d, int max_tokens);
  *
  * Nothing else passes from one layer to the next than y and a, so a context can
  * stop after any layer and others can run in between.  A packed buffer of a
- * context is one pass after the other, 256 * width elements each: blocks of 64 rows.
+ * context is one pass after the other, 512 * width elements each: blocks of 64 rows.
  */
 typedef struct {
     float  *y;                    /* [tokens][dim] */

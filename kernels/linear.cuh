@@ -26,12 +26,13 @@ struct Linear {
     int             n, tiles, groups, seg_groups, segs, rows, out, stages;
     int             strips;                       /* of CL * kN outputs */
     int             workers, share, extra;        /* units of a worker; workers with one more */
-    uint32_t        per_seg;                      /* 2^32 / segs, up; of 1: 0 */
+    int             block_units, block_workers;   /* of a block of rows, which are cut alike */
+    uint32_t        per_seg, per_block;           /* 2^32 / segs, / block_workers, up; of 1: 0 */
 };
 
 /*
  * NT: groups of 8 rows.  WM: blocks of 16 outputs a warp.  KG: groups a stage.
- * CL: CTAs of a cluster.  MANY: NT * 8 rows at a time of a bucket of 256.
+ * CL: CTAs of a cluster.  MANY: NT * 8 rows at a time of a bucket of 512.
  */
 template <int WT_, int NT_, int WM_, int KG_, bool WG_, int CL_ = 1, bool MANY_ = false>
 struct Cfg {
@@ -60,9 +61,18 @@ __device__ __forceinline__ int first_row(const Linear &a, int t)
 }
 
 /* No division: a worker knows where it starts before it can fetch anything. */
+template <class C>
 __device__ __forceinline__ int first_unit(const Linear &a, int worker)
 {
-    return worker * a.share + min(worker, a.extra);
+    int  units = 0;
+
+    if constexpr (C::MANY) {
+        const int  block = a.per_block ? (int) __umulhi((uint32_t) worker, a.per_block) : worker;
+
+        units = block * a.block_units;
+        worker -= block * a.block_workers;
+    }
+    return units + worker * a.share + min(worker, a.extra);
 }
 
 /* unit / segs */
@@ -181,7 +191,14 @@ __device__ __forceinline__ float4 *slot(const Linear &a, int worker, int seg)
 {
     const int  cta = worker * C::CL + blockIdx.x % C::CL;
 
-    return a.slots + ((size_t) cta * kSegments + seg) * (C::WM * C::NT * C::kThreads) + threadIdx.x;
+    return a.slots + ((size_t) cta * kSegments + seg) * (C::WM * C::NT * C::kThreads);
+}
+
+/* What this CTA has of the tile is published, by threads that this one has met. */
+__device__ __forceinline__ void count(const Linear &a, int tile)
+{
+    asm volatile("fence.acq_rel.gpu;\nred.relaxed.gpu.global.add.s32 [%0], 1;" ::"l"(a.counters + tile)
+                 : "memory");
 }
 
 /* last: this CTA's last segment of the tile; one fence then covers them all. */
@@ -189,7 +206,7 @@ template <class C>
 __device__ __forceinline__ void publish(const Linear &a, int tile, int seg, bool last,
                                         float (&v)[C::WM][C::NT][4])
 {
-    float4  *mine = slot<C>(a, blockIdx.x / C::CL, seg);
+    float4  *mine = slot<C>(a, blockIdx.x / C::CL, seg) + threadIdx.x;
 
 #pragma unroll
     for (int i = 0; i < C::WM * C::NT; i++) {
@@ -199,9 +216,7 @@ __device__ __forceinline__ void publish(const Linear &a, int tile, int seg, bool
     }
     if (!last) return;
     consumers_sync();
-    if (threadIdx.x == 0)
-        asm volatile("fence.acq_rel.gpu;\nred.relaxed.gpu.global.add.s32 [%0], 1;" ::"l"(
-                         a.counters + tile) : "memory");
+    if (threadIdx.x == 0) count(a, tile);
 }
 
 /*
@@ -225,7 +240,7 @@ struct Late {
         const int  worker = blockIdx.x / C::CL, end = unit - seg_of(a, unit) + a.segs;
         int        last = worker, seen;
 
-        while (first_unit(a, last + 1) < end) last++;
+        while (first_unit<C>(a, last + 1) < end) last++;
         asm volatile("ld.acquire.gpu.global.s32 %0, [%1];"
                      : "=r"(seen) : "l"(a.counters + tile) : "memory");
         return seen == last - worker;
@@ -237,8 +252,8 @@ struct Late {
         const int  u = unit - seg_of(a, unit) + seg;
         int        worker = blockIdx.x / C::CL + 1;
 
-        while (first_unit(a, worker + 1) <= u) worker++;
-        return slot<C>(a, worker, seg);
+        while (first_unit<C>(a, worker + 1) <= u) worker++;
+        return slot<C>(a, worker, seg) + threadIdx.x;
     }
 
     __device__ __forceinline__ void fetch(const Linear &a, int unit)
@@ -442,7 +457,7 @@ template <class C>
 void linear_args(Linear *l, const glm_linear_args_t *a, const glm_stream_t *s)
 {
     const int           ctas = a->ctas && a->ctas < s->sms ? a->ctas : s->sms;
-    int                 units, most, share;
+    int                 blocks = 1, units, most, share;
     const glm_tiles_t  *w = a->w;
 
     l->w = (const uint8_t *) w->tiles;
@@ -458,15 +473,22 @@ void linear_args(Linear *l, const glm_linear_args_t *a, const glm_stream_t *s)
     l->segs = segment_count(l->groups);
     l->strips = (w->n + C::CL * C::kN - 1) / (C::CL * C::kN);
     units = l->strips * l->segs;
-    if (C::MANY) units *= (a->rows + C::NT * 8 - 1) / (C::NT * 8);
+    if (C::MANY) blocks = (a->rows + C::NT * 8 - 1) / (C::NT * 8);
     l->tiles = (w->n + 127) / 128;
-    /* As few workers as do not add to the largest share: with 132 multiprocessors
-     * that is 128 CTAs at GLM's shapes, all with equal shares. */
     most = ctas / C::CL > 0 ? ctas / C::CL : 1;
-    share = (units + most - 1) / most;
-    l->workers = (units + share - 1) / share;
-    l->share = units / l->workers;
-    l->extra = units % l->workers;
+    if (blocks > most) units *= blocks, blocks = 1;
+    /*
+     * As few workers as do not add to the largest share: with 132 multiprocessors that is
+     * 128 CTAs at GLM's shapes, all with equal shares.  Each block of rows is cut alike:
+     * then those on the same weights are at the same place at any time, and L2 has it.
+     */
+    share = (units + most / blocks - 1) / (most / blocks);
+    l->block_units = units;
+    l->block_workers = (units + share - 1) / share;
+    l->workers = l->block_workers * blocks;
+    l->share = units / l->block_workers;
+    l->extra = units % l->block_workers;
+    l->per_block = l->block_workers > 1 ? UINT32_MAX / (uint32_t) l->block_workers + 1 : 0;
     l->per_seg = l->segs > 1 ? UINT32_MAX / (uint32_t) l->segs + 1 : 0;
     l->rows = a->rows;
     l->out = a->out;

@@ -1,5 +1,5 @@
 /*
- * linear (sm_80): y[rows][n] = x W^T for 1..64 rows, to 256 in blocks of 64.  All
+ * linear (sm_80): y[rows][n] = x W^T for 1..64 rows, to 512 in blocks of 64.  All
  * eight warps copy stages with cp.async and multiply with mma.sync, weights as the
  * 16-row operand.
  * An ideal run reads the tiles once: n * k / 2 + n * k / 64 bytes (int4).
@@ -18,7 +18,7 @@ __global__ void __launch_bounds__(C::kThreads, 1) linear80_kernel(const Linear a
 {
     constexpr int  ST = Ring<C>::kStages;
     extern __shared__ __align__(128) uint8_t smem[];
-    const int  u0 = first_unit(a, blockIdx.x), u1 = first_unit(a, blockIdx.x + 1);
+    const int  u0 = first_unit<C>(a, blockIdx.x), u1 = first_unit<C>(a, blockIdx.x + 1);
     const int  f0 = first_group(a, u0), n = (first_group(a, u1) - f0) / C::KG;
     float      acc[C::WM][C::NT][4], sum[C::WM][C::NT][4];
     Late<C>    late;

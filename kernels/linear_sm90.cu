@@ -1,10 +1,10 @@
 /*
- * linear (sm_90a): y[rows][n] = x W^T for 1..256 rows.  One warp streams whole
+ * linear (sm_90a): y[rows][n] = x W^T for 1..512 rows.  One warp streams whole
  * tiles and activations with cp.async.bulk into a ring in shared memory; eight
  * warps dequantise in registers and multiply, weights as the matrix unit's row
  * operand: to 8 rows mma.sync; from 16 on wgmma, two CTAs a cluster that fetches
  * activations once.  Both give the same bits.  With dependent launch the ring fills
- * with weights before the previous kernel ends.  A pass of prefill (bucket 256) is
+ * with weights before the previous kernel ends.  A pass of prefill (bucket 512) is
  * worked on 64 rows at a time, as decode's 64, or 128: weights are dequantised half as
  * often, the sums of a tile in shared memory.
  * An ideal run reads the tiles once: n * k / 2 + n * k / 64 bytes (int4).
@@ -131,7 +131,8 @@ struct Producer {
     {
         if (!one_of_warp()) return;
         bar_expect(full + st * 8, C::kW + C::kX);
-        bulk_stream(smem + st * C::kStage, s.w, C::kW, full + st * 8);
+        if constexpr (C::MANY) bulk(smem + st * C::kStage, s.w, C::kW, full + st * 8);
+        else bulk_stream(smem + st * C::kStage, s.w, C::kW, full + st * 8);
     }
 
     __device__ __forceinline__ void activations(const Linear &a, const Source<C> &s, int st)
@@ -364,7 +365,7 @@ linear90_kernel(const __grid_constant__ Linear a)
     extern __shared__ __align__(128) uint8_t smem[];
     __shared__ uint64_t  bars[2][kMaxStages];
     const int  worker = blockIdx.x / C::CL;
-    const int  u0 = first_unit(a, worker), u1 = first_unit(a, worker + 1);
+    const int  u0 = first_unit<C>(a, worker), u1 = first_unit<C>(a, worker + 1);
     const int  warp = __shfl_sync(~0u, threadIdx.x / 32, 0);       /* the same in all, as ptxas sees */
     const int  lane = threadIdx.x % 32;
     const uint32_t  full = smem_addr(bars[0]), empty = smem_addr(bars[1]);
@@ -453,9 +454,9 @@ int GLM_OP(linear)(const glm_linear_args_t *a, glm_stream_t *s)
     case GLM_W_F16 * 1000 + 16:   return run<Cfg<GLM_W_F16, 2, 1, 1, true, 2>, 6>(a, s);
     case GLM_W_F16 * 1000 + 32:   return run<Cfg<GLM_W_F16, 4, 1, 1, true, 2>, 5>(a, s);
     case GLM_W_F16 * 1000 + 64:   return run<Cfg<GLM_W_F16, 8, 1, 1, true, 2>, 4>(a, s);
-    case GLM_W_INT4 * 1000 + 256: return pass<GLM_W_INT4, 9, 4>(a, s);
-    case GLM_W_INT8 * 1000 + 256: return pass<GLM_W_INT8, 7, 3>(a, s);
-    case GLM_W_F16 * 1000 + 256:  return pass<GLM_W_F16, 4, 0>(a, s);
+    case GLM_W_INT4 * 1000 + GLM_CUDA_PREFILL_ROWS: return pass<GLM_W_INT4, 9, 4>(a, s);
+    case GLM_W_INT8 * 1000 + GLM_CUDA_PREFILL_ROWS: return pass<GLM_W_INT8, 7, 3>(a, s);
+    case GLM_W_F16 * 1000 + GLM_CUDA_PREFILL_ROWS:  return pass<GLM_W_F16, 4, 0>(a, s);
     default:                      return GLM_EINVAL;
     }
 }

@@ -314,12 +314,12 @@ static void
 run_context(void *arg)
 {
     const context_t  *c = arg;
-    size_t            n = (size_t) c->a.tokens;
+    size_t            n = (size_t) c->a.tokens, pass = GLM_CUDA_PREFILL_ROWS;
     float            *p = malloc(n * sizeof(float));
 
     if (fakecuda_may(c->a.pages, (n + 15) / 16 * 4) && fakecuda_may(c->a.position, n * 4)
         && fakecuda_may(c->a.qkv, n * (size_t) (c->kv.heads * 3 * c->kv.d) * 2)
-        && fakecuda_may(c->a.out, (n + 255) / 256 * 256 * (size_t) (c->kv.heads * c->kv.d) * 2))
+        && fakecuda_may(c->a.out, (n + pass - 1) / pass * pass * (size_t) (c->kv.heads * c->kv.d) * 2))
     {
         for (int r = c->a.first; r < c->a.first + c->a.rows; r++) context_row(c, r, p);
     }

@@ -1,5 +1,5 @@
 /*
- * Passes of 256 rows and the attention of whole contexts.  A row of a pass must have
+ * Passes of 512 rows and the attention of whole contexts.  A row of a pass must have
  * the bits of the same row in a step of decode, by both architectures' tables and
  * with blocks of 64 and of 128 rows; attn_context is compared with float64, and a
  * context's bits may not change with what runs in between.  Prints TAP.
@@ -71,8 +71,8 @@ static void test_pass(int type, int k, int n, int groups, int out)
            ops->arch, names[type], n, k, outs[out], err);
         for (int block : {64, 128}) {
             struct { int from, rows, ctas; }  cases[] = {
-                {0, 256, 0}, {0, 256, 37}, {56, 200, 0}, {0, 129, 23}, {100, 65, 0}, {7, 64, 0}, {255, 1, 2},
-                {0, 256, 0}
+                {0, 512, 0}, {0, 512, 37}, {56, 400, 0}, {0, 257, 23}, {100, 65, 0}, {7, 64, 0}, {511, 1, 2},
+                {0, 300, 5}, {0, 512, 0}
             };
             int  differ = 0, tried = 0;
 
@@ -148,7 +148,7 @@ static void test_norm(int dim)
         for (int i = 0; i < 150; i++)
             for (int c = 0; c < dim; c++)
                 differ += packed_at(some, kPass, i, c) != packed_at(whole, kPass, 40 + i, c);
-        ok(differ == 0, "sm_%d norm %d of 256 rows: %d elements differ from decode's", ops->arch, dim, differ);
+        ok(differ == 0, "sm_%d norm %d of 512 rows: %d elements differ from decode's", ops->arch, dim, differ);
     }
 }
 
@@ -579,13 +579,13 @@ int main(int argc, char **argv)
             for (int n : {1, 15, 16, 17, 64, 65, 255, 300}) test_context(2, d, int8, n, false);
             test_context(2, d, int8, 130, true);
             test_not_finite(d, int8);
-            test_causal(d, int8, small_only ? 130 : 300);
+            test_causal(d, int8, small_only ? 130 : 600);
             if (small_only) continue;
             for (int n : {512, 1000, 2048}) test_context(3, d, int8, n, false);
         }
     if (!small_only) test_context(96, 128, 0, 2048, false), test_context(96, 128, 1, 512, false);
     test_passes();
-    test_layer(4, 128, 1024, 300);
-    if (!small_only) test_layer(96, 128, 32768, 512);
+    test_layer(4, 128, 1024, 600);
+    if (!small_only) test_layer(96, 128, 32768, 640);
     return finish();
 }

@@ -34,14 +34,14 @@ int
 main(void)
 {
     test_prefill(1, 1);
-    test_prefill(256, 1);
-    test_prefill(257, 2);
-    test_prefill(2048, 8);
+    test_prefill(512, 1);
+    test_prefill(513, 2);
+    test_prefill(2048, 4);
 
     /* A pass works in blocks of rows that publish what a step of 64 does. */
     ok(glm_cuda_linear_ws_sms(132, GLM_CUDA_PREFILL_ROWS)
            == glm_cuda_linear_ws_sms(132, GLM_CUDA_MAX_ROWS),
-       "linears of 256 rows need no more workspace than of 64");
+       "linears of 512 rows need no more workspace than of 64");
     ok(glm_cuda_linear_ws_sms(132, 8) < glm_cuda_linear_ws_sms(132, 16), "8 rows need less");
     /* Steps of 1 and of 64 rows share attn_row's buffer: what follows the counters begins
      * behind those of the larger. */

@@ -6,7 +6,7 @@
  *
  * what: linears (70 layers' matrices + int8 head, one graph), steps (whole decode
  * steps at context 128, int8 KV), attn, kernels (each alone), prefill (whole contexts
- * and the kernels of a pass of 256 rows); all by default.
+ * and the kernels of a pass of 512 rows); all by default.
  * "rested": the best of three replays after a second of rest, before the card
  * reaches its power limit; the other figure is the median of 21 or 51 replays.
  */
@@ -217,7 +217,7 @@ static void prefill(Model &m)
     static const double  want[] = {0.23, 0.90};
     Prefill              f = {m, 0, 0, 0, {}, NULL, NULL, NULL};
 
-    printf("a pass of 256 rows, us a kernel (matrices: TFLOP/s), by rows a block\n%6s", "block");
+    printf("a pass of 512 rows, us a kernel (matrices: TFLOP/s), by rows a block\n%6s", "block");
     for (auto &sh : kShapes) printf(" %16s", sh.name);
     printf(" %9s %9s\n", "norm", "kv_write");
     for (int block : {64, 128}) {

@@ -1,5 +1,5 @@
 /*
- * kernels_prefill: a bidirectional context through that model, in passes of 256
+ * kernels_prefill: a bidirectional context through that model, in passes of 512
  * rows, and the kernels of a pass alone.  Its buffers are at the end of the KV.
  */
 #ifndef GLM_BENCH_KERNELS_PREFILL_H
