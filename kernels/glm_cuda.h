@@ -86,7 +86,7 @@ typedef struct {
     const glm_tiles_t  *w;
     const void         *x;        /* packed, k wide */
     void               *y;
-    size_t              ldy;      /* in elements */
+    size_t              ldy;      /* in elements, a multiple of 8; not of GLM_OUT_GLU */
     int32_t             out;      /* GLM_OUT_* */
     int32_t             rows, bucket;
     void               *ws;       /* glm_cuda_linear_ws() bytes, zeroed once; of one

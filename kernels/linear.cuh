@@ -44,7 +44,8 @@ struct Cfg {
     static constexpr int   kW = WM * KG * kTile, kX = KG * kBlocks * kXBlock;
     static constexpr int   kStage = (kW + kX + 127) / 128 * 128;
     /* Sums of a tile that are in shared memory, as registers hold one segment only. */
-    static constexpr int   kSums = NT > 8 ? WM * NT * kThreads * 16 : 0;
+    static constexpr int   kSums = WG && NT > 8 ? WM * NT * kThreads * 16 : 0;
+    static constexpr bool  kThrough = kSums > 0;      /* a unit ends while the next is at work */
 };
 
 /* Of tile row t (all of a cluster): its strip of outputs, its first row. */
@@ -132,6 +133,26 @@ __device__ __forceinline__ int block_of(int warp, int m)
 __device__ __forceinline__ float gelu(float u)
 {
     return 0.5f * u * (1.f + erff(u * 0.70710678118654752f));
+}
+
+/* v += bias */
+__device__ __forceinline__ void add_bias(const __half *bias, float (&v)[8])
+{
+    const uint4     q = __ldg((const uint4 *) bias);
+    const uint32_t  w[4] = {q.x, q.y, q.z, q.w};
+
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const float2  f = half2_float2(w[i]);
+
+        v[2 * i] += f.x, v[2 * i + 1] += f.y;
+    }
+}
+
+__device__ __forceinline__ uint4 float8_half8(const float (&v)[8])
+{
+    return make_uint4(float2_half2(v[0], v[1]), float2_half2(v[2], v[3]), float2_half2(v[4], v[5]),
+                      float2_half2(v[6], v[7]));
 }
 
 template <class C>
@@ -320,16 +341,16 @@ __device__ __forceinline__ void finish(const Linear &a, int unit, int tile,
     if (threadIdx.x == 0) a.counters[tile] = 0;
 }
 
-/* End of a unit: acc is its segment, sum what this CTA has of the tile. */
+/* End of a unit, of this CTA's last or not: acc is its segment, sum what the CTA has of the tile. */
 template <class C>
-__device__ __forceinline__ void settle(const Linear &a, int unit, int u0, int u1,
+__device__ __forceinline__ void settle(const Linear &a, int unit, int u0, bool last,
                                        float (&acc)[C::WM][C::NT][4],
                                        float (&sum)[C::WM][C::NT][4], Late<C> &late)
 {
     const int  seg = seg_of(a, unit), tile = tile_of<C>(a, unit);
 
     if (unit - seg < u0) {
-        publish<C>(a, tile, seg, seg + 1 == a.segs || unit + 1 == u1, acc);
+        publish<C>(a, tile, seg, seg + 1 == a.segs || last, acc);
         return;
     }
 #pragma unroll
@@ -339,35 +360,7 @@ __device__ __forceinline__ void settle(const Linear &a, int unit, int u0, int u1
         *s = seg == 0 ? v : *s + v;
     }
     if (seg + 1 == a.segs) store<C>(a, tile, sum);
-    else if (unit + 1 == u1) finish<C>(a, unit, tile, sum, late);
-}
-
-/* The same with `sums` in shared memory. */
-template <class C>
-__device__ __forceinline__ void settle_shared(const Linear &a, int unit, int u0, int u1,
-                                              float (&acc)[C::WM][C::NT][4], float4 *sums,
-                                              Late<C> &late)
-{
-    const int  seg = seg_of(a, unit), tile = tile_of<C>(a, unit);
-
-    if (unit - seg < u0) {
-        publish<C>(a, tile, seg, seg + 1 == a.segs || unit + 1 == u1, acc);
-        return;
-    }
-#pragma unroll
-    for (int i = 0; i < C::WM * C::NT; i++) {
-        float   *f = &acc[0][0][0] + i * 4;
-        float4  *s = sums + i * C::kThreads + threadIdx.x;
-
-        if (seg > 0) {
-            const float4  v = *s;
-
-            f[0] = v.x + f[0], f[1] = v.y + f[1], f[2] = v.z + f[2], f[3] = v.w + f[3];
-        }
-        if (seg + 1 < a.segs && unit + 1 < u1) *s = make_float4(f[0], f[1], f[2], f[3]);
-    }
-    if (seg + 1 == a.segs) store<C>(a, tile, acc);
-    else if (unit + 1 == u1) finish<C>(a, unit, tile, acc, late);
+    else if (last) finish<C>(a, unit, tile, sum, late);
 }
 
 /*
@@ -497,7 +490,8 @@ void linear_args(Linear *l, const glm_linear_args_t *a, const glm_stream_t *s)
 inline bool tiles_ok(const glm_tiles_t *w)
 {
     return w->k >= 256 && w->k % 256 == 0 && w->n >= 8 && w->n % 8 == 0 && w->n <= kMaxTiles * 128
-           && w->type >= GLM_W_INT4 && w->type <= GLM_W_F16 && w->tiles && aligned16(w->tiles);
+           && w->type >= GLM_W_INT4 && w->type <= GLM_W_F16 && w->tiles && aligned16(w->tiles)
+           && aligned16(w->bias);
 }
 
 inline bool linear_ok(const glm_linear_args_t *a)
@@ -507,7 +501,7 @@ inline bool linear_ok(const glm_linear_args_t *a)
     if (w == NULL || !tiles_ok(w)) return false;
     if ((w->glu != 0) != (a->out == GLM_OUT_GLU) || (w->glu && w->n % 16)) return false;
     if (a->out < GLM_OUT_F32 || a->out > GLM_OUT_GLU || !bucket_ok(a->rows, a->bucket)) return false;
-    if (a->out != GLM_OUT_GLU && a->ldy < (size_t) w->n) return false;
+    if (a->out != GLM_OUT_GLU && (a->ldy < (size_t) w->n || a->ldy % 8)) return false;
     return a->x && a->y && a->ws && aligned16(a->x)
            && aligned16(a->y) && aligned16(a->ws) && a->ring >= 0 && a->ctas >= 0
            && (a->block == 0 || a->block == 64 || a->block == 128);

@@ -57,7 +57,7 @@ __global__ void __launch_bounds__(C::kThreads, 1) linear80_kernel(const Linear a
             mma_stage<C>(smem + st * C::kStage, acc);
             if (++st == ST) st = 0;
         }
-        settle<C>(a, u, u0, u1, acc, sum, late);
+        settle<C>(a, u, u0, u + 1 == u1, acc, sum, late);
     }
 }
 

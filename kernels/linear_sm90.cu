@@ -280,18 +280,23 @@ struct Ring {
 };
 
 /*
- * A segment of `groups` groups, an even number, by wgmma.  A group is dequantised, and
- * the one before it added, while the tensor cores work on the one in between.  That is a
- * block of its own between branches, for the odd group by a condition that always
+ * Units u0 .. u1 - 1 by wgmma; of each an even number of groups.  A group is dequantised,
+ * and the one before it added, while the tensor cores work on the one in between.  That is
+ * a block of its own between branches, for the odd group by a condition that always
  * holds: in one block with the wait for the group in between, ptxas would put it behind
- * that wait.  A stage has both groups of a pair (KG), and is waited for and freed once, or one.
+ * that wait.  The end of a unit comes while the first group of the next one is at work,
+ * where it is short enough for the middle of this loop (kThrough); else the caller goes from
+ * unit to unit.  With a way past the loop (for, while) ptxas would wait for each product.
+ * settle(unit, last): acc is its segment.  A stage has both groups of a pair (KG), and is
+ * waited for and freed once, or one.
  */
-template <class C>
-__device__ __forceinline__ void wgmma_segment(const Ring &r, int groups, Turn<C> &turn, Flight<C> &g,
-                                              float (&acc)[C::WM][C::NT][4])
+template <class C, class Settle>
+__device__ __forceinline__ void wgmma_units(const Linear &a, const Ring &r, int u0, int u1, Turn<C> &turn,
+                                            Flight<C> &g, float (&acc)[C::WM][C::NT][4], Settle settle)
 {
     constexpr bool  kLate = Flight<C>::kSums == 2;         /* added after the next is issued */
     constexpr bool  kPair = C::KG == 2;
+    const int       groups = first_group(a, u1) - first_group(a, u0);
     uint32_t        stage = 0;
 
     auto ready = [&] { bar_wait(r.full + turn.st * 8, turn.ph); };
@@ -299,17 +304,31 @@ __device__ __forceinline__ void wgmma_segment(const Ring &r, int groups, Turn<C>
     auto x = [&](int i) { return r.x + turn.at + (kPair ? i * (C::kXBlock / 16) : 0); };
     auto go = [&] { stage = r.empty + turn.st * 8, turn.next(r.stages); };
     auto add = [&](int i) { add_group<C::NT>(acc[0], g.sums(i), g.s[i]); };
+    auto in = [&](int unit) { return first_group(a, unit + 1) - first_group(a, unit); };
 
     zero<C>(*(float (*)[1][C::NT][4]) g.sums(1));          /* nothing to add before the first */
+    zero<C>(acc);
     g.s[1] = make_float2(0.f, 0.f);
     ready();
     dequantise<C, 0>(w(0), g);
-    for (int i = 0; i < groups; i += 2) {
+    [[maybe_unused]] int  u = u0, left = in(u0);
+    int                   i = 0;
+
+    do {
         land<C, 1>(g);
         if (i > 0) bar_arrive<C::CL>(stage);
         if (!kLate) add(1);
         issue<C, 0>(x(0), g);
         if (!kPair) go();
+        if constexpr (C::kThrough) {
+            static_assert(!kLate, "the unit's last group is added");
+            if (left == 0) {
+                settle(u++, false);
+                zero<C>(acc);
+                left = in(u);
+            }
+            left -= 2;
+        }
         if (i + 1 < groups) {
             if (kLate) add(1);
             if (!kPair) ready();
@@ -325,11 +344,13 @@ __device__ __forceinline__ void wgmma_segment(const Ring &r, int groups, Turn<C>
             ready();
             dequantise<C, 0>(w(0), g);
         }
-    }
+        i += 2;
+    } while (i < groups);
     if (kLate) add(0);
     land<C, 1>(g);
     bar_arrive<C::CL>(stage);
     add(1);
+    settle(u1 - 1, true);
 }
 
 template <class C>
@@ -345,11 +366,177 @@ __device__ __forceinline__ void mma_segment(const Ring &r, int stages, Turn<C> &
     }
 }
 
+constexpr int  kOthers = 96, kBoth = 256 + kOthers;
+
+/* Eight outputs of a row, from o on. */
+__device__ __forceinline__ void put8(const Linear &a, int row, int o, float (&v)[8])
+{
+    if (row >= a.rows || o >= a.n) return;
+    if (a.bias) add_bias(a.bias + o, v);
+    if (a.out == GLM_OUT_F32) {
+        float4  *y = (float4 *) ((float *) a.y + (size_t) row * a.ldy + o);
+
+        y[0] = make_float4(v[0], v[1], v[2], v[3]);
+        y[1] = make_float4(v[4], v[5], v[6], v[7]);
+    } else {
+        *(uint4 *) ((__half *) a.y + (size_t) row * a.ldy + o) = float8_half8(v);
+    }
+}
+
+/* Eight u1 of a row, the first i, with their gates: a piece of 16 bytes, block rows apart. */
+__device__ __forceinline__ void put8_glu(const Linear &a, uint4 *y, int i, float (&u)[8], float (&gate)[8])
+{
+    if (a.bias) add_bias(a.bias + i, u), add_bias(a.bias + a.n / 2 + i, gate);
+#pragma unroll
+    for (int g = 0; g < 8; g++) u[g] *= gelu(gate[g]);
+    *y = float8_half8(u);
+}
+
+/*
+ * Sums of a tile in shared memory, [NT][consumer]: what the end of a unit adds to.  The
+ * three warps beside the copying one publish or store what is complete, while consumers go
+ * on with the next unit; nobody goes on after the last, and consumers store it.
+ */
+template <class C>
+struct Sums {
+    __device__ __forceinline__ static float4 *place(const Linear &a)
+    {
+        extern __shared__ __align__(128) uint8_t  smem[];
+
+        return (float4 *) (smem + a.stages * C::kStage);
+    }
+
+    /* Complete, or others', after this unit. */
+    __device__ __forceinline__ static bool handed(const Linear &a, int unit, int u0)
+    {
+        const int  seg = seg_of(a, unit);
+
+        return seg + 1 == a.segs || unit - seg < u0;
+    }
+
+    /* Adds what is there. */
+    __device__ __forceinline__ static void add(const Linear &a, float (&acc)[C::NT][4])
+    {
+        const float4  *s = place(a) + threadIdx.x;
+
+#pragma unroll
+        for (int i = 0; i < C::NT; i++) {
+            const float4  v = s[i * C::kThreads];
+
+            acc[i][0] = v.x + acc[i][0], acc[i][1] = v.y + acc[i][1];
+            acc[i][2] = v.z + acc[i][2], acc[i][3] = v.w + acc[i][3];
+        }
+    }
+
+    __device__ __forceinline__ static void put(const Linear &a, const float (&acc)[C::NT][4])
+    {
+        float4  *s = place(a) + threadIdx.x;
+
+#pragma unroll
+        for (int i = 0; i < C::NT; i++)
+            s[i * C::kThreads] = make_float4(acc[i][0], acc[i][1], acc[i][2], acc[i][3]);
+    }
+
+    /* A consumer's end of a unit. */
+    __device__ __forceinline__ static void settle(const Linear &a, int unit, int u0, bool last,
+                                                  float (&acc)[C::WM][C::NT][4], Late<C> &late)
+    {
+        const int  seg = seg_of(a, unit), tile = tile_of<C>(a, unit);
+
+        if (unit > u0 && handed(a, unit - 1, u0))
+            asm volatile("bar.sync 3, %0;" ::"n"(kBoth) : "memory");       /* the others are done with it */
+        if (unit - seg >= u0 && seg > 0) add(a, acc[0]);
+        if (!last) {
+            put(a, acc[0]);
+            if (handed(a, unit, u0)) asm volatile("bar.arrive 2, %0;" ::"n"(kBoth) : "memory");
+            return;
+        }
+        if (unit - seg < u0) {
+            publish<C>(a, tile, seg, true, acc);
+            return;
+        }
+        if (seg + 1 < a.segs) late.gather(a, unit, tile, acc);
+        put(a, acc[0]);
+        consumers_sync();
+        if (seg + 1 < a.segs && threadIdx.x == 0) a.counters[tile] = 0;    /* all have seen it */
+        store_all(a, tile, threadIdx.x, C::kThreads);
+    }
+
+    /*
+     * Of a row and half of a warp's outputs, or u1 or gates: every 16th value.  Odd warps
+     * begin with the second, so that a read of 32 lanes has each bank once.
+     */
+    __device__ __forceinline__ static void take8(const float *s, int warp, float (&v)[8])
+    {
+        const int  odd = warp & 1;
+
+#pragma unroll
+        for (int g = 0; g < 8; g += 2) {
+            const float  x = s[(g + odd) * 16], y = s[(g + 1 - odd) * 16];
+
+            v[g] = odd ? y : x, v[g + 1] = odd ? x : y;
+        }
+    }
+
+    /* Row of a tile, outputs next to each other: whole sectors.  Rows and halves as in store(). */
+    __device__ __forceinline__ static void store_all(const Linear &a, int tile, int thread, int threads)
+    {
+        const int  n0 = (strip_of<C>(a, tile / C::CL) * C::CL + tile % C::CL) * C::kN;
+        const int  row0 = first_row<C>(a, tile / C::CL);
+
+        if (a.out == GLM_OUT_GLU) {
+            for (int i = thread; i < C::NT * 64; i += threads) {
+                const int     row = row0 + i / 64 * 8 + i % 8, warp = i / 8 % 8, o0 = n0 + warp * 16;
+                const float  *s = (const float *) (place(a) + i / 64 * C::kThreads + warp * 32)
+                                  + i % 8 / 2 * 4 + i % 2;
+                float         u[8], gate[8];
+
+                if (o0 >= a.n) continue;
+                take8(s, warp, u), take8(s + 2, warp, gate);
+                put8_glu(a, (uint4 *) a.y + piece_at(a.n / 16, o0 / 16, row, GLM_CUDA_PREFILL_ROWS), o0 / 2, u,
+                         gate);
+            }
+            return;
+        }
+        for (int i = thread; i < C::NT * 128; i += threads) {
+            const int  row = row0 + i / 128 * 8 + i % 16 / 4 * 2 + i % 2, warp = i / 16 % 8;
+            float      v[8];
+
+            take8((const float *) (place(a) + i / 128 * C::kThreads + warp * 32) + i % 16, warp, v);
+            put8(a, row, n0 + warp * 16 + i / 2 % 2 * 8, v);
+        }
+    }
+
+    __device__ __forceinline__ static void publish_all(const Linear &a, int unit, int thread)
+    {
+        const int  seg = seg_of(a, unit);
+        float4    *to = slot<C>(a, blockIdx.x / C::CL, seg);
+
+#pragma unroll 4
+        for (int i = thread; i < C::NT * C::kThreads; i += kOthers) to[i] = place(a)[i];
+        if (seg + 1 < a.segs) return;
+        asm volatile("bar.sync 4, %0;" ::"n"(kOthers) : "memory");
+        if (thread == 0) count(a, tile_of<C>(a, unit));
+    }
+
+    /* The other warps' part; thread: 0 .. kOthers - 1. */
+    __device__ __forceinline__ static void follow(const Linear &a, int u0, int u1, int thread)
+    {
+        for (int u = u0; u + 1 < u1; u++) {
+            if (!handed(a, u, u0)) continue;
+            asm volatile("bar.sync 2, %0;" ::"n"(kBoth) : "memory");
+            if (u - seg_of(a, u) < u0) publish_all(a, u, thread);
+            else store_all(a, tile_of<C>(a, u), thread, kOthers);
+            asm volatile("bar.arrive 3, %0;" ::"n"(kBoth) : "memory");
+        }
+    }
+};
+
 /*
  * Registers of a thread: at launch, as many as a CTA of kBound threads could have; then the
- * consumers' and the copying warps'.  16 rows need few, and leave room beside a matrix for
- * CTAs of norm (12 warps of 32): those start before it ends, and the next matrix before they
- * do, as with 8 rows.
+ * consumers' and the other warps'.  16 and 32 rows need few, and leave room beside a matrix
+ * for CTAs of norm (12 warps of 32): those start before it ends, and the next matrix before
+ * they do, as with 8 rows.
  */
 template <class C>
 struct Registers {
@@ -381,6 +568,7 @@ linear90_kernel(const __grid_constant__ Linear a)
         if constexpr (C::WG)
             asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"((int) Registers<C>::kProducer));
         if (warp == C::WARPS) p.go_on(a, u0);
+        else if constexpr (C::kSums > 0) Sums<C>::follow(a, u0, u1, threadIdx.x - (C::WARPS + 1) * 32);
     } else {
         /* The shuffle keeps ptxas from making this anew for every group. */
         const uint32_t  x = __shfl_sync(~0u, descriptor<C>(smem_addr(smem) + C::kW), 0);
@@ -395,17 +583,25 @@ linear90_kernel(const __grid_constant__ Linear a)
         if constexpr (C::WG)
             asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"((int) Registers<C>::kConsumer));
         fetch_bias<C>(a, u0, u1);
-        for (int u = u0; u < u1; u++) {
-            const int  stages = (first_group(a, u + 1) - first_group(a, u)) / C::KG;
+        auto  look = [&](int u) { late.look(a, u, u0, u1); };
+        auto  end = [&](int u, bool last) {
+            if constexpr (C::kSums > 0) Sums<C>::settle(a, u, u0, last, acc, late);
+            else settle<C>(a, u, u0, last, acc, sum, late);
+        };
 
-            late.look(a, u, u0, u1);
-            zero<C>(acc);
-            if constexpr (C::WG) wgmma_segment<C>(ring, stages * C::KG, turn, g, acc);
-            else mma_segment<C>(ring, stages, turn, acc);
-            if constexpr (C::kSums)
-                settle_shared<C>(a, u, u0, u1, acc, (float4 *) (smem + a.stages * C::kStage), late);
-            else
-                settle<C>(a, u, u0, u1, acc, sum, late);
+        if constexpr (C::kThrough) {
+            wgmma_units<C>(a, ring, u0, u1, turn, g, acc, end);
+        } else {
+            for (int u = u0; u < u1; u++) {
+                look(u);
+                if constexpr (C::WG) {
+                    wgmma_units<C>(a, ring, u, u + 1, turn, g, acc, [](int, bool) {});
+                } else {
+                    zero<C>(acc);
+                    mma_segment<C>(ring, (first_group(a, u + 1) - first_group(a, u)) / C::KG, turn, acc);
+                }
+                end(u, u + 1 == u1);
+            }
         }
     }
 }

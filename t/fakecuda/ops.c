@@ -14,7 +14,8 @@ tiles_ok(const glm_tiles_t *w)
 {
     return w != NULL && w->k >= 256 && w->k % 256 == 0 && w->n >= 8 && w->n % 8 == 0
         && w->n <= GLM_MAX_TILES * GLM_TILE && w->type >= GLM_W_INT4 && w->type <= GLM_W_F16
-        && w->tiles != NULL && fc_aligned(w->tiles) && (!w->glu || w->n % 16 == 0);
+        && w->tiles != NULL && fc_aligned(w->tiles) && fc_aligned(w->bias)
+        && (!w->glu || w->n % 16 == 0);
 }
 
 /* Row of the source at a place of the tiles; -1: padding. */
@@ -269,7 +270,7 @@ fc_linear(const glm_linear_args_t *a, glm_stream_t *s)
     {
         return GLM_EINVAL;
     }
-    if (a->out != GLM_OUT_GLU && a->ldy < (size_t) a->w->n) return GLM_EINVAL;
+    if (a->out != GLM_OUT_GLU && (a->ldy < (size_t) a->w->n || a->ldy % 8)) return GLM_EINVAL;
     if (a->x == NULL || a->y == NULL || a->ws == NULL || !fc_aligned(a->x) || !fc_aligned(a->y)
         || !fc_aligned(a->ws) || a->ring < 0 || a->ctas < 0
         || (a->block != 0 && a->block != 64 && a->block != 128))

@@ -425,6 +425,8 @@ static void test_refusals()
         a.out = GLM_OUT_GLU, bad += ops->linear(&a, stream) != GLM_EINVAL, a.out = GLM_OUT_F16;
         a.x = (char *) b.p + 8, bad += ops->linear(&a, stream) != GLM_EINVAL, a.x = b.p;
         a.ldy = 63, bad += ops->linear(&a, stream) != GLM_EINVAL;
+        a.ldy = 68, bad += ops->linear(&a, stream) != GLM_EINVAL, a.ldy = 64;
+        w.bias = (char *) b.p + 8, bad += ops->linear(&a, stream) != GLM_EINVAL, w.bias = NULL;
         bad += ops->linear(NULL, stream) != GLM_EINVAL;
         bad += ops->norm(NULL, stream) != GLM_EINVAL;
         ok(bad == 0, "sm_%d: %d wrong arguments were taken", ops->arch, bad);
