@@ -464,7 +464,7 @@ struct Sums {
 
     /*
      * Of a row and half of a warp's outputs, or u1 or gates: every 16th value.  Odd warps
-     * begin with the second, so that a read of 32 lanes has each bank once.
+     * begin with the second, so that a read of 32 lanes has each bank once (of a GLU twice).
      */
     __device__ __forceinline__ static void take8(const float *s, int warp, float (&v)[8])
     {
@@ -583,7 +583,6 @@ linear90_kernel(const __grid_constant__ Linear a)
         if constexpr (C::WG)
             asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"((int) Registers<C>::kConsumer));
         fetch_bias<C>(a, u0, u1);
-        auto  look = [&](int u) { late.look(a, u, u0, u1); };
         auto  end = [&](int u, bool last) {
             if constexpr (C::kSums > 0) Sums<C>::settle(a, u, u0, last, acc, late);
             else settle<C>(a, u, u0, last, acc, sum, late);
@@ -593,7 +592,7 @@ linear90_kernel(const __grid_constant__ Linear a)
             wgmma_units<C>(a, ring, u0, u1, turn, g, acc, end);
         } else {
             for (int u = u0; u < u1; u++) {
-                look(u);
+                late.look(a, u, u0, u1);
                 if constexpr (C::WG) {
                     wgmma_units<C>(a, ring, u, u + 1, turn, g, acc, [](int, bool) {});
                 } else {
