@@ -45,7 +45,6 @@ struct Cfg {
     static constexpr int   kStage = (kW + kX + 127) / 128 * 128;
     /* Sums of a tile that are in shared memory, as registers hold one segment only. */
     static constexpr int   kSums = WG && NT > 8 ? WM * NT * kThreads * 16 : 0;
-    static constexpr bool  kThrough = kSums > 0;      /* a unit ends while the next is at work */
 };
 
 /* Of tile row t (all of a cluster): its strip of outputs, its first row. */
@@ -59,6 +58,14 @@ template <class C>
 __device__ __forceinline__ int first_row(const Linear &a, int t)
 {
     return C::MANY ? t / a.strips * (C::NT * 8) : 0;
+}
+
+/* First output of a tile, which is one for a block of rows. */
+template <class C>
+__device__ __forceinline__ int first_output(const Linear &a, int tile)
+{
+    if constexpr (C::MANY) tile = strip_of<C>(a, tile / C::CL) * C::CL + tile % C::CL;
+    return tile * C::kN;
 }
 
 /* No division: a worker knows where it starts before it can fetch anything. */
@@ -159,12 +166,11 @@ template <class C>
 __device__ __forceinline__ void store(const Linear &a, int tile, float (&v)[C::WM][C::NT][4])
 {
     const int  warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-    const int  row0 = first_row<C>(a, tile / C::CL);
+    const int  row0 = first_row<C>(a, tile / C::CL), n0 = first_output<C>(a, tile);
 
-    if constexpr (C::MANY) tile = strip_of<C>(a, tile / C::CL) * C::CL + tile % C::CL;
 #pragma unroll
     for (int m = 0; m < C::WM; m++) {
-        const int  o0 = tile * C::kN + block_of<C>(warp, m) * 16;
+        const int  o0 = n0 + block_of<C>(warp, m) * 16;
 
         if (o0 >= a.n) continue;
         if (a.out == GLM_OUT_GLU) {

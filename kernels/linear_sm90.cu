@@ -285,7 +285,7 @@ struct Ring {
  * a block of its own between branches, for the odd group by a condition that always
  * holds: in one block with the wait for the group in between, ptxas would put it behind
  * that wait.  The end of a unit comes while the first group of the next one is at work,
- * where it is short enough for the middle of this loop (kThrough); else the caller goes from
+ * where it is short enough for the middle of this loop (kSums); else the caller goes from
  * unit to unit.  With a way past the loop (for, while) ptxas would wait for each product.
  * settle(unit, last): acc is its segment.  A stage has both groups of a pair (KG), and is
  * waited for and freed once, or one.
@@ -320,7 +320,7 @@ __device__ __forceinline__ void wgmma_units(const Linear &a, const Ring &r, int 
         if (!kLate) add(1);
         issue<C, 0>(x(0), g);
         if (!kPair) go();
-        if constexpr (C::kThrough) {
+        if constexpr (C::kSums > 0) {
             static_assert(!kLate, "the unit's last group is added");
             if (left == 0) {
                 settle(u++, false);
@@ -420,12 +420,7 @@ struct Sums {
         const float4  *s = place(a) + threadIdx.x;
 
 #pragma unroll
-        for (int i = 0; i < C::NT; i++) {
-            const float4  v = s[i * C::kThreads];
-
-            acc[i][0] = v.x + acc[i][0], acc[i][1] = v.y + acc[i][1];
-            acc[i][2] = v.z + acc[i][2], acc[i][3] = v.w + acc[i][3];
-        }
+        for (int i = 0; i < C::NT; i++) Late<C>::add(acc[i], s[i * C::kThreads]);
     }
 
     __device__ __forceinline__ static void put(const Linear &a, const float (&acc)[C::NT][4])
@@ -481,8 +476,7 @@ struct Sums {
     /* Row of a tile, outputs next to each other: whole sectors.  Rows and halves as in store(). */
     __device__ __forceinline__ static void store_all(const Linear &a, int tile, int thread, int threads)
     {
-        const int  n0 = (strip_of<C>(a, tile / C::CL) * C::CL + tile % C::CL) * C::kN;
-        const int  row0 = first_row<C>(a, tile / C::CL);
+        const int  row0 = first_row<C>(a, tile / C::CL), n0 = first_output<C>(a, tile);
 
         if (a.out == GLM_OUT_GLU) {
             for (int i = thread; i < C::NT * 64; i += threads) {
@@ -583,13 +577,10 @@ linear90_kernel(const __grid_constant__ Linear a)
         if constexpr (C::WG)
             asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"((int) Registers<C>::kConsumer));
         fetch_bias<C>(a, u0, u1);
-        auto  end = [&](int u, bool last) {
-            if constexpr (C::kSums > 0) Sums<C>::settle(a, u, u0, last, acc, late);
-            else settle<C>(a, u, u0, last, acc, sum, late);
-        };
-
-        if constexpr (C::kThrough) {
-            wgmma_units<C>(a, ring, u0, u1, turn, g, acc, end);
+        if constexpr (C::kSums > 0) {
+            wgmma_units<C>(a, ring, u0, u1, turn, g, acc, [&](int u, bool last) {
+                Sums<C>::settle(a, u, u0, last, acc, late);
+            });
         } else {
             for (int u = u0; u < u1; u++) {
                 late.look(a, u, u0, u1);
@@ -599,7 +590,7 @@ linear90_kernel(const __grid_constant__ Linear a)
                     zero<C>(acc);
                     mma_segment<C>(ring, (first_group(a, u + 1) - first_group(a, u)) / C::KG, turn, acc);
                 }
-                end(u, u + 1 == u1);
+                settle<C>(a, u, u0, u + 1 == u1, acc, sum, late);
             }
         }
     }
