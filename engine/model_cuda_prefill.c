@@ -95,9 +95,9 @@ to_kv(pass_t p, const glm_cuda_layer_t *l, int bottom)
 static int
 attend(glm_cuda_model_t *m, const glm_cuda_layer_t *l, int n)
 {
-    glm_context_args_t  a = { .kv = &l->kv, .pages = m->context.pages,
-                              .position = m->context.position, .qkv = m->pre.qkv,
-                              .rope = m->rope, .out = m->pre.attn, .tokens = n, .rows = n };
+    glm_context_args_t  a = { .position = m->context.position, .qkv = m->pre.qkv, .rope = m->rope,
+                              .out = m->pre.attn, .heads = l->kv.heads, .d = l->kv.d,
+                              .tokens = n, .rows = n };
 
     return GLM_GPU_OP(m->gpu, "attn_context", m->ops->attn_context(&a, m->stream));
 }

@@ -4,14 +4,13 @@
  * head (sm_80: 64), a warp 16 of them, and walks the tokens in blocks of 64 with a
  * running maximum and sum in fp32.  A row's order of
  * arithmetic is that of the blocks, whatever rows are beside it.  Rotated q is in
- * shared memory (sm_80: in fragments) from the start; K and V pass through shared
- * memory, the next block under way while one is worked on; int8 becomes fp16 there.
+ * shared memory (sm_80: in fragments) from the start; K and V, which kv_write left beside
+ * it, pass through shared memory, the next block under way while one is worked on.
  * An ideal run does 4 * rows * tokens * heads * d operations and reads q once, and K
  * and V of a head once a CTA, from L2 but for the first.
  */
-#include "attn.cuh"
+#include "cuda_common.cuh"
 #include "mma.cuh"
-#include "tiles.cuh"
 #if GLM_ARCH == 90
 #include "wgmma.cuh"
 #endif
@@ -20,29 +19,22 @@ namespace {
 
 constexpr int    kWarps = GLM_ARCH == 90 ? 8 : 4, kCtas = GLM_ARCH == 90 ? 2 : 3;
 constexpr int    kThreads = kWarps * 32, kRows = kWarps * 16, kTokens = 64;
-constexpr int    kPages = kTokens / kPage;
 constexpr float  kLog2e = 1.4426950408889634f;
 
 struct Context {
-    Kv              kv;
-    const int32_t  *pages, *position;
+    const int32_t  *position;
     const __half   *qkv;
     const __half2  *rope;
     __half         *out;
-    int             tokens, first, rows;
+    int             heads, tokens, first, rows;
     float           rsqrt_d;
 };
 
-/*
- * Shared memory: fp16 K and V [64][D], two blocks in turn, or one and the next as the
- * int8 pages have it, scales behind; q (sm_90).
- */
-template <int D, bool INT8>
+/* Shared memory: fp16 K and V [64][D], two blocks in turn; q (sm_90). */
+template <int D>
 struct Room {
-    static constexpr int  kHalf = kTokens * D * 2;                   /* K or V in fp16 */
-    static constexpr int  kRaw = INT8 ? kPages * (Head<D, INT8>::kBytes + 64) : 0;        /* K and V in int8 */
-    static constexpr int  kQ = (INT8 ? 2 : 4) * kHalf, kRawAt = kQ + (GLM_ARCH == 90 ? kRows * D * 2 : 0);
-    static constexpr int  kBytes = kRawAt + kRaw;
+    static constexpr int  kHalf = kTokens * D * 2;                   /* K or V */
+    static constexpr int  kQ = 4 * kHalf, kBytes = kQ + (GLM_ARCH == 90 ? kRows * D * 2 : 0);
 };
 
 /* Byte of 16-byte piece c of a token in K or V, of a row in q: 64 dimensions of all
@@ -71,106 +63,22 @@ __device__ __forceinline__ float exp2_fast(float x)
     return r;
 }
 
-/* Pages of a block; past the context's end its last one. */
-__device__ __forceinline__ void page_ids(const Context &c, int block, int (&id)[kPages])
-{
-#pragma unroll
-    for (int i = 0; i < kPages; i++)
-        id[i] = c.pages[min(block * kPages + i, (c.tokens - 1) / kPage)];
-}
-
-/* Starts the copies of a block to `to`; tokens past the end are zeros in fp16. */
-template <int D, bool INT8>
-__device__ __forceinline__ void issue(const Context &c, int head, int block, const int (&id)[kPages],
-                                      uint32_t to)
-{
-    using           H = Head<D, INT8>;
-    constexpr int   kPieces = H::kToken / 16;        /* of a token's K */
-
-#pragma unroll
-    for (int p = 0; p < kPages; p++) {
-        const uint8_t  *from = head_at<D, INT8>(c.kv, id[p], head);
-
-#pragma unroll
-        for (int i = threadIdx.x; i < 2 * kPage * kPieces; i += kThreads) {
-            if (INT8) {
-                copy16(to + p * H::kBytes + i * 16, from + i * 16);
-                continue;
-            }
-            const int  v = i / (kPage * kPieces), t = p * kPage + i / kPieces % kPage;
-
-            copy16_or_zero(to + v * Room<D, INT8>::kHalf + place<>(t, i % kPieces), from + i * 16,
-                           block * kTokens + t < c.tokens ? 16 : 0);
-        }
-        if (INT8 && threadIdx.x < 4)
-            copy16(to + kPages * H::kBytes + p * 64 + threadIdx.x * 16,
-                   scales_at<D, INT8>(c.kv, id[p], head) + threadIdx.x * 8);
-    }
-}
-
-/* Scale of a token of a block, twice; 0 past the context's end.  127 of a larger one than
- * 515.5 would be infinite: such a key, with an element past 65468, is made smaller as
- * a whole. */
+/* Starts the copies of a block to `to`; tokens past the end are zeros. */
 template <int D>
-__device__ __forceinline__ __half2 scale_at(const uint8_t *raw, int v, int token, int left)
+__device__ __forceinline__ void issue(const Context &c, int head, int block, uint32_t to)
 {
-    const __half  *s = (const __half *) (raw + kPages * Head<D, true>::kBytes + token / kPage * 64)
-                       + v * kPage + token % kPage;
+    constexpr int  kPieces = D / 4, kStep = kThreads / kPieces;       /* of a token's K, and its V behind */
+    const int      piece = threadIdx.x % kPieces, half = piece / (D / 8);
+    int            token = block * kTokens + threadIdx.x / kPieces;
+    const __half  *from = c.qkv + ((size_t) token * c.heads + head) * 3 * D + D + piece * 8;
 
-    return __half2half2(token < left ? __hmin_nan(*s, __float2half(515.5f)) : __float2half(0.f));
-}
-
-/* Four int8 as bytes + 128, times their scale: by two, rounded. */
-__device__ __forceinline__ void scaled(uint32_t w, __half2 low, __half2 high, uint32_t &l, uint32_t &h)
-{
-    const uint32_t  a = byte_pair(w, 0x4140), b = byte_pair(w, 0x4342);
-    const __half2   x = __hmul2(*(const __half2 *) &a, low), y = __hmul2(*(const __half2 *) &b, high);
-
-    l = *(const uint32_t *) &x, h = *(const uint32_t *) &y;
-}
-
-/* A block of int8 pages to fp16 K and V; `left` tokens of it are of the context. */
-template <int D>
-__device__ __forceinline__ void convert(const uint8_t *raw, uint8_t *to, int left)
-{
-    using  H = Head<D, true>;
-
+    to += half * Room<D>::kHalf;
 #pragma unroll
-    for (int i = threadIdx.x; i < kTokens * D / 16; i += kThreads) {
-        const int       t = i / (D / 16), c = i % (D / 16);
-        const uint4     q = *(const uint4 *) (raw + t / kPage * H::kBytes + t % kPage * D + c * 16);
-        const __half2   s = scale_at<D>(raw, 0, t, left);
-        const uint32_t  w[4] = {q.x, q.y, q.z, q.w};
-        uint32_t        h[8];
+    for (int t = threadIdx.x / kPieces; t < kTokens; t += kStep, token += kStep) {
+        const bool  in = token < c.tokens;
 
-#pragma unroll
-        for (int e = 0; e < 4; e++) scaled(w[e] ^ 0x80808080, s, s, h[2 * e], h[2 * e + 1]);
-        *(uint4 *) (to + place<>(t, 2 * c)) = make_uint4(h[0], h[1], h[2], h[3]);
-        *(uint4 *) (to + place<>(t, 2 * c + 1)) = make_uint4(h[4], h[5], h[6], h[7]);
-    }
-    /* V: words of four tokens of a dimension; eight of them are a piece of each token. */
-#pragma unroll
-    for (int i = threadIdx.x; i < kTokens / 4 * (D / 8); i += kThreads) {
-        const int       quad = i / (D / 8), c = i % (D / 8);
-        const uint8_t  *v = raw + quad / 4 * H::kBytes + kPage * D + (quad % 4 * D + c * 8) * 4;
-        const uint4     a = *(const uint4 *) v, b = *(const uint4 *) (v + 16);
-        const uint32_t  w[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
-
-#pragma unroll
-        for (int t = 0; t < 4; t += 2) {
-            const __half2  s0 = scale_at<D>(raw, 1, quad * 4 + t, left);
-            const __half2  s1 = scale_at<D>(raw, 1, quad * 4 + t + 1, left);
-            uint32_t       h[2][4];
-
-#pragma unroll
-            for (int e = 0; e < 4; e++)       /* two dimensions of token t, then of t + 1 */
-                scaled(__byte_perm(w[2 * e], w[2 * e + 1], t ? 0x7362 : 0x5140) ^ 0x80808080, s0, s1,
-                       h[0][e], h[1][e]);
-#pragma unroll
-            for (int k = 0; k < 2; k++)
-                *(uint4 *) (to + Room<D, true>::kHalf + place<>(quad * 4 + t + k, c)) =
-                    make_uint4(h[k][0], h[k][1], h[k][2], h[k][3]);
-        }
+        copy16_or_zero(to + place<>(t, piece % (D / 8)), in ? from : c.qkv, in ? 16 : 0);
+        from += (size_t) kStep * c.heads * 3 * D;
     }
 }
 
@@ -184,7 +92,7 @@ __device__ __forceinline__ void fetch_q(const Context &c, int head, int row0, ui
 #pragma unroll
     for (int h = 0; h < 2; h++) {
         const int       row = min(row0 + g + h * 8, c.first + c.rows - 1);       /* past the end: any */
-        const __half   *p = c.qkv + ((size_t) row * c.kv.heads + head) * 3 * D;
+        const __half   *p = c.qkv + ((size_t) row * c.heads + head) * 3 * D;
         const __half2  *rope = c.rope + (size_t) c.position[row] * (D / 2);
 
 #pragma unroll
@@ -385,87 +293,72 @@ __device__ __forceinline__ void put_out(const Context &c, int head, int row0, St
         if (row >= c.first + c.rows) continue;
 #pragma unroll
         for (int i = 0; i < D / 8; i++) {
-            const size_t  at = piece_at(c.kv.heads * D / 8, head * (D / 8) + i, row, GLM_CUDA_PREFILL_ROWS);
+            const size_t  at = piece_at(c.heads * D / 8, head * (D / 8) + i, row, GLM_CUDA_PREFILL_ROWS);
 
             *(uint32_t *) (c.out + at * 8 + t * 2) = float2_half2(w.o[i][2 * h] / l, w.o[i][2 * h + 1] / l);
         }
     }
 }
 
-template <int D, bool INT8>
+template <int D>
 __global__ void __launch_bounds__(kThreads, kCtas) attn_context_kernel(const Context c)
 {
-    using           R = Room<D, INT8>;
+    using           R = Room<D>;
     extern __shared__ __align__(1024) uint8_t smem[];
     const int       head = blockIdx.y, blocks = (c.tokens + kTokens - 1) / kTokens;
     const int       row0 = c.first + blockIdx.x * kRows + threadIdx.x / 32 * 16;
     const uint32_t  ring = smem_addr(smem);
-    int             id[kPages];
     uint32_t        q[D / 16][4];
     State<D>        w = {{-INFINITY, -INFINITY}, {0.f, 0.f}, {}};
 
     grid_go();
-    page_ids(c, 0, id);               /* tables do not change within a context */
     grid_wait();
-    issue<D, INT8>(c, head, 0, id, ring + (INT8 ? R::kRawAt : 0));
+    issue<D>(c, head, 0, ring);
     asm volatile("cp.async.commit_group;" ::: "memory");
-    page_ids(c, 1, id);
     fetch_q<D>(c, head, row0, q);
 #if GLM_ARCH == 90
     put_q<D>(smem + R::kQ, q);
-    fence_writes();
 #endif
     for (int b = 0; b < blocks; b++) {
-        const int       left = c.tokens - b * kTokens;
-        const uint32_t  k = ring + (INT8 ? 0 : b % 2 * 2 * R::kHalf);
+        const uint32_t  k = ring + b % 2 * 2 * R::kHalf;
         float           s[kTokens / 8][4];
 
         asm volatile("cp.async.wait_group 0;" ::: "memory");
-        if (!INT8) fence_writes();
+        fence_writes();
         __syncthreads();              /* and all are done with the block before */
-        if constexpr (INT8) {
-            convert<D>(smem + R::kRawAt, smem, left);
-            fence_writes();
-            __syncthreads();
-        }
-        if (b + 1 < blocks)
-            issue<D, INT8>(c, head, b + 1, id, ring + (INT8 ? R::kRawAt : (b + 1) % 2 * 2 * R::kHalf));
+        if (b + 1 < blocks) issue<D>(c, head, b + 1, ring + (b + 1) % 2 * 2 * R::kHalf);
         asm volatile("cp.async.commit_group;" ::: "memory");
-        page_ids(c, b + 2, id);
 #if GLM_ARCH == 90
         scores<D>(ring + R::kQ, k, s);
 #else
         scores<D>(k, q, s);
 #endif
-        weigh<D>(w, s, left);
+        weigh<D>(w, s, c.tokens - b * kTokens);
         add_values<D>(w, k + R::kHalf, s);
     }
     put_out<D>(c, head, row0, w);
 }
 
-template <int D, bool INT8>
+template <int D>
 int run(const glm_context_args_t *a, glm_stream_t *s)
 {
-    const Context  c = {{(uint8_t *) a->kv->base, a->kv->page_bytes, a->kv->heads},
-                        a->pages, a->position, (const __half *) a->qkv, (const __half2 *) a->rope,
-                        (__half *) a->out, a->tokens, a->first, a->rows, 1.f / sqrtf((float) D)};
+    const Context  c = {a->position, (const __half *) a->qkv, (const __half2 *) a->rope, (__half *) a->out,
+                        a->heads, a->tokens, a->first, a->rows, 1.f / sqrtf((float) D)};
 
-    return launch("attn_context", attn_context_kernel<D, INT8>,
-                  dim3((a->rows + kRows - 1) / kRows, a->kv->heads), kThreads, Room<D, INT8>::kBytes, 1,
-                  s, c);
+    return launch("attn_context", attn_context_kernel<D>, dim3((a->rows + kRows - 1) / kRows, a->heads), kThreads,
+                  Room<D>::kBytes, 1, s, c);
 }
 
 }  // namespace
 
 int GLM_OP(attn_context)(const glm_context_args_t *a, glm_stream_t *s)
 {
-    if (a == NULL || s == NULL || !kv_ok(a->kv) || a->pages == NULL || a->position == NULL
+    if (a == NULL || s == NULL || (a->d != 64 && a->d != 128) || a->heads < 1 || a->position == NULL
         || a->qkv == NULL || a->rope == NULL || a->out == NULL || !aligned16(a->qkv)
         || !aligned16(a->rope) || !aligned16(a->out) || a->first < 0 || a->rows < 1
         || a->tokens < a->first + a->rows)
     {
         return GLM_EINVAL;
     }
-    if (a->kv->int8) return a->kv->d == 128 ? run<128, true>(a, s) : run<64, true>(a, s);
-    return a->kv->d == 128 ? run<128, false>(a, s) : run<64, false>(a, s);
+    return a->d == 128 ? run<128>(a, s) : run<64>(a, s);
 }

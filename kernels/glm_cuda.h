@@ -177,13 +177,17 @@ typedef struct {
     const int32_t  *slot;         /* (rows) KV index; the row sees 0 .. slot */
     const int32_t  *position;     /* (rows) row of the rotary table */
     const int32_t  *pages;        /* (rows, ldpages) block tables */
-    int32_t         ldpages;      /* 0 (kv_write alone): all rows have the first table */
+    int32_t         ldpages;      /* 0 (kv_write alone): a pass of a context.  All rows have the
+                                     first table, and slots one after the other, from a
+                                     multiple of 4 on */
     int32_t         rows;
 } glm_grows_t;
 
 /*
  * qkv: fp16 [rows][heads * 3d], head h: q k v of d each. rope: half2 (cos, sin)
  * [positions][d / 2], fp16 values as section 1 of the reference makes them.
+ * kv_write of a pass of a context (ldpages 0) leaves k and v in qkv as the pages have them, k
+ * rotated, int8 times its scale: that is what attn_context reads.
  * attn_row takes at most GLM_CUDA_MAX_ROWS rows; of a pass of prefill, a block of 64
  * rows after the other.  What a row sees before its last `rows` slots it may read as soon as it
  * starts, before the kernels in front have ended: no kernel of the same step may write
@@ -194,7 +198,7 @@ typedef struct {
 typedef struct {
     const glm_gkv_t    *kv;
     const glm_grows_t  *rows;
-    const void         *qkv;
+    void               *qkv;      /* kv_write of a pass writes there */
     const void         *rope;
     void               *out;      /* attn_row: packed, heads * d wide */
     int32_t             bucket;
@@ -212,7 +216,7 @@ size_t glm_cuda_attn_ws(int rows, int heads, int d, int max_tokens);
  * (the last has fewer), every pass in a bucket of 512:
  *
  *     each pass   a = norm(y + alpha a); qkv = linear(a); kv_write(qkv)
- *     all rows    attn = attn_context(qkv), once every pass is in the pages
+ *     all rows    attn = attn_context(qkv), once kv_write has seen every pass
  *     each pass   y = dense(attn); a = norm(y + alpha a);
  *                 glu = h_to_4h(a); y = 4h_to_h(glu)
  *
@@ -236,18 +240,17 @@ size_t glm_cuda_prefill_ws(int tokens, int dim, int attn, int inner, void *base,
                            glm_prefill_bufs_t *out);
 
 /*
- * Rows first .. first + rows - 1 of a context, each seeing slots 0 .. tokens - 1,
- * which kv_write has written.  A row's bits depend on its q and those slots alone.
+ * Rows first .. first + rows - 1 of a context, each seeing tokens 0 .. tokens - 1 as kv_write
+ * left them in qkv.  A row's bits depend on its q and those tokens alone.
  * q (rotated, / sqrt(d)), the weights before they are divided by their sum, and int8
  * keys and values times their scale are rounded to fp16; sums are fp32.
  */
 typedef struct {
-    const glm_gkv_t  *kv;
-    const int32_t    *pages;      /* device: the context's block table */
     const int32_t    *position;   /* device: [tokens] row of the rotary table */
     const void       *qkv;        /* fp16 [tokens][heads * 3d]: of the whole context */
     const void       *rope;
     void             *out;        /* packed passes of the whole context */
+    int32_t           heads, d;   /* d is 64 or 128 */
     int32_t           tokens, first, rows;
 } glm_context_args_t;
 

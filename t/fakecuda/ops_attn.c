@@ -5,7 +5,6 @@
 #include "ops.h"
 
 typedef struct { glm_attn_args_t a; glm_gkv_t kv; glm_grows_t rows; } attn_t;
-typedef struct { glm_context_args_t a; glm_gkv_t kv; } context_t;
 
 /* ---- pages ---- */
 
@@ -156,6 +155,29 @@ may_page(const glm_gkv_t *kv, int32_t page)
 
 /* ---- kv_write ---- */
 
+static float
+half(float x)
+{
+    return glm_half_to_float(glm_float_to_half(x));
+}
+
+/* What the page holds of a token, to x: its key, and its value behind. */
+static void
+leave(const glm_gkv_t *kv, int32_t page, int token, int head, uint16_t *x)
+{
+    float  held[128];
+
+    for (int v = 0; v < 2; v++) {
+        get(kv, page, token, head, v, held);
+        for (int i = 0; i < kv->d; i++) {
+            float  s = kv->int8 ? glm_half_to_float(*scale_of(kv, page, token, head, v)) : 0;
+
+            if (s > 515.5f) held[i] *= 515.5f / s;      /* 127 times more is infinite */
+            x[v * kv->d + i] = glm_float_to_half(held[i]);
+        }
+    }
+}
+
 static void
 run_write(void *arg)
 {
@@ -171,12 +193,12 @@ run_write(void *arg)
         page = page_of(t, r, slot);
         if (!may_page(&t->kv, page)) return;
         for (int h = 0; h < t->kv.heads; h++) {
-            const uint16_t  *x = (const uint16_t *) t->a.qkv
-                                 + (size_t) (r * t->kv.heads + h) * 3 * (size_t) d;
+            uint16_t  *x = (uint16_t *) t->a.qkv + (size_t) (r * t->kv.heads + h) * 3 * (size_t) d;
 
             rotate(x + d, t->a.rope, t->rows.position[r], d, k);
             for (int i = 0; i < d; i++) v[i] = glm_half_to_float(x[2 * d + i]);
             set_token(&t->kv, page, slot, h, k, v);
+            if (t->rows.ldpages == 0) leave(&t->kv, page, slot, h, x + d);
         }
     }
 }
@@ -193,30 +215,33 @@ fc_kv_write(const glm_attn_args_t *a, glm_stream_t *s)
 
 /* ---- attention ---- */
 
+/* Tokens that a row sees: of pages, or of a context's qkv, where weights are rounded, too. */
 typedef struct {
-    const glm_gkv_t  *kv;
-    const int32_t    *pages;
-    int               n, head, f16;   /* f16: round as attn_context does */
+    const glm_gkv_t           *kv;
+    const int32_t             *pages;
+    const glm_context_args_t  *context;
+    int                        n, head, d;
 } seen_t;
-
-static float
-half(float x)
-{
-    return glm_half_to_float(glm_float_to_half(x));
-}
 
 static void
 get_seen(const seen_t *a, int token, int v, float *x)
 {
-    get(a->kv, a->pages[token / GLM_CUDA_KV_TOKENS], token, a->head, v, x);
-    for (int i = 0; i < a->kv->d && a->f16; i++) x[i] = half(x[i]);
+    const uint16_t  *from;
+
+    if (a->context == NULL) {
+        get(a->kv, a->pages[token / GLM_CUDA_KV_TOKENS], token, a->head, v, x);
+        return;
+    }
+    from = (const uint16_t *) a->context->qkv
+           + (size_t) ((token * a->context->heads + a->head) * 3 + 1 + v) * (size_t) a->d;
+    for (int i = 0; i < a->d; i++) x[i] = glm_half_to_float(from[i]);
 }
 
 /* q is scaled.  p: room for n weights. */
 static void
 attend(const seen_t *a, const float *q, float *p, float *out)
 {
-    int    d = a->kv->d;
+    int    d = a->d;
     float  x[128], top = -INFINITY, sum = 0;
 
     for (int t = 0; t < a->n; t++) {
@@ -229,7 +254,7 @@ attend(const seen_t *a, const float *q, float *p, float *out)
         p[t] = expf(p[t] - top);
         sum += p[t];
         get_seen(a, t, 1, x);
-        for (int i = 0; i < d; i++) out[i] += (a->f16 ? half(p[t]) : p[t]) * x[i];
+        for (int i = 0; i < d; i++) out[i] += (a->context != NULL ? half(p[t]) : p[t]) * x[i];
     }
     for (int i = 0; i < d; i++) out[i] /= sum;
 }
@@ -238,8 +263,8 @@ static void
 attend_row(const attn_t *t, int r, float *p)
 {
     int       d = t->kv.d;
-    seen_t    seen = { &t->kv, t->rows.pages + (size_t) r * (size_t) t->rows.ldpages,
-                       t->rows.slot[r] + 1, 0, 0 };
+    seen_t    seen = { .kv = &t->kv, .pages = t->rows.pages + (size_t) r * (size_t) t->rows.ldpages,
+                       .n = t->rows.slot[r] + 1, .d = d };
     float     q[128], out[128];
     uint16_t *o = t->a.out;
 
@@ -291,16 +316,16 @@ fc_attn_row(const glm_attn_args_t *a, glm_stream_t *s)
 }
 
 static void
-context_row(const context_t *c, int r, float *p)
+context_row(const glm_context_args_t *a, int r, float *p)
 {
-    int        d = c->kv.d, width = c->kv.heads * d;
-    seen_t     seen = { &c->kv, c->a.pages, c->a.tokens, 0, 1 };
+    int        d = a->d, width = a->heads * d;
+    seen_t     seen = { .context = a, .n = a->tokens, .d = d };
     float      q[128], out[128];
-    uint16_t  *o = c->a.out;
+    uint16_t  *o = a->out;
 
-    for (seen.head = 0; seen.head < c->kv.heads; seen.head++) {
-        rotate((const uint16_t *) c->a.qkv + (size_t) (r * c->kv.heads + seen.head) * 3 * (size_t) d,
-            c->a.rope, c->a.position[r], d, q);
+    for (seen.head = 0; seen.head < a->heads; seen.head++) {
+        rotate((const uint16_t *) a->qkv + (size_t) (r * a->heads + seen.head) * 3 * (size_t) d,
+            a->rope, a->position[r], d, q);
         for (int i = 0; i < d; i++) q[i] = half(q[i] / sqrtf((float) d));
         attend(&seen, q, p, out);
         for (int i = 0; i < d; i++) {
@@ -313,15 +338,15 @@ context_row(const context_t *c, int r, float *p)
 static void
 run_context(void *arg)
 {
-    const context_t  *c = arg;
-    size_t            n = (size_t) c->a.tokens, pass = GLM_CUDA_PREFILL_ROWS;
-    float            *p = malloc(n * sizeof(float));
+    const glm_context_args_t  *a = arg;
+    size_t                     n = (size_t) a->tokens, pass = GLM_CUDA_PREFILL_ROWS;
+    float                     *p = malloc(n * sizeof(float));
 
-    if (fakecuda_may(c->a.pages, (n + 15) / 16 * 4) && fakecuda_may(c->a.position, n * 4)
-        && fakecuda_may(c->a.qkv, n * (size_t) (c->kv.heads * 3 * c->kv.d) * 2)
-        && fakecuda_may(c->a.out, (n + pass - 1) / pass * pass * (size_t) (c->kv.heads * c->kv.d) * 2))
+    if (fakecuda_may(a->position, n * 4)
+        && fakecuda_may(a->qkv, n * (size_t) (a->heads * 3 * a->d) * 2)
+        && fakecuda_may(a->out, (n + pass - 1) / pass * pass * (size_t) (a->heads * a->d) * 2))
     {
-        for (int r = c->a.first; r < c->a.first + c->a.rows; r++) context_row(c, r, p);
+        for (int r = a->first; r < a->first + a->rows; r++) context_row(a, r, p);
     }
     free(p);
 }
@@ -329,15 +354,12 @@ run_context(void *arg)
 int
 fc_attn_context(const glm_context_args_t *a, glm_stream_t *s)
 {
-    context_t  c;
-
-    if (a == NULL || s == NULL || !kv_ok(a->kv) || a->pages == NULL || a->position == NULL
-        || a->qkv == NULL || a->rope == NULL || a->out == NULL || !fc_aligned(a->qkv)
-        || !fc_aligned(a->rope) || !fc_aligned(a->out) || a->first < 0 || a->rows < 1
-        || a->tokens < a->first + a->rows)
+    if (a == NULL || s == NULL || (a->d != 64 && a->d != 128) || a->heads < 1
+        || a->position == NULL || a->qkv == NULL || a->rope == NULL || a->out == NULL
+        || !fc_aligned(a->qkv) || !fc_aligned(a->rope) || !fc_aligned(a->out) || a->first < 0
+        || a->rows < 1 || a->tokens < a->first + a->rows)
     {
         return GLM_EINVAL;
     }
-    c = (context_t) { *a, *a->kv };
-    return fakecuda_enqueue(s, run_context, &c, sizeof(c));
+    return fakecuda_enqueue(s, run_context, a, sizeof(*a));
 }

@@ -530,7 +530,7 @@ static void test_new_tokens(int int8, int count)
             for (int j = 0; j < per_seq; j++) pages[(size_t) i * per_seq + j] = p.page(0, j);
         }
         Dev<int32_t>  slots(slot), tables_d(pages);
-        auto call = [&](int (*op)(const glm_attn_args_t *, glm_stream_t *), const uint16_t *from, int first, int rows) {
+        auto call = [&](int (*op)(const glm_attn_args_t *, glm_stream_t *), uint16_t *from, int first, int rows) {
             const glm_grows_t      r = {slots.p + first, slots.p + first, tables_d.p, per_seq, rows};
             const glm_attn_args_t  a = {&kv, &r, from + (size_t) first * width, ropes.p, out.p, 64, attn.p, attn.n};
 

@@ -200,7 +200,7 @@ struct Context {                  /* one context on the card, keys and values wr
 
     std::vector<uint16_t> attend(int first, int count)
     {
-        const glm_context_args_t  a = {&kv, table_d.p, position_d.p, qkv.p, rope.p, out.p, n, first, count};
+        const glm_context_args_t  a = {position_d.p, qkv.p, rope.p, out.p, heads, d, n, first, count};
 
         out.poison();
         must(ops->attn_context(&a, stream), "attn_context");
@@ -350,6 +350,21 @@ static void test_not_finite(int d, int int8)
     }
 }
 
+/* Keys and values in a context's qkv that are not what its pages hold, rounded. */
+static int not_left(const Context &c)
+{
+    const std::vector<uint8_t>   pages = c.pages.kv.get();
+    const std::vector<uint16_t>  qkv = c.qkv.get();
+    int                          differ = 0;
+
+    for (int t = 0; t < c.n; t++)
+        for (int h = 0; h < c.heads; h++)
+            for (int i = 0; i < 2 * c.d; i++)
+                differ += qkv[(size_t) t * c.width + (size_t) (3 * h + 1) * c.d + i]
+                          != to_h((float) kv_at(c.pages, pages, c.table.data(), t, h, i / c.d, i % c.d));
+    return differ;
+}
+
 /* Causal rows of a pass: pages and attn_row have the bits of steps of 64 rows. */
 static void test_causal(int d, int int8, int n)
 {
@@ -361,8 +376,11 @@ static void test_causal(int d, int int8, int n)
         Context        c(ops, heads, d, int8, n, false, qkv, rope, kPass);
         Context        steps(ops, heads, d, int8, n, false, qkv, rope, 64);
         Dev<uint16_t>  out((size_t) heads * d * kPass), step((size_t) heads * d * 64);
-        int            differ = 0;
+        int            differ = not_left(c);
 
+        ok(differ == 0 && steps.qkv.get() == qkv, "sm_%d kv_write %s d %d: of a pass qkv has what pages hold (%d differ)",
+           ops->arch, int8 ? "int8" : "fp16", d, differ);
+        differ = 0;
         ok(c.pages.kv.get() == steps.pages.kv.get(), "sm_%d kv_write %s d %d: pages of passes are those of steps",
            ops->arch, int8 ? "int8" : "fp16", d);
         for (int r = 0; r < std::min(n, kPass); r += 64) {
@@ -496,7 +514,7 @@ struct Flow {                     /* a context on its way through a layer */
             linear(0, packed_pass(b.a, p), qkv, GLM_OUT_F16, p);
             must(l.ops->kv_write(&a, stream), "kv_write");
         } else if (i == passes) {
-            const glm_context_args_t  a = {&kv, table.p, index.p, b.qkv, l.rope.p, b.attn, n, 0, n};
+            const glm_context_args_t  a = {index.p, b.qkv, l.rope.p, b.attn, l.heads, l.d, n, 0, n};
 
             must(l.ops->attn_context(&a, stream), "attn_context");
         } else {

@@ -244,18 +244,14 @@ static void prefill(Model &m)
         printf(" %9.2f %9.2f\n", un * 20, uw * 20);
         fflush(stdout);
     }
-    printf("attn_context, 96 heads x 128: us a layer (TFLOP/s)\n%16s %18s %18s\n", "tokens", "int8", "fp16");
+    printf("attn_context, 96 heads x 128: us a layer (TFLOP/s)\n%16s\n", "tokens");
     for (int n : {256, 512, 1024, 2048}) {
-        printf("%16d", n);
-        for (int int8 = 1; int8 >= 0; int8--) {
-            if (!f.place(n, int8, 4)) { printf(" %18s", "no room"); continue; }
-            const double  us = graph_ms(m.st, 7, [&] {
-                for (int l = 0; l < 8; l++) f.attend(l % 4, int8);
-            }) * 1e3 / 8;
+        if (!f.place(n, 1, 1)) { printf("%16d no room\n", n); continue; }
+        const double  us = graph_ms(m.st, 7, [&] {
+            for (int i = 0; i < 8; i++) f.attend();
+        }) * 1e3 / 8;
 
-            printf(" %11.1f (%4.0f)", us, 4.0 * n * n * kHeads * kD / us / 1e6);
-        }
-        printf("\n");
+        printf("%16d %11.1f (%4.0f)\n", n, us, 4.0 * n * n * kHeads * kD / us / 1e6);
         fflush(stdout);
     }
     printf("whole contexts, %d layers, int8 KV, logits of the last row: s (TFLOP/s)\n%8s %16s %16s %9s\n",

@@ -83,10 +83,9 @@ struct Prefill {
 
         OP(m.ops->kv_write(&a, m.s));
     }
-    void attend(int l, int int8)
+    void attend()
     {
-        const glm_gkv_t           g = kv(l, int8);
-        const glm_context_args_t  a = {&g, table, index, b.qkv, m.rope, b.attn, n, 0, n};
+        const glm_context_args_t  a = {index, b.qkv, m.rope, b.attn, kHeads, kD, n, 0, n};
 
         OP(m.ops->attn_context(&a, m.s));
     }
@@ -106,7 +105,7 @@ struct Prefill {
                 matrix(l, 0, p);
                 write(l, 1, p);
             }
-            attend(l, 1);
+            attend();
             for (int p = 0; p < passes; p++) {
                 matrix(l, 1, p);
                 norm(&w.norm[2], packed(b.a, p), p);
