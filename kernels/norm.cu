@@ -17,7 +17,7 @@ struct Norm {
     uint4         *out;
     size_t         ldy;
     float          alpha, eps;
-    int            dim, bucket, early;
+    int            dim, rows, bucket, early;
 };
 
 __device__ __forceinline__ float warp_sum(float v)
@@ -27,17 +27,22 @@ __device__ __forceinline__ float warp_sum(float v)
     return v;
 }
 
-/* Sum over the CTA, the same bits in every thread.  warps: not those of the sum before. */
-__device__ __forceinline__ float part_sum(float v, float *warps)
+/* Sums over the CTA, the same bits in every thread.  warps: not those of the sums before. */
+template <int ROWS>
+__device__ __forceinline__ void part_sum(float (&v)[ROWS], float (&warps)[ROWS][kWarps])
 {
-    float  s = 0.f;
-
-    v = warp_sum(v);
-    if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = v;
+#pragma unroll
+    for (int r = 0; r < ROWS; r++) {
+        v[r] = warp_sum(v[r]);
+        if (threadIdx.x % 32 == 0) warps[r][threadIdx.x / 32] = v[r];
+    }
     __syncthreads();
 #pragma unroll
-    for (int i = 0; i < kWarps; i++) s += warps[i];
-    return s;
+    for (int r = 0; r < ROWS; r++) {
+        v[r] = 0.f;
+#pragma unroll
+        for (int i = 0; i < kWarps; i++) v[r] += warps[r][i];
+    }
 }
 
 __device__ __forceinline__ void unpack8(uint4 v, float f[8])
@@ -52,38 +57,102 @@ __device__ __forceinline__ void unpack8(uint4 v, float f[8])
     }
 }
 
-/* x of 8 elements; zeros past the end of a part. */
-__device__ __forceinline__ void load_x(const Norm &n, int row, int c, bool in, float x[8])
-{
-    if (!in) {
-#pragma unroll
-        for (int i = 0; i < 8; i++) x[i] = 0.f;
-        return;
+/*
+ * Piece c of a row, or of it and the next in packed order, where the two are a sector: a lane
+ * and its neighbour take the two rows of a piece, then of the next one, and swap.
+ */
+template <int ROWS>
+struct Pieces {
+    /* v[i] as they lie to piece c of row i, and back. */
+    __device__ __forceinline__ static void turn(int c, uint4 (&v)[ROWS])
+    {
+        if constexpr (ROWS == 2) {
+            uint4  o = c & 1 ? v[0] : v[1];
+
+            o = make_uint4(__shfl_xor_sync(~0u, o.x, 1), __shfl_xor_sync(~0u, o.y, 1),
+                           __shfl_xor_sync(~0u, o.z, 1), __shfl_xor_sync(~0u, o.w, 1));
+            if (c & 1) v[0] = o;
+            else v[1] = o;
+        }
     }
-    const float4  *y = (const float4 *) (n.y + (size_t) row * n.ldy) + c * 2;
-    const float4   p = __ldcg(y), q = __ldcg(y + 1);
 
-    x[0] = p.x, x[1] = p.y, x[2] = p.z, x[3] = p.w;
-    x[4] = q.x, x[5] = q.y, x[6] = q.z, x[7] = q.w;
-    if (n.a != nullptr) {
-        float  f[8];
+    __device__ __forceinline__ static size_t place(const Norm &n, int row, int c, int i)
+    {
+        const int  odd = ROWS == 2 ? c & 1 : 0;
 
-        unpack8(__ldcg(n.a + piece_at(n.dim / 8, c, row, n.bucket)), f);
+        return piece_at(n.dim / 8, c - odd + i, row + odd, n.bucket);
+    }
+
+    __device__ __forceinline__ static bool is(const Norm &n, int row, int c, bool in)
+    {
+        return in && (ROWS == 1 || row + (c & 1) < n.rows);
+    }
+
+    __device__ __forceinline__ static void load(const Norm &n, int row, int c, bool in, uint4 (&v)[ROWS])
+    {
 #pragma unroll
-        for (int i = 0; i < 8; i++) x[i] = fmaf(n.alpha, f[i], x[i]);
+        for (int i = 0; i < ROWS; i++) v[i] = is(n, row, c, in) ? __ldcg(n.a + place(n, row, c, i)) : uint4{};
+        turn(c, v);
+    }
+
+    __device__ __forceinline__ static void store(const Norm &n, int row, int c, bool in, uint4 (&v)[ROWS])
+    {
+        turn(c, v);
+#pragma unroll
+        for (int i = 0; i < ROWS; i++)
+            if (is(n, row, c, in)) n.out[place(n, row, c, i)] = v[i];
+    }
+};
+
+/* x of 8 elements of each row; zeros past the end of a part. */
+template <int ROWS>
+__device__ __forceinline__ void load_x(const Norm &n, int row, int c, bool in, float (&x)[ROWS][8])
+{
+    uint4  a[ROWS] = {};
+
+    if (n.a != nullptr) Pieces<ROWS>::load(n, row, c, in, a);
+#pragma unroll
+    for (int r = 0; r < ROWS; r++) {
+        const int      at = ROWS == 1 ? row : min(row + r, n.rows - 1);
+        const float4  *y = (const float4 *) (n.y + (size_t) at * n.ldy) + c * 2;
+        const float4   q = in ? __ldcg(y) : float4{}, s = in ? __ldcg(y + 1) : float4{};
+        float          f[8];
+
+        x[r][0] = q.x, x[r][1] = q.y, x[r][2] = q.z, x[r][3] = q.w;
+        x[r][4] = s.x, x[r][5] = s.y, x[r][6] = s.z, x[r][7] = s.w;
+        if (n.a == nullptr) continue;
+        unpack8(a[r], f);
+#pragma unroll
+        for (int i = 0; i < 8; i++) x[r][i] = fmaf(n.alpha, f[i], x[r][i]);
     }
 }
 
-/* Mean of a part, and its sum of squared deviations. */
-__device__ __forceinline__ float2 part_stats(const float x[8], bool in, float len, float (&warps)[2][kWarps])
+template <int ROWS>
+struct Room {
+    float  sums[2][ROWS][kWarps];
+};
+
+/* Mean of a part of each row, and its sum of squared deviations. */
+template <int ROWS>
+__device__ __forceinline__ void part_stats(const float (&x)[ROWS][8], bool in, float len, Room<ROWS> &room,
+                                           float2 (&st)[ROWS])
 {
-    const float  s = ((x[0] + x[1]) + (x[2] + x[3])) + ((x[4] + x[5]) + (x[6] + x[7]));
-    const float  mean = part_sum(s, warps[0]) / len;
-    float        q = 0.f;
+    float  mean[ROWS], q[ROWS];
 
 #pragma unroll
-    for (int i = 0; i < 8; i++) q = fmaf(x[i] - mean, x[i] - mean, q);
-    return make_float2(mean, part_sum(in ? q : 0.f, warps[1]));
+    for (int r = 0; r < ROWS; r++)
+        mean[r] = ((x[r][0] + x[r][1]) + (x[r][2] + x[r][3])) + ((x[r][4] + x[r][5]) + (x[r][6] + x[r][7]));
+    part_sum(mean, room.sums[0]);
+#pragma unroll
+    for (int r = 0; r < ROWS; r++) {
+        mean[r] /= len, q[r] = 0.f;
+#pragma unroll
+        for (int i = 0; i < 8; i++) q[r] = fmaf(x[r][i] - mean[r], x[r][i] - mean[r], q[r]);
+        if (!in) q[r] = 0.f;
+    }
+    part_sum(q, room.sums[1]);
+#pragma unroll
+    for (int r = 0; r < ROWS; r++) st[r] = make_float2(mean[r], q[r]);
 }
 
 /* Joins the parts: (mean, 1 / standard deviation). */
@@ -97,9 +166,8 @@ __device__ __forceinline__ float2 join(const float2 p[kParts], float len, float 
     return make_float2(mean, 1.f / sqrtf(q / (len * kParts) + eps));
 }
 
-/* weight, bias: of piece c. */
-__device__ __forceinline__ void write_out(const Norm &n, int row, int c, const float x[8], float2 st,
-                                          uint4 weight, uint4 bias)
+/* weight, bias: of the piece. */
+__device__ __forceinline__ uint4 normal(const float x[8], float2 st, uint4 weight, uint4 bias)
 {
     float     w[8], b[8];
     uint32_t  o[4];
@@ -110,7 +178,7 @@ __device__ __forceinline__ void write_out(const Norm &n, int row, int c, const f
     for (int i = 0; i < 4; i++)
         o[i] = float2_half2(fmaf((x[2 * i] - st.x) * st.y, w[2 * i], b[2 * i]),
                             fmaf((x[2 * i + 1] - st.x) * st.y, w[2 * i + 1], b[2 * i + 1]));
-    n.out[piece_at(n.dim / 8, c, row, n.bucket)] = make_uint4(o[0], o[1], o[2], o[3]);
+    return make_uint4(o[0], o[1], o[2], o[3]);
 }
 
 #if GLM_ARCH == 90
@@ -122,18 +190,21 @@ __device__ __forceinline__ void tell(uint32_t to, float2 v, uint32_t bar)
                  "f"(v.x), "f"(v.y), "r"(bar) : "memory");
 }
 
-__global__ void __launch_bounds__(kThreads, 5) norm_kernel(const Norm n)
+/* ROWS: of a cluster.  Two in a pass, whose pieces then are whole sectors. */
+template <int ROWS>
+__global__ void __launch_bounds__(kThreads, ROWS == 1 ? 5 : 3) norm_kernel(const Norm n)
 {
-    __shared__ float     warps[2][kWarps];
-    __shared__ float2    parts[kParts];
-    __shared__ uint64_t  told;
-    const int       row = blockIdx.x / kParts, part = blockIdx.x % kParts, per = n.dim / (8 * kParts);
-    const int       c = part * per + threadIdx.x;
-    const bool      in = (int) threadIdx.x < per;
-    const float     len = (float) n.dim / kParts;
-    const uint32_t  bar = smem_addr(&told);
-    uint4           weight = {}, bias = {};
-    float           x[8];
+    __shared__ Room<ROWS>  room;
+    __shared__ float2      parts[ROWS][kParts];
+    __shared__ uint64_t    told;
+    const int           row = blockIdx.x / kParts * ROWS, part = blockIdx.x % kParts, per = n.dim / (8 * kParts);
+    const int           c = part * per + threadIdx.x;
+    const bool          in = (int) threadIdx.x < per;
+    const float         len = (float) n.dim / kParts;
+    const uint32_t      bar = smem_addr(&told);
+    uint4               weight = {}, bias = {}, o[ROWS];
+    float               x[ROWS][8];
+    float2              st[ROWS];
 
     /* The others write here only when this CTA has started. */
     if (threadIdx.x == 0) {
@@ -149,39 +220,49 @@ __global__ void __launch_bounds__(kThreads, 5) norm_kernel(const Norm n)
     grid_wait();
     if (!n.early) grid_go();
     load_x(n, row, c, in, x);
-    const float2  st = part_stats(x, in, len, warps);
-
+    part_stats(x, in, len, room, st);
     cluster_wait();
-    if (threadIdx.x < kParts)
-        tell(of_cta(smem_addr(parts + part), threadIdx.x), st, of_cta(bar, threadIdx.x));
+    if (threadIdx.x < kParts) {
+#pragma unroll
+        for (int r = 0; r < ROWS; r++)
+            tell(of_cta(smem_addr(&parts[r][part]), threadIdx.x), st[r], of_cta(bar, threadIdx.x));
+    }
     bar_wait_cluster(bar, 0);
     if (in && !n.early) weight = __ldg(n.weight + c), bias = __ldg(n.bias + c);
-    if (in) write_out(n, row, c, x, join(parts, len, n.eps), weight, bias);
+#pragma unroll
+    for (int r = 0; r < ROWS; r++) o[r] = normal(x[r], join(parts[r], len, n.eps), weight, bias);
+    Pieces<ROWS>::store(n, row, c, in, o);
 }
 
 #else
 
 __global__ void __launch_bounds__(kThreads) norm_kernel(const Norm n)
 {
-    __shared__ float  warps[2][kWarps];
+    __shared__ Room<1>  room;
     const int    row = blockIdx.x, per = n.dim / (8 * kParts);
     const bool   in = (int) threadIdx.x < per;
     const float  len = (float) n.dim / kParts;
-    float        x[kParts][8];
-    float2       st[kParts];
-
-#pragma unroll
-    for (int p = 0; p < kParts; p++) {
-        load_x(n, row, p * per + threadIdx.x, in, x[p]);
-        st[p] = part_stats(x[p], in, len, warps);
-    }
-    const float2  all = join(st, len, n.eps);
+    float        x[kParts][1][8];
+    float2       st[kParts][1], parts[kParts];
 
 #pragma unroll
     for (int p = 0; p < kParts; p++) {
         const int  c = p * per + threadIdx.x;
 
-        if (in) write_out(n, row, c, x[p], all, __ldg(n.weight + c), __ldg(n.bias + c));
+        load_x(n, row, c, in, x[p]);
+        part_stats(x[p], in, len, room, st[p]);
+        parts[p] = st[p][0];
+    }
+    const float2  all = join(parts, len, n.eps);
+
+#pragma unroll
+    for (int p = 0; p < kParts; p++) {
+        const int  c = p * per + threadIdx.x;
+        uint4      o[1];
+
+        if (!in) continue;
+        o[0] = normal(x[p][0], all, __ldg(n.weight + c), __ldg(n.bias + c));
+        Pieces<1>::store(n, row, c, true, o);
     }
 }
 
@@ -230,10 +311,15 @@ int GLM_OP(norm)(const glm_gnorm_args_t *a, glm_stream_t *s)
         return GLM_EINVAL;
     }
     const Norm  n = {a->y, (const uint4 *) a->a, (const uint4 *) a->weight, (const uint4 *) a->bias,
-                     (uint4 *) a->out, a->ldy, a->alpha, a->eps, a->dim, a->bucket, a->bucket <= 16};
+                     (uint4 *) a->out, a->ldy, a->alpha, a->eps, a->dim, a->rows, a->bucket, a->bucket <= 16};
 
-    return launch("norm", norm_kernel, a->rows * (GLM_ARCH == 90 ? kParts : 1), kThreads, 0, kParts,
-                  s, n);
+#if GLM_ARCH == 90
+    if (a->bucket > GLM_CUDA_BLOCK)
+        return launch("norm", norm_kernel<2>, (a->rows + 1) / 2 * kParts, kThreads, 0, kParts, s, n);
+    return launch("norm", norm_kernel<1>, a->rows * kParts, kThreads, 0, kParts, s, n);
+#else
+    return launch("norm", norm_kernel, a->rows, kThreads, 0, 1, s, n);
+#endif
 }
 
 int GLM_OP(embed)(const glm_embed_args_t *a, glm_stream_t *s)
