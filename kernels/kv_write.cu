@@ -10,11 +10,10 @@
 
 namespace {
 
+/* Of absolute values, whose bits are in their order, NaN above all. */
 __device__ __forceinline__ float warp_max(float v)
 {
-#pragma unroll
-    for (int o = 16; o; o >>= 1) v = max_or_nan(v, __shfl_xor_sync(~0u, v, o));
-    return v;
+    return __uint_as_float(__reduce_max_sync(~0u, __float_as_uint(v)));
 }
 
 __device__ __forceinline__ __half not_a_number()
@@ -22,10 +21,20 @@ __device__ __forceinline__ __half not_a_number()
     return __ushort_as_half(0x7fff);
 }
 
+/* v / b as a division rounds it, b of 11 bits at most: the first quotient is near enough that what
+ * it leaves over is exact, and no such quotient lies as near to the middle of two floats as what
+ * is then neglected. */
+__device__ __forceinline__ float quotient(float v, float b, float inverse)
+{
+    const float  q = v * inverse;
+
+    return fmaf(fmaf(-q, b, v), inverse, q);
+}
+
 /* fp16 scale = absmax / 127, rounded up so that |q| <= 127; 0 for zeros. */
 __device__ __forceinline__ __half scale_of(float absmax)
 {
-    return __float2half_ru(absmax / 127.f);
+    return __float2half_ru(quotient(absmax, 127.f, 1.f / 127.f));
 }
 
 /* Of values: 127 times a larger one is infinite in fp16, as a mean of values would be. */
@@ -34,17 +43,33 @@ __device__ __forceinline__ __half value_scale_of(float absmax)
     return __hmin(scale_of(absmax), __float2half(515.5f));
 }
 
-__device__ __forceinline__ uint8_t quantise(float v, float scale)
-{
-    return (uint8_t) (scale > 0.f ? __float2int_rn(fminf(fmaxf(v / scale, -127.f), 127.f)) : 0);
-}
+/* Plus this, a small number is rounded to an integer, which is the sum's last byte. */
+constexpr float  kRound = 1.5f * (1 << 23);
 
-/* As fp16, rounded.  127 times a key's scale larger than 515.5 would be infinite: such a key, with
- * an element past 65468, is made smaller as a whole. */
-__device__ __forceinline__ __half dequantise(uint8_t q, __half scale)
-{
-    return __hmul(__int2half_rn((int8_t) q), __hmin_nan(scale, __float2half(515.5f)));
-}
+/* To int8 and back. */
+struct Quantiser {
+    float  scale, inverse;
+
+    __device__ __forceinline__ explicit Quantiser(__half s) : scale(__half2float(s))
+    {
+        asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(scale));
+    }
+
+    /* v / scale, rounded: -127 .. 127, as the scale is made so; 0 without one.  Plus kRound. */
+    __device__ __forceinline__ float operator()(float v) const
+    {
+        return scale > 0.f ? quotient(v, scale, inverse) + kRound : kRound;
+    }
+
+    __device__ __forceinline__ static uint8_t byte(float rounded) { return (uint8_t) __float_as_uint(rounded); }
+
+    /* To fp16, rounded.  127 times a key's scale larger than 515.5 would be infinite: such a key,
+     * with an element past 65468, is made smaller as a whole. */
+    __device__ __forceinline__ __half back(float rounded) const
+    {
+        return __float2half_rn((rounded - kRound) * (scale > 515.5f ? 515.5f : scale));
+    }
+};
 
 __device__ __forceinline__ __half finite_or_nan(float v)
 {
@@ -53,39 +78,67 @@ __device__ __forceinline__ __half finite_or_nan(float v)
     return __hisinf(h) ? not_a_number() : h;
 }
 
+template <int N> struct Bytes;
+template <> struct Bytes<1> { using T = uint8_t; };
+template <> struct Bytes<2> { using T = uint16_t; };
+template <> struct Bytes<4> { using T = uint32_t; };
+template <> struct Bytes<8> { using T = uint2; };
+
+/* N values next to each other. */
+template <typename V, int N>
+__device__ __forceinline__ void get(V (&v)[N], const void *from)
+{
+    using  T = typename Bytes<sizeof(V) * N>::T;
+    union { T t; V v[N]; }  u;
+
+    u.t = *(const T *) from;
+#pragma unroll
+    for (int i = 0; i < N; i++) v[i] = u.v[i];
+}
+
+template <typename V, int N>
+__device__ __forceinline__ void put(void *to, const V (&v)[N])
+{
+    using  T = typename Bytes<sizeof(V) * N>::T;
+    union { V v[N]; T t; }  u;
+
+#pragma unroll
+    for (int i = 0; i < N; i++) u.v[i] = v[i];
+    *(T *) to = u.t;
+}
+
 /* A row's key and value of a head; a lane has E pairs, from E lane on, dimensions D / 2 apart. */
 template <int D>
 struct Token {
     static constexpr int  E = D / 64;
 
-    int      slot, page;
     __half2  turn[E];
     float    k[2][E], v[2][E];
 
     __device__ __forceinline__ static int dim(int half, int e) { return half * (D / 2) + threadIdx.x % 32 * E + e; }
 
     /* What no kernel of a step writes. */
-    __device__ __forceinline__ void look(const Rows &r, const __half2 *rope, int row)
+    __device__ __forceinline__ void look(const __half2 *rope, int position)
     {
-        const __half2  *cs = rope + (size_t) r.position[row] * (D / 2) + dim(0, 0);
-
-        page = r.pages[(size_t) row * r.ldpages + slot / kPage];
-#pragma unroll
-        for (int e = 0; e < E; e++) turn[e] = cs[e];
+        get(turn, rope + (size_t) position * (D / 2) + dim(0, 0));
     }
 
     /* from: the head's key, its value behind it. */
     __device__ __forceinline__ void load(const __half *from)
     {
+        __half  h[4][E];
+
+#pragma unroll
+        for (int i = 0; i < 4; i++) get(h[i], from + i / 2 * D + dim(i % 2, 0));
 #pragma unroll
         for (int e = 0; e < E; e++) {
             const float2  c = __half22float2(turn[e]);
-            const float   x = __half2float(from[dim(0, e)]), y = __half2float(from[dim(1, e)]);
+            const float   x = __half2float(h[0][e]), y = __half2float(h[1][e]);
 
             k[0][e] = fmaf(x, c.x, -(y * c.y));
             k[1][e] = fmaf(y, c.x, x * c.y);
-            v[0][e] = __half2float(from[D + dim(0, e)]);
-            v[1][e] = __half2float(from[D + dim(1, e)]);
+            v[0][e] = __half2float(h[2][e]);
+            v[1][e] = __half2float(h[3][e]);
         }
     }
 
@@ -125,51 +178,37 @@ __global__ void __launch_bounds__(128) kv_write_kernel(const Kv kv, const Rows r
 
     grid_go();
     if (row >= r.rows) return;
-    t.slot = r.slot[row];                     /* rows do not change within a step */
-    if (t.slot < 0) {
+    const int  slot = r.slot[row];            /* rows do not change within a step */
+    if (slot < 0) {
         grid_wait();                          /* no kernel ends before those in front */
         return;
     }
-    t.look(r, rope, row);
-    uint8_t  *to = head_at<D, INT8>(kv, t.page, head), *key = to + t.slot % kPage * H::kToken;
+    const int  page = r.pages[(size_t) row * r.ldpages + slot / kPage];
+    uint8_t   *to = head_at<D, INT8>(kv, page, head), *key = to + slot % kPage * H::kToken;
+
+    t.look(rope, r.position[row]);
 
     grid_wait();
     t.load(qkv + ((size_t) row * kv.heads + head) * 3 * D + D);
     __half  ks = {}, vs = {};
 
     if (INT8) {
-        __half  *scales = scales_at<D, INT8>(kv, t.page, head) + t.slot % kPage;
+        __half  *scales = scales_at<D, INT8>(kv, page, head) + slot % kPage;
 
         t.scales(ks, vs);
         if (threadIdx.x % 32 == 0) scales[0] = ks, scales[kPage] = vs;
     }
+    const Quantiser  kq(ks), vq(vs);
+
 #pragma unroll
     for (int n = 0; n < 2 * t.E; n++) {
         const int    dim = t.dim(n / t.E, n % t.E);
         const float  k = t.k[n / t.E][n % t.E], v = t.v[n / t.E][n % t.E];
-        uint8_t     *value = to + value_at<D, INT8>(t.slot, dim);
+        uint8_t     *value = to + value_at<D, INT8>(slot, dim);
 
-        if (INT8) key[dim] = quantise(k, __half2float(ks)), *value = quantise(v, __half2float(vs));
+        if (INT8) key[dim] = kq.byte(kq(k)), *value = vq.byte(vq(v));
         else ((__half *) key)[dim] = finite_or_nan(k), *(__half *) value = finite_or_nan(v);
     }
-}
-
-template <int N> struct Bytes;
-template <> struct Bytes<1> { using T = uint8_t; };
-template <> struct Bytes<2> { using T = uint16_t; };
-template <> struct Bytes<4> { using T = uint32_t; };
-template <> struct Bytes<8> { using T = uint2; };
-
-/* N values next to each other. */
-template <typename V, int N>
-__device__ __forceinline__ void put(void *to, const V (&v)[N])
-{
-    using  T = typename Bytes<sizeof(V) * N>::T;
-    union { V v[N]; T t; }  u;
-
-#pragma unroll
-    for (int i = 0; i < N; i++) u.v[i] = v[i];
-    *(T *) to = u.t;
 }
 
 /*
@@ -181,37 +220,36 @@ template <int D, bool INT8>
 __global__ void __launch_bounds__(128) kv_write_pass_kernel(const Kv kv, const Rows r, __half *qkv,
                                                             const __half2 *rope)
 {
-    using          H = Head<D, INT8>;
-    constexpr int  E = Token<D>::E;
+    constexpr int  E = Token<D>::E, kToken = Head<D, INT8>::kToken;
     const int      i = (blockIdx.x * blockDim.x + threadIdx.x) / 32, row = i / kv.heads * 4, head = i % kv.heads;
     const int      n = min(4, r.rows - row);
+    const size_t   width = (size_t) kv.heads * 3 * D;
     Token<D>       t[4];
     uint32_t       words[2][E] = {};
 
     grid_go();
     if (n <= 0) return;
-#pragma unroll
-    for (int x = 0; x < 4; x++) {
-        t[x].slot = r.slot[row + min(x, n - 1)];
-        t[x].look(r, rope, row + min(x, n - 1));
-    }
-    uint8_t  *to = head_at<D, INT8>(kv, t[0].page, head);         /* four slots share a page */
-    __half   *scales = scales_at<D, INT8>(kv, t[0].page, head);
+    const int  slot = r.slot[row], page = r.pages[slot / kPage];           /* of all four */
+    uint8_t   *to = head_at<D, INT8>(kv, page, head), *key = to + slot % kPage * kToken;
+    __half    *scales = scales_at<D, INT8>(kv, page, head) + slot % kPage;
+    __half    *from = qkv + row * width + head * 3 * D + D;
 
+#pragma unroll
+    for (int x = 0; x < 4; x++) t[x].look(rope, r.position[row + min(x, n - 1)]);
     grid_wait();
 #pragma unroll
-    for (int x = 0; x < 4; x++) t[x].load(qkv + ((size_t) (row + min(x, n - 1)) * kv.heads + head) * 3 * D + D);
+    for (int x = 0; x < 4; x++) t[x].load(from + min(x, n - 1) * width);
 #pragma unroll
     for (int x = 0; x < 4; x++) {
         if (x >= n) break;
-        uint8_t  *key = to + t[x].slot % kPage * H::kToken;
-        __half   *back = qkv + ((size_t) (row + x) * kv.heads + head) * 3 * D + D;
-        __half    ks = {}, vs = {}, k[E], v[E];
+        __half  *back = from + x * width, ks = {}, vs = {}, k[E], v[E];
 
         if (INT8) {
             t[x].scales(ks, vs);
-            if (threadIdx.x % 32 == 0) scales[t[x].slot % kPage] = ks, scales[kPage + t[x].slot % kPage] = vs;
+            if (threadIdx.x % 32 == 0) scales[x] = ks, scales[kPage + x] = vs;
         }
+        const Quantiser  kq(ks), vq(vs);
+
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             const int  dim = t[x].dim(half, 0);
@@ -223,21 +261,26 @@ __global__ void __launch_bounds__(128) kv_write_pass_kernel(const Kv kv, const R
                     k[e] = finite_or_nan(t[x].k[half][e]), v[e] = finite_or_nan(t[x].v[half][e]);
                     continue;
                 }
-                const uint8_t  b = quantise(t[x].v[half][e], __half2float(vs));
+                const float  kr = kq(t[x].k[half][e]), vr = vq(t[x].v[half][e]);
 
-                q[e] = quantise(t[x].k[half][e], __half2float(ks));
-                words[half][e] |= (uint32_t) b << 8 * x;
-                k[e] = dequantise(q[e], ks), v[e] = dequantise(b, vs);
-                if (n < 4) to[value_at<D, true>(t[x].slot, dim + e)] = b;
+                q[e] = kq.byte(kr);
+                words[half][e] |= (uint32_t) vq.byte(vr) << 8 * x;
+                k[e] = kq.back(kr), v[e] = vq.back(vr);
             }
-            if (INT8) put(key + dim, q);
-            else put(key + dim * 2, k), put(to + value_at<D, false>(t[x].slot, dim), v);
+            if (INT8) put(key + x * kToken + dim, q);
+            else put(key + x * kToken + dim * 2, k), put(to + value_at<D, false>(slot + x, dim), v);
             put(back + dim, k), put(back + D + dim, v);
         }
     }
-    if (INT8 && n == 4) {
+    if constexpr (INT8) {
 #pragma unroll
-        for (int half = 0; half < 2; half++) put(to + value_at<D, true>(t[0].slot, t[0].dim(half, 0)), words[half]);
+        for (int half = 0; half < 2; half++) {
+            uint8_t  *value = to + value_at<D, true>(slot, Token<D>::dim(half, 0));
+
+            if (n == 4) put(value, words[half]);
+            else for (int b = 0; b < 4 * E; b++)
+                if (b % 4 < n) value[b] = (uint8_t) (words[half][b / 4] >> b % 4 * 8);
+        }
     }
 }
 
