@@ -26,6 +26,11 @@ __device__ __forceinline__ void bar_expect(uint32_t bar, int bytes)
                  : "memory");
 }
 
+__device__ __forceinline__ void bar_arrive(uint32_t bar)
+{
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
+}
+
 __device__ __forceinline__ void bar_wait(uint32_t bar, int parity)
 {
     asm volatile("{\n.reg .pred p;\nL: mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n"

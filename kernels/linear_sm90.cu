@@ -24,7 +24,7 @@ __device__ __forceinline__ void bar_arrive(uint32_t bar)
 {
     if (threadIdx.x % 32 >= CL) return;
     if constexpr (CL == 1)
-        asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
+        bar_arrive(bar);
     else
         asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(bar) : "memory");
 }
@@ -268,7 +268,7 @@ __device__ __forceinline__ void issue(uint32_t x, Flight<C> &g)
 template <class C, int I>
 __device__ __forceinline__ void land(Flight<C> &g)
 {
-    wgmma_wait<C::NT * 4>(&g.sums(I)[0][0]);
+    wgmma_wait<0, C::NT * 4>(&g.sums(I)[0][0]);
 }
 
 /* The ring as consumers see it; empty: in the CTA of the cluster that this lane tells; x: the

@@ -90,11 +90,11 @@ __device__ __forceinline__ void wgmma_commit()
     asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 }
 
-/* Waits for all groups; the N sums at d are there, and are read nowhere before. */
-template <int N>
+/* Waits for all groups but the LEFT last; the N sums at d are there, and are read nowhere before. */
+template <int LEFT, int N>
 __device__ __forceinline__ void wgmma_wait(float *d)
 {
-    asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(LEFT) : "memory");
 #pragma unroll
     for (int i = 0; i < N; i++) asm volatile("" : "+f"(d[i]) :: "memory");
 }
