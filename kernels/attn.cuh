@@ -52,6 +52,12 @@ __device__ __forceinline__ float max_or_nan(float a, float b)
     return m;
 }
 
+/* Of absolute values, whose bits are in their order, NaN above all. */
+__device__ __forceinline__ float warp_max(float v)
+{
+    return __uint_as_float(__reduce_max_sync(~0u, __float_as_uint(v)));
+}
+
 inline bool kv_ok(const glm_gkv_t *kv)
 {
     return kv != NULL && (kv->d == 64 || kv->d == 128) && kv->heads >= 1 && kv->base != NULL

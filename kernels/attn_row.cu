@@ -244,16 +244,30 @@ struct Query {
     __half2  c[D / 64];
 };
 
+/* A row's place in the rotary table; neither changes within a step. */
+__device__ __forceinline__ int position_of(const Attn &a, const Unit &n)
+{
+    return n.u < 0 ? 0 : a.r.position[n.row];
+}
+
+template <int D>
+__device__ __forceinline__ void fetch_turn(const Attn &a, const Unit &n, int position, Query<D> &q)
+{
+    if (n.u < 0 || n.len < 1) return;
+    const __half2  *c = a.rope + (size_t) position * (D / 2) + threadIdx.x % 32 * (D / 64);
+
+#pragma unroll
+    for (int e = 0; e < D / 64; e++) q.c[e] = c[e];
+}
+
 template <int D>
 __device__ __forceinline__ void fetch_q(const Attn &a, const Unit &n, Query<D> &q)
 {
     if (n.u < 0 || n.len < 1) return;
-    const int       i = threadIdx.x % 32 * (D / 64);
-    const __half   *p = a.qkv + ((size_t) n.row * a.kv.heads + n.head) * 3 * D + i;
-    const __half2  *c = a.rope + (size_t) a.r.position[n.row] * (D / 2) + i;
+    const __half  *p = a.qkv + ((size_t) n.row * a.kv.heads + n.head) * 3 * D + threadIdx.x % 32 * (D / 64);
 
 #pragma unroll
-    for (int e = 0; e < D / 64; e++) q.x[e] = p[e], q.y[e] = p[e + D / 2], q.c[e] = c[e];
+    for (int e = 0; e < D / 64; e++) q.x[e] = p[e], q.y[e] = p[e + D / 2];
 }
 
 /* f = 256 high + low, both signed. */
@@ -280,8 +294,7 @@ __device__ __forceinline__ void place_q(const Attn &a, const Query<D> &q, float 
         top = max_or_nan(top, max_or_nan(fabsf(v[e]), fabsf(v[e + E])));
     }
     if (INT8) {
-#pragma unroll
-        for (int x = 16; x; x >>= 1) top = max_or_nan(top, __shfl_xor_sync(~0u, top, x));
+        top = warp_max(top);
         if (threadIdx.x % 32 == 0) to[D - 1] = top / kFix;
     }
 #pragma unroll
@@ -598,20 +611,19 @@ __device__ __forceinline__ void join_shares(const Attn &a, const Unit &n, const 
 
 /* Units of a CTA, a share a warp; each warp has a copy of q. */
 template <int D, bool INT8>
-__device__ __forceinline__ void walk_units(const Attn &a, const Walk &walk, Copies<D, INT8> &copies,
-                                           Shared<D, INT8> &sh)
+__device__ __forceinline__ void walk_units(const Attn &a, const Walk &walk, Unit n, Query<D> &q,
+                                           Copies<D, INT8> &copies, Shared<D, INT8> &sh)
 {
     using      S = Step<D, INT8>;
     const int  warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     int        stage = 0;
-    Unit       n = unit_at(a, sh, walk, walk.first);
-    Query<D>   q = {};
 
-    fetch_q<D>(a, n, q);
     while (n.u >= 0) {
         place_q<D, INT8>(a, q, sh.q[warp]);
         __syncwarp();
-        fetch_q<D>(a, unit_at(a, sh, walk, n.u + walk.stride), q);
+        const Unit  then = unit_at(a, sh, walk, n.u + walk.stride);
+
+        fetch_turn<D>(a, then, position_of(a, then), q), fetch_q<D>(a, then, q);
         const State<D, INT8>  v = take_share<D, INT8>(a, n, warp, walk, copies, stage, sh.q[warp], sh);
 
         if (S::has_out(lane)) {
@@ -622,7 +634,7 @@ __device__ __forceinline__ void walk_units(const Attn &a, const Walk &walk, Copi
         __syncthreads();
         join_warps<D, INT8>(a, n, sh);
         __syncthreads();
-        n = unit_at(a, sh, walk, n.u + walk.stride);
+        n = then;
     }
 }
 
@@ -635,22 +647,21 @@ __device__ __forceinline__ void team_sync(int team)
 
 /* (row, head)s of a team. */
 template <int D, bool INT8>
-__device__ __forceinline__ void walk_pairs(const Attn &a, const Walk &walk, Copies<D, INT8> &copies,
-                                           Shared<D, INT8> &sh)
+__device__ __forceinline__ void walk_pairs(const Attn &a, const Walk &walk, Unit n, Query<D> &q,
+                                           Copies<D, INT8> &copies, Shared<D, INT8> &sh)
 {
-    float     *mine = sh.q[threadIdx.x / 32];
-    int        stage = 0, pair = walk.first / a.max_chunks;
-    Unit       n = unit_at(a, sh, walk, pair * a.max_chunks);
-    Query<D>   q = {};
+    float  *mine = sh.q[threadIdx.x / 32];
+    int     stage = 0, pair = walk.first / a.max_chunks;
 
-    fetch_q<D>(a, n, q);
     while (n.u >= 0) {
         const int   nchunks = (n.len + kChunk - 1) / kChunk;
 
         place_q<D, INT8>(a, q, mine);
         __syncwarp();
         pair += walk.stride;
-        fetch_q<D>(a, unit_at(a, sh, walk, pair * a.max_chunks), q);
+        const Unit  then = unit_at(a, sh, walk, pair * a.max_chunks);
+
+        fetch_turn<D>(a, then, position_of(a, then), q), fetch_q<D>(a, then, q);
         for (n.chunk = walk.member; n.chunk < nchunks; n.chunk += walk.team) {
             State<D, INT8>  w[kShares];
 
@@ -668,7 +679,7 @@ __device__ __forceinline__ void walk_pairs(const Attn &a, const Walk &walk, Copi
             if (walk.member == 0) join_chunks<D>(a, n, partial_at<D>(a, n, 0), nchunks);
         }
         __syncwarp();
-        n = unit_at(a, sh, walk, pair * a.max_chunks);
+        n = then;
     }
 }
 
@@ -721,24 +732,29 @@ __global__ void __launch_bounds__(kThreads, Step<D, INT8>::kCtas) attn_row_kerne
     const int   member = team ? warp % team : warp, one = team ? (blockIdx.x * kWarps + warp) / team : 0;
     const Walk  walk = {(int) (team ? one * a.max_chunks + member : blockIdx.x),
                         (int) (team ? gridDim.x * kWarps / team : gridDim.x), team, member};
+    const Unit  n = unit_at(a, sh, walk, walk.first);
     Copies<D, INT8>  copies;
+    Query<D>         q = {};
+    const int        position = position_of(a, n);
 
     copies.stage = 0;
     copies.look(a, sh, walk, walk.first);
     copies.enter(a, sh, walk);
+    fetch_turn<D>(a, n, position, q);         /* before the copies: it would wait for them */
 #pragma unroll 1
     for (int i = 0; i < Step<D, INT8>::kAhead; i++) {
         if (!copies.old(a)) grid_wait();
         copies.issue(a, sh, walk);
     }
     grid_wait();
+    fetch_q<D>(a, n, q);
     if constexpr (Step<D, INT8>::kTeams) {
         if (team) {
-            walk_pairs<D, INT8>(a, walk, copies, sh);
+            walk_pairs<D, INT8>(a, walk, n, q, copies, sh);
             return;
         }
     }
-    walk_units<D, INT8>(a, walk, copies, sh);
+    walk_units<D, INT8>(a, walk, n, q, copies, sh);
 }
 
 template <int D, bool INT8>

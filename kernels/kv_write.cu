@@ -10,12 +10,6 @@
 
 namespace {
 
-/* Of absolute values, whose bits are in their order, NaN above all. */
-__device__ __forceinline__ float warp_max(float v)
-{
-    return __uint_as_float(__reduce_max_sync(~0u, __float_as_uint(v)));
-}
-
 __device__ __forceinline__ __half not_a_number()
 {
     return __ushort_as_half(0x7fff);

@@ -190,7 +190,7 @@ __device__ __forceinline__ void tell(uint32_t to, float2 v, uint32_t bar)
                  "f"(v.x), "f"(v.y), "r"(bar) : "memory");
 }
 
-/* ROWS: of a cluster.  Two in a pass, whose pieces then are whole sectors. */
+/* ROWS: of a cluster.  Two from 64 on, whose pieces then are whole sectors. */
 template <int ROWS>
 __global__ void __launch_bounds__(kThreads, ROWS == 1 ? 5 : 3) norm_kernel(const Norm n)
 {
@@ -199,7 +199,7 @@ __global__ void __launch_bounds__(kThreads, ROWS == 1 ? 5 : 3) norm_kernel(const
     __shared__ uint64_t    told;
     const int           row = blockIdx.x / kParts * ROWS, part = blockIdx.x % kParts, per = n.dim / (8 * kParts);
     const int           c = part * per + threadIdx.x;
-    const bool          in = (int) threadIdx.x < per;
+    const bool          in = (int) threadIdx.x < per, step = n.bucket <= GLM_CUDA_MAX_ROWS;
     const float         len = (float) n.dim / kParts;
     const uint32_t      bar = smem_addr(&told);
     uint4               weight = {}, bias = {}, o[ROWS];
@@ -213,9 +213,9 @@ __global__ void __launch_bounds__(kThreads, ROWS == 1 ? 5 : 3) norm_kernel(const
         bar_expect(bar, sizeof(parts));
     }
     cluster_arrive();
-    /* They come from far and do not change: with few rows, on their way before the kernels
-     * in front end. */
-    if (in && n.early) weight = __ldg(n.weight + c), bias = __ldg(n.bias + c);
+    /* They come from far and do not change: in a step, on their way before the kernels in
+     * front end. */
+    if (in && step) weight = __ldg(n.weight + c), bias = __ldg(n.bias + c);
     if (n.early) grid_go();
     grid_wait();
     if (!n.early) grid_go();
@@ -228,7 +228,7 @@ __global__ void __launch_bounds__(kThreads, ROWS == 1 ? 5 : 3) norm_kernel(const
             tell(of_cta(smem_addr(&parts[r][part]), threadIdx.x), st[r], of_cta(bar, threadIdx.x));
     }
     bar_wait_cluster(bar, 0);
-    if (in && !n.early) weight = __ldg(n.weight + c), bias = __ldg(n.bias + c);
+    if (in && !step) weight = __ldg(n.weight + c), bias = __ldg(n.bias + c);
 #pragma unroll
     for (int r = 0; r < ROWS; r++) o[r] = normal(x[r], join(parts[r], len, n.eps), weight, bias);
     Pieces<ROWS>::store(n, row, c, in, o);
@@ -314,7 +314,7 @@ int GLM_OP(norm)(const glm_gnorm_args_t *a, glm_stream_t *s)
                      (uint4 *) a->out, a->ldy, a->alpha, a->eps, a->dim, a->rows, a->bucket, a->bucket <= 16};
 
 #if GLM_ARCH == 90
-    if (a->bucket > GLM_CUDA_BLOCK)
+    if (a->bucket >= GLM_CUDA_BLOCK)
         return launch("norm", norm_kernel<2>, (a->rows + 1) / 2 * kParts, kThreads, 0, kParts, s, n);
     return launch("norm", norm_kernel<1>, a->rows * kParts, kThreads, 0, kParts, s, n);
 #else
