@@ -126,7 +126,7 @@ ok(-s "$out/$_.txt", "$_ has its own output") for qw(tests truth wire steps load
 ok(!-e "$dir/load.model", 'the model that was loaded is gone');
 like($text, qr/^ok - sample: 2 passed, 1 of them skipped, 0 failed$/m, 'skips are told');
 is(scalar(() = $text =~ /^ok - sm_(?:90|80), wire: /mg), 12, 'six questions over the wire for each architecture');
-is(scalar(() = $text =~ /^ok - compute-sanitizer /mg), 21, 'sanitizers: every program, both architectures');
+is(scalar(() = $text =~ /^ok - compute-sanitizer /mg), 19, 'sanitizers: every program, both architectures');
 
 my ($table) = $text =~ /^# table.*?\n(.*?)^gpu:/ms;
 like($table, qr/^NVIDIA H200, .*read peak 4513/m, 'table: the card');

@@ -580,9 +580,10 @@ int main(int argc, char **argv)
         test_attention(96, 128, 1, {130, 2048});
     }
     test_linears();
-    test_chain();
-    for (int int8 : {0, 1})
-        for (int count : {1, 40})
-            if (count > 1 || !racecheck()) test_new_tokens(int8, count);
+    if (!racecheck()) {                       /* it looks within a CTA alone: all of that was above */
+        test_chain();
+        for (int int8 : {0, 1})
+            for (int count : {1, 40}) test_new_tokens(int8, count);
+    }
     return finish();
 }

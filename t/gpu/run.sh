@@ -151,26 +151,25 @@ sanitize() {    # tool, arch, program
     say $status "compute-sanitizer $1 sm_$2 $3: $(grep -E 'SUMMARY' "$log" | tail -1 | sed 's/^=* *//')"
 }
 
-# The kernels' all at once, as each mostly keeps one core busy, then the model's, which takes
-# what memory it finds, and at last its racecheck, which does so, too.  racecheck does not
-# follow bulk copies, so sm_90's matrices, and the model that has them, are left out there:
-# sm_80's stand for the rest of the code, which is the same but for the attention of
-# contexts.  The sampler has none.
+# The kernels' all at once, as each mostly keeps one core busy.  racecheck does not follow
+# bulk copies, so sm_90's matrices and contexts are left out there: sm_80's stand for the
+# rest of the code, which is the same.  The sampler has none.  The model's are one after the
+# other, since the tool finds no memory for itself in several at once, nor in synccheck of
+# sm_90's at all, whatever the card has left; racecheck of its steps takes minutes each.
 sanitize_all() {
-    for wave in "glm-gputest glm-prefilltest glm-gpusample" model_demo; do
-        for arch in 80 90; do
-            for p in $wave; do
-                sanitize memcheck $arch $p &
-                sanitize synccheck $arch $p &
-                case $arch-$p in
-                *-model_demo) ;;
-                80-* | 90-glm-gpusample) sanitize racecheck $arch $p & ;;
-                esac
-            done
+    for arch in 80 90; do
+        for p in glm-gputest glm-prefilltest glm-gpusample; do
+            sanitize memcheck $arch $p &
+            sanitize synccheck $arch $p &
+            case $arch-$p in
+            80-* | 90-glm-gpusample) sanitize racecheck $arch $p & ;;
+            esac
         done
-        wait
     done
-    sanitize racecheck 80 model_demo
+    wait
+    sanitize memcheck 80 model_demo
+    sanitize synccheck 80 model_demo
+    sanitize memcheck 90 model_demo
     echo "# racecheck: sm_80's kernels, and sm_90's sampler (it does not follow cp.async.bulk)"
 }
 
