@@ -6,8 +6,7 @@
  * arithmetic is that of the blocks, whatever rows are beside it.  Rotated q is in
  * shared memory (sm_80: in fragments) from the start; K and V, which kv_write left beside
  * it, pass through shared memory.  On sm_90 one thread copies them, ahead of three warpgroups
- * that wait for blocks, not for each other; each works its weights out while the next scores
- * and the last values are under way.
+ * that wait for blocks, not for each other: one's weights are worked out beside others' products.
  * An ideal run does 4 * rows * tokens * heads * d operations and reads q once, and K
  * and V of a head once a tile, from L2 but for the first.
  */
@@ -25,8 +24,8 @@ constexpr int    kWarps = GLM_ARCH == 90 ? 12 : 4, kStages = GLM_ARCH == 90 ? 4 
 constexpr int    kThreads = kWarps * 32 + (GLM_ARCH == 90 ? 128 : 0), kRows = kWarps * 16, kTokens = 64;
 constexpr float  kLog2e = 1.4426950408889634f;
 
-/* A row's maximum is left as it is until a score is more than this above: 256 times the weight,
- * which neither fp16 nor the sums mind. */
+/* A row's maximum is left as it is until a score is more than this above.  Weights are 256 at most
+ * then: fp16 rounds them as it does those below 1, the sums are fp32. */
 constexpr float  kSlack = 8.f / kLog2e;
 
 struct Context {
@@ -112,8 +111,9 @@ __device__ __forceinline__ void put_q(const Context &c, int head, int row0, uint
         const int       at = i * 128 + threadIdx.x % 128, row = at / kPieces, piece = at % kPieces;
         const __half2  *rope;
         const __half   *q = q_row<D>(c, head, row0 + row, rope) + piece * 8;
-        __half2         turn[8];
-        uint32_t        x[4], y[4];
+
+        alignas(16) __half2   turn[8];
+        alignas(16) uint32_t  x[4], y[4];
 
         *(uint4 *) x = *(const uint4 *) q, *(uint4 *) y = *(const uint4 *) (q + D / 2);
         *(uint4 *) turn = *(const uint4 *) (rope + piece * 8);

@@ -35,7 +35,7 @@
 extern "C" {
 #endif
 
-#define GLM_CUDA_GENERATION  3    /* goes up when any output bit may change */
+#define GLM_CUDA_GENERATION  4    /* goes up when any output bit may change */
 #define GLM_CUDA_MAX_ROWS    64   /* of a step, of attn_row */
 #define GLM_CUDA_PREFILL_ROWS 512 /* of a pass, and its bucket */
 #define GLM_CUDA_BLOCK       64   /* rows of a bucket of 512 that lie together */
@@ -172,7 +172,7 @@ typedef struct {
 size_t glm_cuda_kv_head_bytes(int d, int int8);
 
 /* Rows of a step, all device arrays, written before its first kernel starts.
- * slot < 0: no row (nothing is written). */
+ * slot < 0: no row (nothing is written); in no pass. */
 typedef struct {
     const int32_t  *slot;         /* (rows) KV index; the row sees 0 .. slot */
     const int32_t  *position;     /* (rows) row of the rotary table */
@@ -187,7 +187,8 @@ typedef struct {
  * qkv: fp16 [rows][heads * 3d], head h: q k v of d each. rope: half2 (cos, sin)
  * [positions][d / 2], fp16 values as section 1 of the reference makes them.
  * kv_write of a pass of a context (ldpages 0) leaves k and v in qkv as the pages have them, k
- * rotated, int8 times its scale: that is what attn_context reads.
+ * rotated, int8 times its scale (a key's at most 515.5): that is what attn_context reads.  Once a
+ * pass: a second call would rotate k again.
  * attn_row takes at most GLM_CUDA_MAX_ROWS rows; of a pass of prefill, a block of 64
  * rows after the other.  What a row sees before its last `rows` slots it may read as soon as it
  * starts, before the kernels in front have ended: no kernel of the same step may write

@@ -2,7 +2,7 @@
  * norm: residual + LayerNorm in one pass, the rows of the embedding, and rows moved
  * between buckets.  A row is
  * cut in four parts whatever its width; on sm_90 a cluster of four CTAs takes a
- * row, on sm_80 one CTA takes the parts in turn: the bits are the same.
+ * row (from buckets of 64 on, two), on sm_80 one CTA takes the parts in turn: the bits are the same.
  * An ideal run moves rows * dim * (4 + 2 + 2) bytes and 4 * dim of weights.
  */
 #include "cluster.cuh"

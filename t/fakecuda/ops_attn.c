@@ -178,6 +178,18 @@ leave(const glm_gkv_t *kv, int32_t page, int token, int head, uint16_t *x)
     }
 }
 
+/* Slots of a pass: one after the other, from a multiple of 4 on.  Else a card would write astray. */
+static int
+may_pass(const glm_grows_t *r)
+{
+    for (int i = 0; i < r->rows; i++) {
+        if (r->slot[0] < 0 || r->slot[0] % 4 != 0 || r->slot[i] != r->slot[0] + i) {
+            return fakecuda_may(NULL, 1);
+        }
+    }
+    return 1;
+}
+
 static void
 run_write(void *arg)
 {
@@ -185,7 +197,7 @@ run_write(void *arg)
     int              d = t->kv.d;
     float            k[128], v[128];
 
-    if (!may_rows(t)) return;
+    if (!may_rows(t) || (t->rows.ldpages == 0 && !may_pass(&t->rows))) return;
     for (int r = 0; r < t->rows.rows; r++) {
         int32_t  slot = t->rows.slot[r], page;
 
