@@ -77,10 +77,10 @@ __device__ __forceinline__ const __half *q_row(const Context &c, int head, int r
 __device__ __forceinline__ void rotate(const Context &c, const __half2 *rope, uint32_t &x, uint32_t &y)
 {
     const float2  a = half2_float2(x), b = half2_float2(y);
-    const float2  c0 = __half22float2(rope[0]), c1 = __half22float2(rope[1]);
+    const float2  r0 = rotated(a.x, b.x, rope[0]), r1 = rotated(a.y, b.y, rope[1]);
 
-    x = float2_half2(fmaf(a.x, c0.x, -(b.x * c0.y)) * c.rsqrt_d, fmaf(a.y, c1.x, -(b.y * c1.y)) * c.rsqrt_d);
-    y = float2_half2(fmaf(b.x, c0.x, a.x * c0.y) * c.rsqrt_d, fmaf(b.y, c1.x, a.y * c1.y) * c.rsqrt_d);
+    x = float2_half2(r0.x * c.rsqrt_d, r1.x * c.rsqrt_d);
+    y = float2_half2(r0.y * c.rsqrt_d, r1.y * c.rsqrt_d);
 }
 
 /* What a warp has of its rows: lane 4 g + t has rows g and g + 8. */

@@ -286,11 +286,9 @@ __device__ __forceinline__ void place_q(const Attn &a, const Query<D> &q, float 
 
 #pragma unroll
     for (int e = 0; e < E; e++) {
-        const float2  c = __half22float2(q.c[e]);
-        const float   x = __half2float(q.x[e]), y = __half2float(q.y[e]);
+        const float2  r = rotated(__half2float(q.x[e]), __half2float(q.y[e]), q.c[e]);
 
-        v[e] = fmaf(x, c.x, -(y * c.y)) * a.rsqrt_d;
-        v[e + E] = fmaf(y, c.x, x * c.y) * a.rsqrt_d;
+        v[e] = r.x * a.rsqrt_d, v[e + E] = r.y * a.rsqrt_d;
         top = max_or_nan(top, max_or_nan(fabsf(v[e]), fabsf(v[e + E])));
     }
     if (INT8) {
@@ -325,18 +323,6 @@ __device__ __forceinline__ int of_four(const int (&v)[4])
     const int  a = threadIdx.x & 1 ? v[1] : v[0], b = threadIdx.x & 1 ? v[3] : v[2];
 
     return threadIdx.x & 2 ? b : a;
-}
-
-__device__ __forceinline__ void unpack8(uint4 q, float *f)
-{
-    const uint32_t  w[4] = {q.x, q.y, q.z, q.w};
-
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        float2  p = half2_float2(w[i]);
-
-        f[2 * i] = p.x, f[2 * i + 1] = p.y;
-    }
 }
 
 /* Of a share: the largest score, its weights' sum, outputs. */

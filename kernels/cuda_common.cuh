@@ -99,6 +99,32 @@ __device__ __forceinline__ uint32_t float2_half2(float x, float y)
     return *(uint32_t *) &h;
 }
 
+__device__ __forceinline__ void unpack8(uint4 v, float (&f)[8])
+{
+    const uint32_t  w[4] = {v.x, v.y, v.z, v.w};
+
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const float2  p = half2_float2(w[i]);
+
+        f[2 * i] = p.x, f[2 * i + 1] = p.y;
+    }
+}
+
+__device__ __forceinline__ uint4 float8_half8(const float (&v)[8])
+{
+    return make_uint4(float2_half2(v[0], v[1]), float2_half2(v[2], v[3]), float2_half2(v[4], v[5]),
+                      float2_half2(v[6], v[7]));
+}
+
+/* Dimensions i and i + d / 2 of a q or key, turned by (cos, sin): section 1 of the reference. */
+__device__ __forceinline__ float2 rotated(float x, float y, __half2 turn)
+{
+    const float2  c = __half22float2(turn);
+
+    return make_float2(fmaf(x, c.x, -(y * c.y)), fmaf(y, c.x, x * c.y));
+}
+
 inline bool bucket_ok(int rows, int bucket)
 {
     return rows >= 1 && rows <= bucket

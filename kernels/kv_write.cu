@@ -31,10 +31,12 @@ __device__ __forceinline__ __half scale_of(float absmax)
     return __float2half_ru(quotient(absmax, 127.f, 1.f / 127.f));
 }
 
-/* Of values: 127 times a larger one is infinite in fp16, as a mean of values would be. */
+constexpr float  kMostScale = 515.5f;     /* 127 times the next one is infinite in fp16 */
+
+/* Of values: a mean of them would be, too. */
 __device__ __forceinline__ __half value_scale_of(float absmax)
 {
-    return __hmin(scale_of(absmax), __float2half(515.5f));
+    return __hmin(scale_of(absmax), __float2half(kMostScale));
 }
 
 /* Plus this, a small number is rounded to an integer, which is the sum's last byte. */
@@ -57,11 +59,11 @@ struct Quantiser {
 
     __device__ __forceinline__ static uint8_t byte(float rounded) { return (uint8_t) __float_as_uint(rounded); }
 
-    /* To fp16, rounded.  127 times a key's scale larger than 515.5 would be infinite: such a key,
-     * with an element past 65468, is made smaller as a whole. */
+    /* To fp16, rounded.  A key with a larger scale, which has an element past 65468, is made smaller
+     * as a whole. */
     __device__ __forceinline__ __half back(float rounded) const
     {
-        return __float2half_rn((rounded - kRound) * (scale > 515.5f ? 515.5f : scale));
+        return __float2half_rn((rounded - kRound) * (scale > kMostScale ? kMostScale : scale));
     }
 };
 
@@ -126,11 +128,9 @@ struct Token {
         for (int i = 0; i < 4; i++) get(h[i], from + i / 2 * D + dim(i % 2, 0));
 #pragma unroll
         for (int e = 0; e < E; e++) {
-            const float2  c = __half22float2(turn[e]);
-            const float   x = __half2float(h[0][e]), y = __half2float(h[1][e]);
+            const float2  r = rotated(__half2float(h[0][e]), __half2float(h[1][e]), turn[e]);
 
-            k[0][e] = fmaf(x, c.x, -(y * c.y));
-            k[1][e] = fmaf(y, c.x, x * c.y);
+            k[0][e] = r.x, k[1][e] = r.y;
             v[0][e] = __half2float(h[2][e]);
             v[1][e] = __half2float(h[3][e]);
         }
@@ -181,7 +181,6 @@ __global__ void __launch_bounds__(128) kv_write_kernel(const Kv kv, const Rows r
     uint8_t   *to = head_at<D, INT8>(kv, page, head), *key = to + slot % kPage * H::kToken;
 
     t.look(rope, r.position[row]);
-
     grid_wait();
     t.load(qkv + ((size_t) row * kv.heads + head) * 3 * D + D);
     __half  ks = {}, vs = {};

@@ -145,21 +145,11 @@ __device__ __forceinline__ float gelu(float u)
 /* v += bias */
 __device__ __forceinline__ void add_bias(const __half *bias, float (&v)[8])
 {
-    const uint4     q = __ldg((const uint4 *) bias);
-    const uint32_t  w[4] = {q.x, q.y, q.z, q.w};
+    float  f[8];
 
+    unpack8(__ldg((const uint4 *) bias), f);
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-        const float2  f = half2_float2(w[i]);
-
-        v[2 * i] += f.x, v[2 * i + 1] += f.y;
-    }
-}
-
-__device__ __forceinline__ uint4 float8_half8(const float (&v)[8])
-{
-    return make_uint4(float2_half2(v[0], v[1]), float2_half2(v[2], v[3]), float2_half2(v[4], v[5]),
-                      float2_half2(v[6], v[7]));
+    for (int i = 0; i < 8; i++) v[i] += f[i];
 }
 
 template <class C>

@@ -45,18 +45,6 @@ __device__ __forceinline__ void part_sum(float (&v)[ROWS], float (&warps)[ROWS][
     }
 }
 
-__device__ __forceinline__ void unpack8(uint4 v, float f[8])
-{
-    const uint32_t  w[4] = {v.x, v.y, v.z, v.w};
-
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        float2  p = half2_float2(w[i]);
-
-        f[2 * i] = p.x, f[2 * i + 1] = p.y;
-    }
-}
-
 /*
  * Piece c of a row, or of it and the next in packed order, where the two are a sector: a lane
  * and its neighbour take the two rows of a piece, then of the next one, and swap.
@@ -169,16 +157,13 @@ __device__ __forceinline__ float2 join(const float2 p[kParts], float len, float 
 /* weight, bias: of the piece. */
 __device__ __forceinline__ uint4 normal(const float x[8], float2 st, uint4 weight, uint4 bias)
 {
-    float     w[8], b[8];
-    uint32_t  o[4];
+    float  w[8], b[8], o[8];
 
     unpack8(weight, w);
     unpack8(bias, b);
 #pragma unroll
-    for (int i = 0; i < 4; i++)
-        o[i] = float2_half2(fmaf((x[2 * i] - st.x) * st.y, w[2 * i], b[2 * i]),
-                            fmaf((x[2 * i + 1] - st.x) * st.y, w[2 * i + 1], b[2 * i + 1]));
-    return make_uint4(o[0], o[1], o[2], o[3]);
+    for (int i = 0; i < 8; i++) o[i] = fmaf((x[i] - st.x) * st.y, w[i], b[i]);
+    return float8_half8(o);
 }
 
 #if GLM_ARCH == 90

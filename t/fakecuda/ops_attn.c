@@ -4,6 +4,8 @@
  */
 #include "ops.h"
 
+#define MOST_SCALE  515.5f        /* 127 times the next one is infinite in fp16 */
+
 typedef struct { glm_attn_args_t a; glm_gkv_t kv; glm_grows_t rows; } attn_t;
 
 /* ---- pages ---- */
@@ -85,7 +87,7 @@ set(const glm_gkv_t *kv, int32_t page, int token, int head, int v, const float *
 static void
 set_token(const glm_gkv_t *kv, int32_t page, int token, int head, const float *k, const float *v)
 {
-    uint16_t  ks = 0x7fff, vs = 0x7fff, most = glm_float_to_half(515.5f);
+    uint16_t  ks = 0x7fff, vs = 0x7fff, most = glm_float_to_half(MOST_SCALE);
     float     kmax = absmax(k, kv->d), vmax = absmax(v, kv->d);
 
     if (kmax < INFINITY && vmax < INFINITY) {
@@ -172,7 +174,7 @@ leave(const glm_gkv_t *kv, int32_t page, int token, int head, uint16_t *x)
         for (int i = 0; i < kv->d; i++) {
             float  s = kv->int8 ? glm_half_to_float(*scale_of(kv, page, token, head, v)) : 0;
 
-            if (s > 515.5f) held[i] *= 515.5f / s;      /* 127 times more is infinite */
+            if (s > MOST_SCALE) held[i] *= MOST_SCALE / s;
             x[v * kv->d + i] = glm_float_to_half(held[i]);
         }
     }

@@ -154,8 +154,9 @@ sanitize() {    # tool, arch, program
 # The kernels' all at once, as each mostly keeps one core busy.  racecheck does not follow
 # bulk copies, so sm_90's matrices and contexts are left out there: sm_80's stand for the
 # rest of the code, which is the same but for norm's exchange.  The sampler has none.  The
-# model's are one after the other, since the tool finds no memory for itself in several at once, nor in synccheck of
-# sm_90's at all, whatever the card has left; racecheck of its steps takes minutes each.
+# model's are one after the other, since the tool finds no memory for itself in several at
+# once, nor in synccheck of sm_90's at all, whatever the card has left; racecheck of its
+# steps takes minutes each.
 sanitize_all() {
     for arch in 80 90; do
         for p in glm-gputest glm-prefilltest glm-gpusample; do
