@@ -32,19 +32,20 @@ struct Linear {
 
 /*
  * NT: groups of 8 rows.  WM: blocks of 16 outputs a warp.  KG: groups a stage.
- * CL: CTAs of a cluster.  MANY: NT * 8 rows at a time of a bucket of 512.
+ * CL: CTAs of a cluster.  MANY: NT * 8 rows at a time of a bucket of 512.  WARPS that
+ * multiply: 8, or 12 on a tile and a half.
  */
-template <int WT_, int NT_, int WM_, int KG_, bool WG_, int CL_ = 1, bool MANY_ = false>
+template <int WT_, int NT_, int WM_, int KG_, bool WG_, int CL_ = 1, bool MANY_ = false, int WARPS_ = 8>
 struct Cfg {
-    static constexpr int   WT = WT_, NT = NT_, WM = WM_, KG = KG_, CL = CL_, WARPS = 8;
+    static constexpr int   WT = WT_, NT = NT_, WM = WM_, KG = KG_, CL = CL_, WARPS = WARPS_;
     static constexpr bool  WG = WG_, MANY = MANY_;         /* WG: wgmma */
-    static constexpr int   kThreads = WARPS * 32, kN = WM * 128, kTile = tile_bytes(WT);
+    static constexpr int   kThreads = WARPS * 32, kN = WM * WARPS * 16, kTile = tile_bytes(WT);
     static constexpr int   kBlock = NT < 8 ? NT * 8 : GLM_CUDA_BLOCK;    /* rows that lie together */
     static constexpr int   kBlocks = NT * 8 / kBlock, kXBlock = kBlock * kGroup * 2;  /* bytes a group */
-    static constexpr int   kW = WM * KG * kTile, kX = KG * kBlocks * kXBlock;
+    static constexpr int   kW = kN / 64 * KG * band_bytes(WT), kX = KG * kBlocks * kXBlock;
     static constexpr int   kStage = (kW + kX + 127) / 128 * 128;
     /* Sums of a tile that are in shared memory, as registers hold one segment only. */
-    static constexpr int   kSums = WG && NT > 8 ? WM * NT * kThreads * 16 : 0;
+    static constexpr int   kSums = WG && NT * WARPS > 64 ? WM * NT * kThreads * 16 : 0;
 };
 
 /* Of tile row t (all of a cluster): its strip of outputs, its first row. */
@@ -107,9 +108,10 @@ __device__ __forceinline__ int first_group(const Linear &a, int unit)
     return row_of(a, unit) * a.groups + seg_of(a, unit) * a.seg_groups;
 }
 
+template <class C>
 __device__ __forceinline__ void consumers_sync()
 {
-    asm volatile("bar.sync 1, 256;" ::: "memory");
+    asm volatile("bar.sync 1, %0;" ::"n"(C::kThreads) : "memory");
 }
 
 template <class C>
@@ -232,7 +234,7 @@ __device__ __forceinline__ void publish(const Linear &a, int tile, int seg, bool
         mine[i * C::kThreads] = make_float4(f[0], f[1], f[2], f[3]);
     }
     if (!last) return;
-    consumers_sync();
+    consumers_sync<C>();
     if (threadIdx.x == 0) count(a, tile);
 }
 
@@ -333,7 +335,7 @@ __device__ __forceinline__ void finish(const Linear &a, int unit, int tile,
 {
     late.gather(a, unit, tile, sum);
     store<C>(a, tile, sum);
-    consumers_sync();                 /* all have seen the counter */
+    consumers_sync<C>();                 /* all have seen the counter */
     if (threadIdx.x == 0) a.counters[tile] = 0;
 }
 
@@ -364,11 +366,12 @@ __device__ __forceinline__ void settle(const Linear &a, int unit, int u0, bool l
  * chains of its groups run side by side: one alone waits for each product.
  */
 template <class C>
-__device__ __forceinline__ void mma_stage(const uint8_t *sw, float (&acc)[C::WM][C::NT][4])
+__device__ __forceinline__ void mma_stage(const uint8_t *sw, const Share<C::WT> &mine,
+                                          float (&acc)[C::WM][C::NT][4])
 {
+    static_assert(C::WM == 1 || C::KG == 1, "a warp's outputs lie together");
     constexpr int   NT = C::NT, NB = NT == 1 ? 4 : 2 * NT;
-    const int       warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const uint32_t  sx = smem_addr(sw + C::kW) + lane * 16;
+    const uint32_t  sx = smem_addr(sw + C::kW) + threadIdx.x % 32 * 16;
     float           p[C::KG][C::WM][NT][4];
 
 #pragma unroll
@@ -380,11 +383,8 @@ __device__ __forceinline__ void mma_stage(const uint8_t *sw, float (&acc)[C::WM]
 #pragma unroll
         for (int kg = 0; kg < C::KG; kg++) {
 #pragma unroll
-            for (int m = 0; m < C::WM; m++) {
-                const int  sub = warp * C::WM + m;
-
-                fragments<C::WT>(sw + (sub / 8 * C::KG + kg) * C::kTile, sub % 8, half, lane, a[kg][m]);
-            }
+            for (int m = 0; m < C::WM; m++)
+                fragments<C::WT>(sw + mine.w + kg * C::kTile + sub_at(C::WT, m), half, a[kg][m]);
         }
 #pragma unroll
         for (int j = 0; j < 4; j += NT == 1 ? 2 : 1) {
@@ -414,12 +414,8 @@ __device__ __forceinline__ void mma_stage(const uint8_t *sw, float (&acc)[C::WM]
 #pragma unroll
     for (int kg = 0; kg < C::KG; kg++) {
 #pragma unroll
-        for (int m = 0; m < C::WM; m++) {
-            const int  sub = warp * C::WM + m;
-
-            add_group<NT>(acc[m], p[kg][m],
-                          scales<C::WT>(sw + (sub / 8 * C::KG + kg) * C::kTile, sub % 8, lane));
-        }
+        for (int m = 0; m < C::WM; m++)
+            add_group<NT>(acc[m], p[kg][m], scales<C::WT>(sw + mine.s + kg * C::kTile + m * 32));
     }
 }
 
@@ -427,13 +423,13 @@ __device__ __forceinline__ void mma_stage(const uint8_t *sw, float (&acc)[C::WM]
 template <class C>
 __device__ __forceinline__ void fetch_bias(const Linear &a, int u0, int u1)
 {
-    constexpr int  kLine = 64;            /* of fp16 */
-    const int      t0 = row_of(a, u0), n = (row_of(a, u1 - 1) - t0 + 1) * (C::kN / kLine);
+    constexpr int  kLine = C::kN % 128 ? 32 : 64, kLines = C::kN / kLine;      /* fp16 */
+    const int      t0 = row_of(a, u0), n = (row_of(a, u1 - 1) - t0 + 1) * kLines;
 
     if (a.bias == nullptr) return;
     for (int i = threadIdx.x; i < n; i += C::kThreads) {
-        const int  tile = strip_of<C>(a, t0 + i / (C::kN / kLine)) * C::CL + blockIdx.x % C::CL;
-        const int  part = i % (C::kN / kLine), half = C::kN / kLine / 2;
+        const int  tile = strip_of<C>(a, t0 + i / kLines) * C::CL + blockIdx.x % C::CL;
+        const int  part = i % kLines, half = kLines / 2;
         const int  o = a.out == GLM_OUT_GLU
                            ? part / half * (a.n / 2) + tile * (C::kN / 2) + part % half * kLine
                            : tile * C::kN + part * kLine;

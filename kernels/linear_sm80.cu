@@ -22,6 +22,7 @@ __global__ void __launch_bounds__(C::kThreads, 1) linear80_kernel(const Linear a
     const int  f0 = first_group(a, u0), n = (first_group(a, u1) - f0) / C::KG;
     float      acc[C::WM][C::NT][4], sum[C::WM][C::NT][4];
     Late<C>    late;
+    const Share<C::WT>  mine(threadIdx.x / 32 * C::WM, threadIdx.x % 32);
     int        issued = 0, st = 0;
 
     auto issue = [&] {
@@ -54,7 +55,7 @@ __global__ void __launch_bounds__(C::kThreads, 1) linear80_kernel(const Linear a
             asm volatile("cp.async.wait_group %0;" ::"n"(ST - 2) : "memory");
             __syncthreads();
             issue();
-            mma_stage<C>(smem + st * C::kStage, acc);
+            mma_stage<C>(smem + st * C::kStage, mine, acc);
             if (++st == ST) st = 0;
         }
         settle<C>(a, u, u0, u + 1 == u1, acc, sum, late);

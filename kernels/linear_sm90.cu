@@ -1,9 +1,10 @@
 /*
- * linear (sm_90a): y[rows][n] = x W^T for 1..512 rows.  One warp streams whole
+ * linear (sm_90a): y[rows][n] = x W^T for 1..512 rows.  One warp streams
  * tiles and activations with cp.async.bulk into a ring in shared memory; eight
  * warps dequantise in registers and multiply, weights as the matrix unit's row
  * operand: to 8 rows mma.sync; from 16 on wgmma, two CTAs a cluster that fetches
- * activations once.  Both give the same bits.  With dependent launch the ring fills
+ * activations once; 64 rows twelve warps, a tile and a half for the same activations.
+ * All give the same bits.  With dependent launch the ring fills
  * with weights before the previous kernel ends.  A pass of prefill (bucket 512) is
  * worked on 64 rows at a time, as decode's 64, or 128: weights are dequantised half as
  * often, the sums of a tile in shared memory.
@@ -82,9 +83,11 @@ struct Turn {
 /* What the stages of a CTA's range hold, one after the other: groups of its tiles in order. */
 template <class C>
 struct Source {
-    static constexpr int  kPart = C::KG * C::kXBlock / C::CL;      /* of activations, this CTA's */
+    static constexpr int   kPart = C::KG * C::kXBlock / C::CL;     /* of activations, this CTA's */
+    static constexpr bool  kSplit = C::kN % kGroup != 0;           /* a tile and a half */
+    static_assert(!kSplit || (C::CL == 2 && C::KG == 1), "one of two CTAs begins with the half");
 
-    const uint8_t  *w, *x;
+    const uint8_t  *w, *w2, *x;           /* w2: of the second tile, if kSplit */
     int             row, left;            /* tile row; groups left of it */
 
     __device__ __forceinline__ void start(const Linear &a, int rank, int unit)
@@ -94,18 +97,26 @@ struct Source {
 
     __device__ __forceinline__ void enter(const Linear &a, int rank, int row_, int group)
     {
-        const int  tile = min(strip_of<C>(a, row_) * C::CL + rank, a.tiles - 1);  /* past the end: any */
+        const int  band = (strip_of<C>(a, row_) * C::CL + rank) * (C::kN / 64);
 
         row = row_;
         left = a.groups - group;
-        w = a.w + ((size_t) tile * a.groups + group) * C::kTile;
+        w = of_tile(a, band / 2, group);
+        if constexpr (kSplit) w += band % 2 * (C::kTile / 2), w2 = of_tile(a, band / 2 + 1, group);
         x = a.x + ((size_t) (first_row<C>(a, row) / C::kBlock) * a.groups + group) * C::kXBlock
             + kPart * rank;
+    }
+
+    /* Past the end: any. */
+    __device__ __forceinline__ static const uint8_t *of_tile(const Linear &a, int tile, int group)
+    {
+        return a.w + ((size_t) min(tile, a.tiles - 1) * a.groups + group) * C::kTile;
     }
 
     __device__ __forceinline__ void next(const Linear &a, int rank)
     {
         w += C::KG * C::kTile;
+        if constexpr (kSplit) w2 += C::KG * C::kTile;
         x += C::KG * C::kXBlock;
         left -= C::KG;
         if (left == 0) enter(a, rank, row + 1, 0);
@@ -131,8 +142,16 @@ struct Producer {
     {
         if (!one_of_warp()) return;
         bar_expect(full + st * 8, C::kW + C::kX);
-        if constexpr (C::MANY) bulk(smem + st * C::kStage, s.w, C::kW, full + st * 8);
-        else bulk_stream(smem + st * C::kStage, s.w, C::kW, full + st * 8);
+        if constexpr (s.kSplit) {
+            const int  first = C::kTile / 2 * (2 - rank);      /* of its three bands */
+
+            bulk_stream(smem + st * C::kStage, s.w, first, full + st * 8);
+            bulk_stream(smem + st * C::kStage + first, s.w2, C::kW - first, full + st * 8);
+        } else if constexpr (C::MANY) {
+            bulk(smem + st * C::kStage, s.w, C::kW, full + st * 8);
+        } else {
+            bulk_stream(smem + st * C::kStage, s.w, C::kW, full + st * 8);
+        }
     }
 
     __device__ __forceinline__ void activations(const Linear &a, const Source<C> &s, int st)
@@ -207,11 +226,11 @@ struct Producer {
 
 /*
  * What wgmma works on after its instruction is issued: fragments, scales and sums of two
- * groups in turn.  With 128 rows registers hold the sums of one.
+ * groups in turn.  With 128 rows, or twelve warps, registers hold the sums of one.
  */
 template <class C>
 struct Flight {
-    static constexpr int   kSums = C::NT > 8 ? 1 : 2;
+    static constexpr int   kSums = C::kSums > 0 ? 1 : 2;
 
     uint32_t  f[2][8][4];
     float2    s[2];
@@ -222,14 +241,12 @@ struct Flight {
 
 /* Group I from its tile. */
 template <class C, int I>
-__device__ __forceinline__ void dequantise(const uint8_t *w, Flight<C> &g)
+__device__ __forceinline__ void dequantise(const uint8_t *w, const Share<C::WT> &mine, Flight<C> &g)
 {
     static_assert(C::WM == 1 && C::KG <= 2, "one block of outputs a warpgroup, a pair of groups");
-    const int  warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-
-    fragments<C::WT>(w, warp, 0, lane, *(uint32_t (*)[4][4]) g.f[I][0]);
-    fragments<C::WT>(w, warp, 1, lane, *(uint32_t (*)[4][4]) g.f[I][4]);
-    g.s[I] = scales<C::WT>(w, warp, lane);
+    fragments<C::WT>(w + mine.w, 0, *(uint32_t (*)[4][4]) g.f[I][0]);
+    fragments<C::WT>(w + mine.w, 1, *(uint32_t (*)[4][4]) g.f[I][4]);
+    g.s[I] = scales<C::WT>(w + mine.s);
 }
 
 /*
@@ -291,8 +308,9 @@ struct Ring {
  * waited for and freed once, or one.
  */
 template <class C, class Settle>
-__device__ __forceinline__ void wgmma_units(const Linear &a, const Ring &r, int u0, int u1, Turn<C> &turn,
-                                            Flight<C> &g, float (&acc)[C::WM][C::NT][4], Settle settle)
+__device__ __forceinline__ void wgmma_units(const Linear &a, const Ring &r, const Share<C::WT> &mine,
+                                            int u0, int u1, Turn<C> &turn, Flight<C> &g,
+                                            float (&acc)[C::WM][C::NT][4], Settle settle)
 {
     constexpr bool  kLate = Flight<C>::kSums == 2;         /* added after the next is issued */
     constexpr bool  kPair = C::KG == 2;
@@ -310,7 +328,7 @@ __device__ __forceinline__ void wgmma_units(const Linear &a, const Ring &r, int 
     zero<C>(acc);
     g.s[1] = make_float2(0.f, 0.f);
     ready();
-    dequantise<C, 0>(w(0), g);
+    dequantise<C, 0>(w(0), mine, g);
     [[maybe_unused]] int  u = u0, left = in(u0);
     int                   i = 0;
 
@@ -332,7 +350,7 @@ __device__ __forceinline__ void wgmma_units(const Linear &a, const Ring &r, int 
         if (i + 1 < groups) {
             if (kLate) add(1);
             if (!kPair) ready();
-            dequantise<C, 1>(w(1), g);
+            dequantise<C, 1>(w(1), mine, g);
         }
         land<C, 0>(g);
         if (!kPair) bar_arrive<C::CL>(stage);
@@ -342,7 +360,7 @@ __device__ __forceinline__ void wgmma_units(const Linear &a, const Ring &r, int 
         if (i + 2 < groups) {
             if (kLate) add(0);
             ready();
-            dequantise<C, 0>(w(0), g);
+            dequantise<C, 0>(w(0), mine, g);
         }
         i += 2;
     } while (i < groups);
@@ -354,19 +372,19 @@ __device__ __forceinline__ void wgmma_units(const Linear &a, const Ring &r, int 
 }
 
 template <class C>
-__device__ __forceinline__ void mma_segment(const Ring &r, int stages, Turn<C> &turn,
-                                            float (&acc)[C::WM][C::NT][4])
+__device__ __forceinline__ void mma_segment(const Ring &r, const Share<C::WT> &mine, int stages,
+                                            Turn<C> &turn, float (&acc)[C::WM][C::NT][4])
 {
     for (int i = 0; i < stages; i++) {
         bar_wait(r.full + turn.st * 8, turn.ph);
-        mma_stage<C>(r.smem + turn.at * 16, acc);
+        mma_stage<C>(r.smem + turn.at * 16, mine, acc);
         __syncwarp();
         bar_arrive<C::CL>(r.empty + turn.st * 8);
         turn.next(r.stages);
     }
 }
 
-constexpr int  kOthers = 96, kBoth = 256 + kOthers;
+constexpr int  kOthers = 96;
 
 /* Eight outputs of a row, from o on. */
 __device__ __forceinline__ void put8(const Linear &a, int row, int o, float (&v)[8])
@@ -393,12 +411,14 @@ __device__ __forceinline__ void put8_glu(const Linear &a, uint4 *y, int i, float
 }
 
 /*
- * Sums of a tile in shared memory, [NT][consumer]: what the end of a unit adds to.  The
+ * Sums of a CTA's outputs in shared memory, [NT][consumer]: what the end of a unit adds to.  The
  * three warps beside the copying one publish or store what is complete, while consumers go
  * on with the next unit; nobody goes on after the last, and consumers store it.
  */
 template <class C>
 struct Sums {
+    static constexpr int  kBoth = C::kThreads + kOthers;
+
     __device__ __forceinline__ static float4 *place(const Linear &a)
     {
         extern __shared__ __align__(128) uint8_t  smem[];
@@ -452,7 +472,7 @@ struct Sums {
         }
         if (seg + 1 < a.segs) late.gather(a, unit, tile, acc);
         put(a, acc[0]);
-        consumers_sync();
+        consumers_sync<C>();
         if (seg + 1 < a.segs && threadIdx.x == 0) a.counters[tile] = 0;    /* all have seen it */
         store_all(a, tile, threadIdx.x, C::kThreads);
     }
@@ -479,9 +499,10 @@ struct Sums {
         const int  row0 = first_row<C>(a, tile / C::CL), n0 = first_output<C>(a, tile);
 
         if (a.out == GLM_OUT_GLU) {
-            for (int i = thread; i < C::NT * 64; i += threads) {
-                const int     row = row0 + i / 64 * 8 + i % 8, warp = i / 8 % 8, o0 = n0 + warp * 16;
-                const float  *s = (const float *) (place(a) + i / 64 * C::kThreads + warp * 32)
+            for (int i = thread; i < C::NT * C::WARPS * 8; i += threads) {
+                const int     b = i / (C::WARPS * 8), warp = i / 8 % C::WARPS, o0 = n0 + warp * 16;
+                const int     row = row0 + b * 8 + i % 8;
+                const float  *s = (const float *) (place(a) + b * C::kThreads + warp * 32)
                                   + i % 8 / 2 * 4 + i % 2;
                 float         u[8], gate[8];
 
@@ -492,11 +513,12 @@ struct Sums {
             }
             return;
         }
-        for (int i = thread; i < C::NT * 128; i += threads) {
-            const int  row = row0 + i / 128 * 8 + i % 16 / 4 * 2 + i % 2, warp = i / 16 % 8;
+        for (int i = thread; i < C::NT * C::WARPS * 16; i += threads) {
+            const int  b = i / (C::WARPS * 16), warp = i / 16 % C::WARPS;
+            const int  row = row0 + b * 8 + i % 16 / 4 * 2 + i % 2;
             float      v[8];
 
-            take8((const float *) (place(a) + i / 128 * C::kThreads + warp * 32) + i % 16, warp, v);
+            take8((const float *) (place(a) + b * C::kThreads + warp * 32) + i % 16, warp, v);
             put8(a, row, n0 + warp * 16 + i / 2 % 2 * 8, v);
         }
     }
@@ -528,15 +550,15 @@ struct Sums {
 
 /*
  * Registers of a thread: at launch, as many as a CTA of kBound threads could have; then the
- * consumers' and the other warps'.  16 and 32 rows need few, and leave room beside a matrix
- * for CTAs of norm (12 warps of 32): those start before it ends, and the next matrix before
- * they do, as with 8 rows.
+ * consumers' and the other warps', together no more.  16 and 32 rows need few, and leave room
+ * beside a matrix for CTAs of norm (12 warps of 32): those start before it ends, and the next
+ * matrix before they do, as with 8 rows.
  */
 template <class C>
 struct Registers {
-    static constexpr bool  kFew = C::NT <= 4;
+    static constexpr bool  kFew = C::NT <= 4, kMany = C::WARPS > 8;
     static constexpr int   kCta = C::kThreads + (C::WG ? 128 : 32), kBound = C::WG && kFew ? 512 : kCta;
-    enum { kConsumer = kFew ? 176 : 224, kProducer = kFew ? 24 : 56 };
+    enum { kConsumer = kMany ? 152 : kFew ? 176 : 224, kProducer = kMany ? 56 : kFew ? 24 : 56 };
 };
 
 template <class C>
@@ -571,6 +593,8 @@ linear90_kernel(const __grid_constant__ Linear a)
         Turn<C>     turn = {0, 0, 0};
         Late<C>     late;
 
+        const Share<C::WT>  mine(warp * C::WM, lane);
+
         [[maybe_unused]] float      sum[C::WM][C::NT][4];
         [[maybe_unused]] Flight<C>  g = {};
 
@@ -578,17 +602,17 @@ linear90_kernel(const __grid_constant__ Linear a)
             asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"((int) Registers<C>::kConsumer));
         fetch_bias<C>(a, u0, u1);
         if constexpr (C::kSums > 0) {
-            wgmma_units<C>(a, ring, u0, u1, turn, g, acc, [&](int u, bool last) {
+            wgmma_units<C>(a, ring, mine, u0, u1, turn, g, acc, [&](int u, bool last) {
                 Sums<C>::settle(a, u, u0, last, acc, late);
             });
         } else {
             for (int u = u0; u < u1; u++) {
                 late.look(a, u, u0, u1);
                 if constexpr (C::WG) {
-                    wgmma_units<C>(a, ring, u, u + 1, turn, g, acc, [](int, bool) {});
+                    wgmma_units<C>(a, ring, mine, u, u + 1, turn, g, acc, [](int, bool) {});
                 } else {
                     zero<C>(acc);
-                    mma_segment<C>(ring, (first_group(a, u + 1) - first_group(a, u)) / C::KG, turn, acc);
+                    mma_segment<C>(ring, mine, (first_group(a, u + 1) - first_group(a, u)) / C::KG, turn, acc);
                 }
                 settle<C>(a, u, u0, u + 1 == u1, acc, sum, late);
             }
@@ -631,11 +655,11 @@ int GLM_OP(linear)(const glm_linear_args_t *a, glm_stream_t *s)
     case GLM_W_INT4 * 1000 + 8:   return run<Cfg<GLM_W_INT4, 1, 1, 2, false>, 9>(a, s);
     case GLM_W_INT4 * 1000 + 16:  return run<Cfg<GLM_W_INT4, 2, 1, 2, true, 2>, 9>(a, s);
     case GLM_W_INT4 * 1000 + 32:  return run<Cfg<GLM_W_INT4, 4, 1, 2, true, 2>, 6>(a, s);
-    case GLM_W_INT4 * 1000 + 64:  return run<Cfg<GLM_W_INT4, 8, 1, 2, true, 2>, 4>(a, s);
+    case GLM_W_INT4 * 1000 + 64:  return run<Cfg<GLM_W_INT4, 8, 1, 1, true, 2, false, 12>, 6>(a, s);
     case GLM_W_INT8 * 1000 + 8:   return run<Cfg<GLM_W_INT8, 1, 1, 2, false>, 5>(a, s);
     case GLM_W_INT8 * 1000 + 16:  return run<Cfg<GLM_W_INT8, 2, 1, 2, true, 2>, 5>(a, s);
     case GLM_W_INT8 * 1000 + 32:  return run<Cfg<GLM_W_INT8, 4, 1, 2, true, 2>, 4>(a, s);
-    case GLM_W_INT8 * 1000 + 64:  return run<Cfg<GLM_W_INT8, 8, 1, 2, true, 2>, 3>(a, s);
+    case GLM_W_INT8 * 1000 + 64:  return run<Cfg<GLM_W_INT8, 8, 1, 1, true, 2, false, 12>, 4>(a, s);
     case GLM_W_F16 * 1000 + 8:    return run<Cfg<GLM_W_F16, 1, 1, 2, false>, 3>(a, s);
     case GLM_W_F16 * 1000 + 16:   return run<Cfg<GLM_W_F16, 2, 1, 1, true, 2>, 6>(a, s);
     case GLM_W_F16 * 1000 + 32:   return run<Cfg<GLM_W_F16, 4, 1, 1, true, 2>, 5>(a, s);

@@ -55,12 +55,12 @@ __global__ void pack_kernel(const Pack p)
     if (WT != GLM_W_F16 && i < kGroup) {
         const int  row = source_row(p, tr * 128 + i);
 
-        ((__half *) (tile + tile_data(WT)))[i] =
+        *(__half *) (tile + scale_at(WT, i)) =
             row < 0 ? __float2half(0.f)
                     : p.scale[(size_t) row * p.groups + (p.groups == 1 ? 0 : kg)];
     }
     if (i >= kItems) return;
-    const int  lane = i % 32, sub = i / (kItems / 8), part = i / 32 % (kItems / 256);
+    const int  lane = i % 32, sub = i / (kItems / 8), of_sub = i % (kItems / 8), part = i / 32 % (kItems / 256);
     const int  g = lane / 4, t = lane % 4;
     const int  r0 = source_row(p, tr * 128 + sub * 16 + g);
     const int  r1 = source_row(p, tr * 128 + sub * 16 + g + 8);
@@ -82,7 +82,7 @@ __global__ void pack_kernel(const Pack p)
             w[j] = word_of(p, WT, r0, r1, k0, j);
         }
     }
-    ((uint4 *) tile)[i] = make_uint4(w[0], w[1], w[2], w[3]);
+    ((uint4 *) (tile + sub_at(WT, sub)))[of_sub] = make_uint4(w[0], w[1], w[2], w[3]);
 }
 
 template <int WT>

@@ -2,11 +2,11 @@
  * tiles: the layout of weights, the cut of K, and the way from stored weights to
  * the fragments of the matrix instructions.  docs/KERNELS.md has the pictures.
  *
- * A tile is 128 outputs x 128 inputs (one group), contiguous, scales at its end.
- * Tiles lie [n / 128][k / 128], n padded to 256: a run of tiles along k is one
- * bulk copy.  Inside, 16 outputs ("sub") x 16 inputs are one A fragment of
- * m16n8k16, in the order of the lanes: lane = 4 g + t holds outputs g, g + 8 and
- * inputs 2t, 2t+1, 2t+8, 2t+9.
+ * A tile is 128 outputs x 128 inputs (one group), contiguous: two bands of 64 outputs, a
+ * warpgroup's, each with its scales at its end.  Tiles lie [n / 128][k / 128], n padded to
+ * 256: a run of tiles along k is one bulk copy, and so is a band.  Inside, 16 outputs
+ * ("sub") x 16 inputs are one A fragment of m16n8k16, in the order of the lanes: lane =
+ * 4 g + t holds outputs g, g + 8 and inputs 2t, 2t+1, 2t+8, 2t+9.
  *   int4  [sub][half][lane][4 words]   word j: the fragment of k16 step 4 half + j
  *         as nibbles q + 8: 0,4 a0  1,5 a1 (output g+8)  2,6 a2 (inputs +8)  3,7 a3
  *   int8  [sub][half][pair][lane][4 words]  2 words a step: bytes q + 128, a0 a1 | a2 a3
@@ -35,6 +35,28 @@ __host__ __device__ constexpr int tile_data(int type)
 __host__ __device__ constexpr int tile_bytes(int type)
 {
     return GLM_TILE_BYTES(type);
+}
+
+__host__ __device__ constexpr int band_data(int type)
+{
+    return GLM_TILE_DATA(type) / 2;
+}
+
+__host__ __device__ constexpr int band_bytes(int type)
+{
+    return GLM_TILE_BYTES(type) / 2;
+}
+
+/* Where 16 outputs begin, from the start of a tile or of a run of bands. */
+__host__ __device__ constexpr int sub_at(int type, int sub)
+{
+    return sub / 4 * band_bytes(type) + sub % 4 * (band_data(type) / 4);
+}
+
+/* Where the scale of an output is. */
+__host__ __device__ constexpr int scale_at(int type, int output)
+{
+    return output / 64 * band_bytes(type) + band_data(type) + output % 64 * 2;
 }
 
 /* Groups of a segment, segments of k. */
@@ -83,13 +105,27 @@ __device__ __forceinline__ uint32_t byte_pair(uint32_t w, uint32_t sel)
     return r;
 }
 
-/* A fragments of 16 outputs x 64 inputs, without scale; exact.  tile: in shared memory. */
+/*
+ * A lane's share of 16 outputs: from the start of a tile, or of a run of bands, in shared
+ * memory, to its weights and to its scales.  The shuffles keep ptxas from working them out
+ * anew for every group.
+ */
 template <int WT>
-__device__ __forceinline__ void fragments(const uint8_t *tile, int sub, int half, int lane,
-                                          uint32_t (&a)[4][4])
-{
-    const uint8_t  *p = tile + sub * (tile_data(WT) / 8) + half * (tile_data(WT) / 16) + lane * 16;
+struct Share {
+    uint32_t  w, s;
 
+    __device__ __forceinline__ Share(int sub, int lane)
+        : w(__shfl_sync(~0u, sub_at(WT, sub) + lane * 16, lane)),
+          s(__shfl_sync(~0u, scale_at(WT, sub * 16) + lane / 4 * 2, lane))
+    {
+    }
+};
+
+/* A fragments of 16 outputs x 64 inputs, without scale; exact.  p: a lane's weights. */
+template <int WT>
+__device__ __forceinline__ void fragments(const uint8_t *p, int half, uint32_t (&a)[4][4])
+{
+    p += half * (band_data(WT) / 8);
     if constexpr (WT == GLM_W_F16) {
 #pragma unroll
         for (int j = 0; j < 4; j++) {
@@ -114,12 +150,12 @@ __device__ __forceinline__ void fragments(const uint8_t *tile, int sub, int half
     }
 }
 
-/* Scales of a lane's outputs, g and g + 8. */
+/* Scales of a lane's outputs, g and g + 8; p: where they are. */
 template <int WT>
-__device__ __forceinline__ float2 scales(const uint8_t *tile, int sub, int lane)
+__device__ __forceinline__ float2 scales(const uint8_t *p)
 {
     if constexpr (WT == GLM_W_F16) return make_float2(1.f, 1.f);
-    const __half  *s = (const __half *) (tile + tile_data(WT)) + sub * 16 + lane / 4;
+    const __half  *s = (const __half *) p;
 
     return make_float2(__half2float(s[0]), __half2float(s[8]));
 }
