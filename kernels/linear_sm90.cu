@@ -593,8 +593,9 @@ linear90_kernel(const __grid_constant__ Linear a)
         Turn<C>     turn = {0, 0, 0};
         Late<C>     late;
 
-        const Share<C::WT>  mine(warp * C::WM, lane);
+        Share<C::WT>  mine(warp * C::WM, lane);
 
+        mine.keep(lane);
         [[maybe_unused]] float      sum[C::WM][C::NT][4];
         [[maybe_unused]] Flight<C>  g = {};
 

@@ -107,17 +107,21 @@ __device__ __forceinline__ uint32_t byte_pair(uint32_t w, uint32_t sel)
 
 /*
  * A lane's share of 16 outputs: from the start of a tile, or of a run of bands, in shared
- * memory, to its weights and to its scales.  The shuffles keep ptxas from working them out
- * anew for every group.
+ * memory, to its weights and to its scales.
  */
 template <int WT>
 struct Share {
     uint32_t  w, s;
 
     __device__ __forceinline__ Share(int sub, int lane)
-        : w(__shfl_sync(~0u, sub_at(WT, sub) + lane * 16, lane)),
-          s(__shfl_sync(~0u, scale_at(WT, sub * 16) + lane / 4 * 2, lane))
+        : w(sub_at(WT, sub) + lane * 16), s(scale_at(WT, sub * 16) + lane / 4 * 2)
     {
+    }
+
+    /* In registers from here on: ptxas works nothing out anew that comes from a shuffle. */
+    __device__ __forceinline__ void keep(int lane)
+    {
+        w = __shfl_sync(~0u, w, lane), s = __shfl_sync(~0u, s, lane);
     }
 };
 
