@@ -423,7 +423,8 @@ __device__ __forceinline__ void mma_stage(const uint8_t *sw, const Share<C::WT> 
 template <class C>
 __device__ __forceinline__ void fetch_bias(const Linear &a, int u0, int u1)
 {
-    constexpr int  kLine = C::kN % 128 ? 32 : 64, kLines = C::kN / kLine;      /* fp16 */
+    /* 64 of fp16, but half of that where a GLU's 96 outputs are no whole lines. */
+    constexpr int  kLine = C::kN % 128 ? 32 : 64, kLines = C::kN / kLine;
     const int      t0 = row_of(a, u0), n = (row_of(a, u1 - 1) - t0 + 1) * kLines;
 
     if (a.bias == nullptr) return;
