@@ -34,35 +34,59 @@ struct glm_gpu_s {
 #ifdef GLM_GPU_FAULTS
 static atomic_long  calls, fail_call;
 static atomic_int   fail_status;
-static char         fail_name[64];    /* "": any */
+static char         fail_what[64];    /* "": any call that is checked */
+
+static int status(glm_gpu_t *g, const char *what, cudaError_t e);
 
 long
-glm_gpu_fault_at(long n, int status)
+glm_gpu_fault_at(const char *what, long n, int status)
 {
+    snprintf(fail_what, sizeof(fail_what), "%s", what == NULL ? "" : what);
     atomic_store(&fail_status, status);
     atomic_store(&fail_call, n);
     return atomic_exchange(&calls, 0);
 }
 
+/* Whether this is the call to fail; if any may be, what counts among them. */
+static int
+due(const char *what, int any)
+{
+    if (fail_what[0] == '\0' ? !any : strcmp(fail_what, what) != 0) return 0;
+    return atomic_fetch_add(&calls, 1) + 1 == atomic_load(&fail_call);
+}
+
 static cudaError_t
 injected(const char *what)
 {
-    long  n;
-
-    if (fail_name[0] != '\0' && strcmp(fail_name, what) != 0) return cudaSuccess;
-    n = atomic_fetch_add(&calls, 1) + 1;
-    return n == atomic_load(&fail_call) ? (cudaError_t) atomic_load(&fail_status) : cudaSuccess;
+    return due(what, 1) ? (cudaError_t) atomic_load(&fail_status) : cudaSuccess;
 }
 
 static void
 faults_from_environment(void)
 {
     const char  *env = getenv("GLM_GPU_FAULT");
+    char         what[sizeof(fail_what)];
     long         n;
     int          e;
 
-    if (env == NULL || fail_name[0] != '\0') return;
-    if (sscanf(env, "%63[^,],%ld,%d", fail_name, &n, &e) == 3) glm_gpu_fault_at(n, e);
+    if (env == NULL || fail_what[0] != '\0') return;
+    if (sscanf(env, "%63[^,],%ld,%d", what, &n, &e) == 3) glm_gpu_fault_at(what, n, e);
+}
+
+/* Before a graph's launch: a kernel that makes the card fail by itself. */
+static void
+break_stream(glm_gpu_t *g, glm_stream_t *s)
+{
+    if (glm_gpu_fault(g) != 0) return;
+    if (due("hang", 0)) glm_broken_hang(s);
+    if (due("astray", 0)) glm_broken_astray(s);
+}
+
+int
+glm_gpu_spoil(glm_gpu_t *g, float *x, glm_stream_t *s)
+{
+    if (!due("nan", 0)) return 0;
+    return status(g, "nan", cudaMemsetAsync(x, 0xff, sizeof(*x), glm_cuda_stream_native(s)));
 }
 #else
 static cudaError_t
@@ -75,6 +99,22 @@ injected(const char *what)
 static void
 faults_from_environment(void)
 {
+}
+
+static void
+break_stream(glm_gpu_t *g, glm_stream_t *s)
+{
+    (void) g;
+    (void) s;
+}
+
+int
+glm_gpu_spoil(glm_gpu_t *g, float *x, glm_stream_t *s)
+{
+    (void) g;
+    (void) x;
+    (void) s;
+    return 0;
 }
 #endif
 
@@ -451,6 +491,7 @@ glm_gpu_captured(glm_gpu_t *g, glm_stream_t *s, int rc, glm_gpu_graph_t **out)
 int
 glm_gpu_launch(glm_gpu_t *g, glm_gpu_graph_t *x, glm_stream_t *s)
 {
+    break_stream(g, s);
     return CALL(g, cudaGraphLaunch, (cudaGraphExec_t) x, native(s));
 }
 

@@ -102,14 +102,34 @@ int glm_gpu_captured(glm_gpu_t *g, glm_stream_t *s, int rc, glm_gpu_graph_t **ou
 int glm_gpu_launch(glm_gpu_t *g, glm_gpu_graph_t *x, glm_stream_t *s);
 void glm_gpu_graph_free(glm_gpu_t *g, glm_gpu_graph_t *x);
 
+/* Test builds: makes x, which lies on the card, a NaN once what s was given before is done,
+ * if glm_gpu_fault_at() asked for it; others do nothing. */
+int glm_gpu_spoil(glm_gpu_t *g, float *x, glm_stream_t *s);
+
 #ifdef GLM_GPU_FAULTS
 /*
- * Test builds: the n-th checked call from now on (1: the next) is not made and
- * gives this CUDA status instead; 0: none.  Returns how many were made since the
- * last time.  GLM_GPU_FAULT=FUNCTION,N,STATUS does it for the n-th call of that one:
- * cudaGraphLaunch, or the name of a launcher.
+ * Test builds: what fails at its n-th turn from now on (1: the next); with n = 0 nothing.
+ *
+ *   NULL       any call that is checked: it is not made, and gives status, a cudaError_t
+ *   a name     of a function or of a launcher, "cudaGraphLaunch", "pack": likewise
+ *   "hang"     before a graph's launch its stream gets a kernel that does not end;
+ *   "astray"   one that writes where no memory is: CUDA's own sticky error
+ *   "nan"      glm_gpu_spoil()
+ *
+ * Returns how many turns there were since the last time.  Environment: GLM_GPU_FAULT=
+ * WHAT,N,STATUS.  Not to be called while others use the card.
  */
-long glm_gpu_fault_at(long n, int status);
+long glm_gpu_fault_at(const char *what, long n, int status);
+
+/* Kernels for "hang" and "astray": t/gpu/broken.cu, or twins in t/fakecuda. */
+#ifdef __cplusplus
+extern "C" {
+#endif
+void glm_broken_hang(glm_stream_t *s);
+void glm_broken_astray(glm_stream_t *s);
+#ifdef __cplusplus
+}
+#endif
 #endif
 
 #endif

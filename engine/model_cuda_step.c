@@ -302,7 +302,8 @@ static int
 pick(glm_cuda_model_t *m, const glm_row_t *rows, int n)
 {
     const glm_cuda_rows_t  *r = rows_of(m->host_rows[!m->turn]);    /* as it began */
-    int                     b = bucket_of(n), wanted = 0, rc;
+    size_t                  vocab = (size_t) m->base.cfg.vocab;
+    int                     b = bucket_of(n), last = -1, rc;
 
     for (int i = 0; i < n; i++) {
         int32_t  token = r->token[i];
@@ -311,11 +312,12 @@ pick(glm_cuda_model_t *m, const glm_row_t *rows, int n)
             .asked = rows[i].sample != NULL, .slot = r->slot[i],
             .token = token >= 0 ? token : m->sampled[-1 - token].id
         };
-        wanted |= m->asked[i].asked;
+        if (m->asked[i].asked) last = i;
     }
     m->nasked = n;
-    if (wanted) {
+    if (last >= 0) {
         if ((rc = send_picks(m, rows, n, bucket_rows(b))) != 0
+            || (rc = glm_gpu_spoil(m->gpu, m->logits + (size_t) last * vocab + vocab / 2, m->stream)) != 0
             || (rc = glm_gpu_launch(m->gpu, m->sampler[b], m->stream)) != 0)
         {
             return rc;

@@ -56,9 +56,10 @@ refused({ FAKECUDA_DEVICES => 0 }, 1, qr/--backend cuda: no CUDA device/, 'no ca
 # ---- in a step, with four streams under way ----
 
 for ([ { GLM_GPU_FAULT => 'cudaGraphLaunch,30,700' }, 4, qr/the device failed: cudaGraphLaunch: an illegal/, 'a sticky error' ],
+    [ { GLM_GPU_FAULT => 'astray,30,0' }, 4, qr/the device failed: waiting for the device: an illegal memory/, 'one of the card' ],
     [ { GLM_GPU_FAULT => 'cudaGraphLaunch,41,100' }, 5, qr/the device failed: cudaGraphLaunch: no CUDA-capable/, 'a card taken away' ],
-    [ { FAKECUDA_HANG => 30 }, 6, qr/the device failed: waiting for the device: not done after 1 s/, 'a kernel that never ends' ],
-    [ { FAKECUDA_NAN => 30 }, 7, qr/the device failed: logits: NaN or infinity in 1 of \d+ rows; row \d+: token \d+, slot \d+/, 'NaN in a row' ])
+    [ { GLM_GPU_FAULT => 'hang,30,0' }, 6, qr/the device failed: waiting for the device: not done after 1 s/, 'a kernel that never ends' ],
+    [ { GLM_GPU_FAULT => 'nan,30,0' }, 7, qr/the device failed: logits: NaN or infinity in 1 of \d+ rows; row \d+: token \d+, slot \d+/, 'NaN in a row' ])
 {
     my ($env, $want, $says, $what) = @$_;
     my $e = serving({ %$env }, '--gpu-timeout', 1);
@@ -82,7 +83,7 @@ for ([ { GLM_GPU_FAULT => 'cudaGraphLaunch,30,700' }, 4, qr/the device failed: c
 # ---- in a step, when the engine is told to end before anybody knows ----
 
 for my $signal ('INT', 'TERM') {
-    my $e = serving({ FAKECUDA_HANG => 30 }, '--gpu-timeout', 2);
+    my $e = serving({ GLM_GPU_FAULT => 'hang,30,0' }, '--gpu-timeout', 2);
     my $c = start($glm, 'complete', '--socket', $path, '--max-tokens', 900, '--min-tokens', 900, 'the');
     ok($e->says(qr/fakecuda: hangs/, GLM::Engine::patience(60)), 'a step hangs');
     is($e->stop($signal, GLM::Engine::patience(60)), 6, "SIG$signal then: with the status of that");

@@ -7,8 +7,7 @@
  * cudaErrorIllegalAddress from then on, as on a card.
  *
  * Environment, for whole programs: FAKECUDA_MEMORY (bytes), FAKECUDA_DEVICES,
- * FAKECUDA_CAPABILITY (90), FAKECUDA_HANG (events never come after so many graphs were
- * launched, and stderr says when that begins), FAKECUDA_NAN (which run of the sampler finds a NaN).
+ * FAKECUDA_CAPABILITY (90).
  */
 #ifndef FAKECUDA_H
 #define FAKECUDA_H
@@ -28,8 +27,6 @@ void fakecuda_capability(int mm);       /* 90 */
 void fakecuda_hang(int after);          /* events that still come; -1: all */
 void fakecuda_doze(int ms);             /* the next look at an event that has not come takes
                                            so long to return */
-void fakecuda_nan(int n);               /* the n-th sampler from now on finds a NaN
-                                           in its last row that is asked for */
 int fakecuda_live(void);                /* allocations, pins, events, streams, graphs */
 size_t fakecuda_pinned(void);           /* most bytes pinned at a time since the last call */
 int fakecuda_pending(void);             /* operations that wait in streams */
@@ -50,8 +47,6 @@ void fakecuda_code(void (*run)(void *arg), int variant);
 /* Of a running operation: whether the card may use this memory; if not, the card is
  * broken from now on. */
 int fakecuda_may(const void *p, size_t bytes);
-/* Whether the sampler that runs now is the one of fakecuda_nan(). */
-int fakecuda_nan_now(void);
 
 #ifdef __cplusplus
 }

@@ -438,16 +438,6 @@ sample_row(const glm_sample_args_t *a, int i, void *scratch)
     a->ids[i] = a->out[i].id;
 }
 
-/* What fakecuda_nan() asks for. */
-static void
-poison(const glm_sample_args_t *a)
-{
-    int  last = a->rows - 1;
-
-    while (last > 0 && !a->row[last].live) last--;
-    *(float *) (uintptr_t) (a->logits + (size_t) last * a->ldl + (size_t) a->vocab / 2) = NAN;
-}
-
 static void
 run_sample(void *arg)
 {
@@ -462,7 +452,6 @@ run_sample(void *arg)
     {
         return;
     }
-    if (fakecuda_nan_now()) poison(a);
     scratch = aligned_alloc(64, (glm_sample_scratch(a->vocab) + 63) / 64 * 64);
     for (int i = 0; i < a->rows; i++) {
         if (a->row[i].live) sample_row(a, i, scratch);

@@ -2,6 +2,7 @@
  * runtime: the CUDA runtime on host memory; see fakecuda.h.  One lock for all.
  */
 #include "fakecuda.h"
+#include "gpu.h"
 
 #include <cuda_runtime_api.h>
 #include <pthread.h>
@@ -53,8 +54,8 @@ typedef struct range_s {
 static pthread_mutex_t  lock;
 static pthread_once_t   once = PTHREAD_ONCE_INIT;
 static size_t           memory = (size_t) 4 << 30, used, pinned, most_pinned;
-static int              devices = 1, capability = 90, hang = -1, hang_launch, doze, nan_in, live, early,
-                        fail_launch, late, ncode, launches;
+static int              devices = 1, capability = 90, hang = -1, doze, live, early, fail_launch,
+                        late, ncode, launches;
 static code_t           code[64];
 static char             launch_error[80];
 static int              launch_code;
@@ -92,8 +93,6 @@ set_up(void)
     memory = number("FAKECUDA_MEMORY", memory);
     devices = (int) number("FAKECUDA_DEVICES", 1);
     capability = (int) number("FAKECUDA_CAPABILITY", 90);
-    hang_launch = (int) number("FAKECUDA_HANG", 0);
-    nan_in = (int) number("FAKECUDA_NAN", 0);
 }
 
 static void
@@ -215,7 +214,6 @@ void fakecuda_devices(int n) { set(&devices, n); }
 void fakecuda_capability(int mm) { set(&capability, mm); }
 void fakecuda_hang(int after) { set(&hang, after); }
 void fakecuda_doze(int ms) { set(&doze, ms); }
-void fakecuda_nan(int n) { set(&nan_in, n); }
 void fakecuda_fail_launch(int status) { set(&fail_launch, status); }
 void fakecuda_unload(void) { set(&ncode, 0); }
 
@@ -223,17 +221,6 @@ int fakecuda_live(void) { return get(&live); }
 int fakecuda_late(void) { return get(&late); }
 int fakecuda_early(void) { return get(&early); }
 int fakecuda_launches(void) { return get(&launches); }
-
-int
-fakecuda_nan_now(void)
-{
-    int  now;
-
-    enter();
-    now = nan_in > 0 && --nan_in == 0;
-    (void) leave(cudaSuccess);
-    return now;
-}
 
 size_t
 fakecuda_pinned(void)
@@ -819,10 +806,6 @@ cudaGraphLaunch(cudaGraphExec_t x, cudaStream_t stream)
 
     enter();
     launches++;
-    if (hang_launch > 0 && --hang_launch == 0) {
-        hang = 0;
-        fprintf(stderr, "fakecuda: hangs\n");
-    }
     late += !((graph_t *) x)->uploaded;
     c = copy_graph((graph_t *) x);
     while ((op = c->ops.first) != NULL) {
@@ -831,6 +814,30 @@ cudaGraphLaunch(cudaGraphExec_t x, cudaStream_t stream)
     }
     free(c);
     return leave(cudaSuccess);
+}
+
+/* ---- a card that fails by itself ---- */
+
+void
+glm_broken_hang(glm_stream_t *s)
+{
+    (void) s;
+    fakecuda_hang(0);
+    fprintf(stderr, "fakecuda: hangs\n");
+}
+
+static void
+run_astray(void *arg)
+{
+    (void) fakecuda_may(*(void **) arg, 1);
+}
+
+void
+glm_broken_astray(glm_stream_t *s)
+{
+    void  *nowhere = NULL;
+
+    (void) fakecuda_enqueue(s, run_astray, &nowhere, sizeof(nowhere));
 }
 
 /* ---- the table: the same launchers under either name ---- */
