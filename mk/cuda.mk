@@ -105,13 +105,23 @@ $(GPU)/glm-gpusample: t/gpu/sample.cpp t/gpu/host.h t/unit/sample_rows.h \
 GPU_MAIN := $(addprefix $(GPU)/,glm-engine glm glm-bench)
 GPU_UNIT := $(addprefix $(GPU)/,forward goldens beam_goldens infill score model_demo float64 \
               sched_overlap)
+# Those in which calls fail, and a card does by itself (engine/gpu.h).
+GPU_FAULTS := $(addprefix $(GPU)/,glm-engine-faults model_faults)
 $(GPU)/glm-engine: $(B)/obj/engine/main.o
 $(GPU)/glm:        $(call obj,tools/glm/main.c $(CLIENT_SRC))
 $(GPU)/glm-bench:  $(call obj,$(BENCH_SRC)) $(BENCH_CUDA)
 $(GPU_UNIT): $(GPU)/%: $(B)/obj/gpu/%.o $(B)/obj/t/gpu/no_cpu.o
-$(GPU_MAIN) $(GPU_UNIT): $(B)/libglm_engine.a $(GPU)/libglm_cuda.so
+$(GPU)/glm-engine-faults: $(B)/obj/engine/main.o
+$(GPU)/model_faults: $(B)/obj/gpu/model_faults.o $(B)/obj/t/gpu/no_cpu.o
+$(GPU_FAULTS): $(B)/obj/faults/engine/gpu.o $(B)/obj/cuda/broken.o
+$(GPU_MAIN) $(GPU_UNIT) $(GPU_FAULTS): $(B)/libglm_engine.a $(GPU)/libglm_cuda.so
 	$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) $(B)/libglm_engine.a $(GPU_LIBS) \
 	    -Wl,-Bstatic -ljansson -lz -lstdc++ -Wl,-Bdynamic -lm -ldl $(GPU_PATH)
+
+$(B)/obj/gpu/model_faults.o: CPPFLAGS += -DGLM_GPU_FAULTS
+$(B)/obj/cuda/broken.o: t/gpu/broken.cu
+	@mkdir -p $(@D)
+	$(NVCC) $(NVFLAGS) $(SM80) -MMD -MP -c -o $@ $<
 
 $(B)/obj/gpu/float64.o: OPT := -O3
 $(B)/obj/gpu/%.o: t/unit/%.c
@@ -133,7 +143,7 @@ $(GPU)/run.sh: t/gpu/run.sh
 	cp $< $@
 
 gpu-bundle: $(addprefix $(GPU)/,glm-gputest glm-prefilltest glm-gpusample run.sh data) \
-        $(GPU_MAIN) $(GPU_UNIT)
+        $(GPU_MAIN) $(GPU_UNIT) $(GPU_FAULTS)
 	@test $$(du -sk $(GPU) | cut -f1) -le 40960 || { echo "$(GPU) is over 40 MiB"; exit 1; }
 
 -include $(wildcard $(B)/obj/cuda/*.d)

@@ -31,11 +31,11 @@ sub link_to { my ($from, $to) = @_; symlink abs_path($from), "$dir/$to" or die "
 mkdir "$dir$_" or die "$dir$_: $!\n" for '', '/data', '/data/models', '/path';
 link_to("$tree/models/demo", 'data/models/demo');
 link_to("$tree/t/data/glm-130b-int4", 'data/models/glm-130b-int4');
-link_to("$B/glm-engine-fakecuda", 'glm-engine');
+link_to("$B/glm-engine-fakecuda", $_) for qw(glm-engine glm-engine-faults);
 link_to("$B/glm", 'glm');
 my $pass = "echo 'ok 1 - a'\necho 'ok 2 # SKIP b'\necho 1..2\n";
 my ($truth) = slurp("$tree/t/gpu/run.sh") =~ /for p in (forward [^;]*);/;
-script($_, $pass) for qw(glm-gputest glm-prefilltest glm-gpusample), split ' ', $truth;
+script($_, $pass) for qw(glm-gputest glm-prefilltest glm-gpusample model_faults), split ' ', $truth;
 script('float64', "[ \"\$*\" = '12288 96 32768 90 80' ] || exit 3\necho 'ok 1 - x, layer 0: 3e-4 from float64'\necho 1..1\n");
 script('path/compute-sanitizer', <<'END');
 while [ $# -gt 0 ]; do
@@ -122,10 +122,11 @@ my ($status, $text) = run_sh();
 is($status, 0, 'all parts pass') or diag($text);
 like($text, qr/^gpu: all passed\n\z/m, 'and say so');
 unlike($text, qr/^not ok/m, 'nothing failed');
-ok(-s "$out/$_.txt", "$_ has its own output") for qw(tests truth wire steps load sanitize bench table);
+ok(-s "$out/$_.txt", "$_ has its own output") for qw(tests truth wire faults steps load sanitize bench table);
 ok(!-e "$dir/load.model", 'the model that was loaded is gone');
 like($text, qr/^ok - sample: 2 passed, 1 of them skipped, 0 failed$/m, 'skips are told');
 is(scalar(() = $text =~ /^ok - sm_(?:90|80), wire: /mg), 12, 'six questions over the wire for each architecture');
+is(scalar(() = $text =~ /^ok - .*: of 4 requests under way, 4 are told, 4 have /mg), 5, 'faults, five with requests under way');
 is(scalar(() = $text =~ /^ok - compute-sanitizer /mg), 19, 'sanitizers: every program, both architectures');
 
 my ($table) = $text =~ /^# table.*?\n(.*?)^gpu:/ms;

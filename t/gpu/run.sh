@@ -3,7 +3,7 @@
 # with a card: needs the bundle (make gpu-bundle) and nothing else.  Each part's output
 # is $OUT/PART.txt (default: out beside the bundle), each program's a log there.
 #
-#     run.sh [tests] [truth] [wire] [steps] [load] [sanitize] [bench] [table]   all without
+#     run.sh [tests] [truth] [wire] [faults] [steps] [load] [sanitize] [bench] [table]   all without
 #
 # load writes a model of 19 GB beside the bundle, or to LOAD_DIR, and takes it away.
 # table is of what steps, load and bench left in $OUT.  The status tells of correctness
@@ -71,18 +71,27 @@ truth() {
     grep -h 'from float64' "$out/float64.log"
 }
 
-# The engine on the card, asked over its socket: the demo's goldens.
-wire() {        # arch
-    sock=$(mktemp -d)/engine.sock
-    log=$out/engine-$1.log
-    GLM_CUDA_ARCH=$1 "$bin/glm-engine" --backend cuda --model models/demo --socket "$sock" >"$log" 2>&1 &
+# An engine with the demo on the card: $engine, $log, and the socket that glm takes.
+serve() {       # name for the log, program, options
+    log=$out/$1.log
+    exe=$2
+    shift 2
+    GLM_SOCKET=$(mktemp -d)/engine.sock
+    export GLM_SOCKET
+    "$bin/$exe" --backend cuda --model models/demo --socket "$GLM_SOCKET" "$@" >"$log" 2>&1 &
     engine=$!
     i=0                         # sm_80's kernels are compiled at the first start
-    until grep -q serving "$log" || ! kill -0 $engine 2>/dev/null || [ $i = 90 ]; do
+    until grep -q serving "$log" || ! kill -0 $engine 2>/dev/null || [ $i = 450 ]; do
         i=$((i + 1))
-        sleep 1
+        sleep 0.2
     done
-    export GLM_SOCKET="$sock"
+}
+
+# The engine on the card, asked over its socket: the demo's goldens.
+wire() {        # arch
+    export GLM_CUDA_ARCH="$1"
+    serve "engine-$1" glm-engine
+    unset GLM_CUDA_ARCH
     blanks='This is the [MASK] package, which contains the [MASK] for development.'
     filled='This is the Python 3 package, which contains the Python 3 version for development.'
     for what in "Wo ist die Datei?|complete|English: Where is the file? German:" \
@@ -106,7 +115,88 @@ wire() {        # arch
     kill $engine
     wait $engine
     say $? "sm_$1, the engine ends"
-    rm -rf "$(dirname "$sock")"
+    rm -rf "$(dirname "$GLM_SOCKET")"
+}
+
+log_of() { echo "fault-$1" | tr , -; }
+
+# An engine whose n-th call of a kind fails, or makes the card fail by itself (engine/gpu.h).
+serve_fault() { # call, options
+    export GLM_GPU_FAULT="$1"
+    shift
+    serve "$(log_of "$GLM_GPU_FAULT")" glm-engine-faults "$@"
+    unset GLM_GPU_FAULT
+}
+
+# It ends with the status, and says which.
+fault() {       # status, what is said, name, call
+    ended=0
+    i=0
+    while kill -0 $engine 2>/dev/null && [ $i -lt 250 ]; do     # the hanging kernel takes 60 s
+        i=$((i + 1))
+        sleep 0.2
+    done
+    kill -9 $engine 2>/dev/null && echo "# $3: it still ran after 50 s"
+    wait $engine || ended=$?
+    [ $ended = "$1" ]
+    say $? "$3: the engine ends with $1 ($ended)"
+    grep -q "$2" "$log"
+    say $? "$3: $(grep -oE '(failed|cannot).*' "$log" | head -1)"
+}
+
+fault_at_start() {      # status, what is said, name, call
+    serve_fault "$4"
+    fault "$@"
+    rm -rf "$(dirname "$GLM_SOCKET")"
+}
+
+# With four requests under way: each hears of it, and has nothing but what is right.
+fault_in_step() {       # status, what is said, name, call
+    serve_fault "$4" --gpu-timeout 1
+    text=$out/$(log_of "$4")
+    clients=
+    for c in 1 2 3 4; do
+        many "$text.$c" &
+        clients="$clients $!"
+    done
+    fault "$@"
+    told=0
+    right=0
+    for c in $clients; do
+        wait "$c" || told=$((told + 1))
+    done
+    for c in 1 2 3 4; do
+        grep -q 'engine failed' "$text.$c.err" || told=$((told - 1))
+        got=$(cat "$text.$c")
+        case $all in "$got"?*) [ -z "$got" ] || right=$((right + 1)) ;; esac
+    done
+    [ "$told $right" = "4 4" ]
+    say $? "$3: of 4 requests under way, $told are told, $right have the beginning of their text"
+    rm -rf "$(dirname "$GLM_SOCKET")"
+}
+
+many() {        # file for the text
+    timeout 60 "$bin/glm" complete --max-tokens 900 --min-tokens 900 the >"$1" 2>"$1.err"
+}
+
+faults() {
+    program model_faults "$bin/model_faults"
+    fault_at_start 3 'cannot allocate [0-9]* of [0-9]* bytes.*out of memory' 'no memory' cudaMalloc,1,2
+    fault_at_start 4 'loading weights failed: pack: an illegal memory' 'an error while loading' pack,3,700
+    serve right glm-engine-faults
+    many "$out/right"
+    say $? "900 tokens without a fault"
+    all=$(cat "$out/right")
+    kill $engine
+    wait $engine
+    rm -rf "$(dirname "$GLM_SOCKET")"
+    illegal='an illegal memory access'
+    fault_in_step 4 "device failed: cudaGraphLaunch: $illegal" 'a sticky error' cudaGraphLaunch,600,700
+    fault_in_step 4 "device failed: waiting for the device: $illegal" "the card's own" astray,600,0
+    fault_in_step 5 'device failed: cudaGraphLaunch: no CUDA-capable' 'a card taken away' cudaGraphLaunch,601,100
+    fault_in_step 6 'device failed: waiting for the device: not done after 1 s' 'a kernel that does not end' \
+        hang,600,0
+    fault_in_step 7 'device failed: logits: NaN or infinity in 1 of . rows; row .: token' 'NaN in a row' nan,300,0
 }
 
 steps() {       # name for the log, more options
@@ -250,6 +340,7 @@ part() {
         wire 90
         wire 80
         ;;
+    faults) faults ;;
     steps)
         steps steps --prefill 512,2048
         GLM_CUDA_ARCH=80 steps steps-80 --prefill 512
@@ -273,7 +364,7 @@ part() {
 if command -v nvidia-smi >/dev/null; then
     nvidia-smi --query-gpu=name,driver_version,clocks.max.sm,power.limit --format=csv,noheader
 fi
-[ $# -gt 0 ] || set -- tests truth wire steps load sanitize bench table
+[ $# -gt 0 ] || set -- tests truth wire faults steps load sanitize bench table
 for p; do
     part "$p" 2>&1 | tee "$out/$p.txt"
 done
