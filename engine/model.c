@@ -273,34 +273,69 @@ glm_model_read(glm_model_t *m, glm_sampled_t *out)
     return m->backend->read(m, out);
 }
 
-/* A prefill goes from layer 0 up without a gap, over the same tokens. */
-static int
-prefill_ok(const glm_model_t *m, const int32_t *tokens, int n, const int32_t *pages,
-    int first, int last)
+int32_t
+glm_model_together(const glm_model_t *m)
 {
-    if (n < 1 || n > m->max_seq || first < 0 || first >= last || last > m->cfg.layers) {
-        return 0;
-    }
-    if (first != 0 && (first != m->prefill_next || n != m->prefill_n)) return 0;
-    if (!pages_ok(m, pages, n - 1)) return 0;
-    for (int i = 0; i < n && first == 0; i++) {
-        if (tokens[i] < 0 || tokens[i] >= m->cfg.vocab) return 0;
+    return m->backend->together < m->max_seq ? m->backend->together : m->max_seq;
+}
+
+static int
+context_ok(const glm_model_t *m, const glm_context_t *c, int first)
+{
+    if (c->n < 1 || c->n > m->max_seq) return 0;
+    if (c->pages != NULL && !pages_ok(m, c->pages, c->n - 1)) return 0;
+    for (int i = 0; i < c->n && first == 0; i++) {
+        if (c->tokens[i] < 0 || c->tokens[i] >= m->cfg.vocab) return 0;
     }
     return 1;
+}
+
+/* A prefill goes from layer 0 up without a gap, over the same tokens: how many they are;
+ * 0: it does not. */
+static int32_t
+prefill_tokens(const glm_model_t *m, const glm_context_t *c, int nc, int first, int last)
+{
+    int32_t  most = nc == 1 ? m->max_seq : glm_model_together(m), n = 0;
+
+    if (nc < 1 || (nc == 1 && c->pages == NULL) || first < 0 || first >= last || last > m->cfg.layers) return 0;
+    for (int i = 0; i < nc; i++) {
+        if (!context_ok(m, &c[i], first) || c[i].n > most - n) return 0;
+        n += c[i].n;
+    }
+    if (first != 0 && (first != m->prefill_next || nc != m->prefill_n || n != m->prefill_tokens)) {
+        return 0;
+    }
+    return n;
+}
+
+static int
+prefill(glm_model_t *m, const glm_context_t *c, int nc, int first, int last, float *logits)
+{
+    int32_t  n = prefill_tokens(m, c, nc, first, last);
+    int      rc;
+
+    if (n == 0) return GLM_EINVAL;
+    if ((rc = m->backend->prefill(m, c, nc, first, last, logits)) != 0) return rc;
+    m->prefill_n = nc;
+    m->prefill_tokens = n;
+    m->prefill_next = last == m->cfg.layers ? 0 : last;
+    return 0;
 }
 
 int
 glm_model_prefill(glm_model_t *m, const int32_t *tokens, int n, const int32_t *pages,
     int first, int last, float *logits)
 {
-    int  rc;
+    glm_context_t  c = { tokens, pages, n };
 
-    if (!prefill_ok(m, tokens, n, pages, first, last)) return GLM_EINVAL;
     if (logits != NULL && m->begun > 0) return GLM_EINVAL;      /* there are those of one */
-    if ((rc = m->backend->prefill(m, tokens, n, pages, first, last, logits)) != 0) return rc;
-    m->prefill_n = n;
-    m->prefill_next = last == m->cfg.layers ? 0 : last;
-    return 0;
+    return prefill(m, &c, 1, first, last, logits);
+}
+
+int
+glm_model_prefill_all(glm_model_t *m, const glm_context_t *c, int nc, int first, int last)
+{
+    return prefill(m, c, nc, first, last, NULL);
 }
 
 int

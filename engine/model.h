@@ -135,6 +135,23 @@ int glm_model_read(glm_model_t *m, glm_sampled_t *out);
 int glm_model_prefill(glm_model_t *m, const int32_t *tokens, int n, const int32_t *pages,
     int first, int last, float *logits);
 
+/* One of several contexts. */
+typedef struct {
+    const int32_t  *tokens;       /* (n); looked at by the call that begins with layer 0 */
+    const int32_t  *pages;        /* NULL: nobody wants it any more, and none are written;
+                                     not of all */
+    int32_t         n;
+} glm_context_t;
+
+/* Tokens that several contexts may have in one pass, which takes as long as one of any of
+ * them; 0: this backend computes one at a time. */
+int32_t glm_model_together(const glm_model_t *m);
+
+/* What glm_model_prefill() of each does, to the bit, in one pass: of nc contexts, 1 or as
+ * many as have at most glm_model_together() tokens.  They stay the same, up to pages,
+ * from layer 0 to the last. */
+int glm_model_prefill_all(glm_model_t *m, const glm_context_t *c, int nc, int first, int last);
+
 /*
  * 0, or the code of a failure of the device after which nothing can be computed any
  * more (GLM_EGPU, GLM_ELOST, GLM_ETIMEOUT, GLM_ENAN; text tells it): a step or prefill that

@@ -37,8 +37,9 @@ typedef struct {
     int (*sample)(glm_model_t *m, const glm_row_t *rows, int nrows);
     int (*read)(glm_model_t *m, glm_sampled_t *out);
 
-    int (*prefill)(glm_model_t *m, const int32_t *tokens, int n, const int32_t *pages,
-        int first, int last, float *logits);
+    int32_t together;             /* tokens of contexts in one pass; 0: of one */
+    int (*prefill)(glm_model_t *m, const glm_context_t *c, int nc, int first, int last,
+        float *logits);
     int (*copy_page)(glm_model_t *m, int32_t dst, int32_t src);
 
     /* 0, or the code of a failure after which nothing can be computed any more, and
@@ -62,7 +63,8 @@ struct glm_model_s {
     double                load_seconds;   /* from files to where they stay; CPU: 0 */
     int                   begun;          /* rows of the step to be sampled; 0: none */
     int                   sampled;        /* and of the one to be read */
-    int                   prefill_n;      /* tokens of the prefill under way */
+    int                   prefill_n;      /* contexts of the prefill under way */
+    int32_t               prefill_tokens;
     int                   prefill_next;   /* its next layer; 0: none */
     glm_trace_pt          trace;
     void                 *trace_arg;

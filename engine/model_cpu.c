@@ -115,15 +115,16 @@ cpu_step(glm_model_t *model, const glm_row_t *rows, int nrows, glm_sampled_t *ou
 }
 
 static int
-cpu_prefill(glm_model_t *model, const int32_t *tokens, int n, const int32_t *pages, int first,
-    int last, float *logits)
+cpu_prefill(glm_model_t *model, const glm_context_t *c, int nc, int first, int last, float *logits)
 {
     glm_cpu_model_t  *m = cpu(model);
+    int               n = c->n;
     glm_pass_t        p = { .context = 1, .n = n, .first = first, .last = last,
-                            .token = tokens, .at = m->prefill_at, .head = m->head,
+                            .token = c->tokens, .at = m->prefill_at, .head = m->head,
                             .logits = logits };
 
-    for (int i = 0; i < n; i++) m->prefill_at[i] = (glm_at_t) { i, i, pages };
+    (void) nc;                    /* one */
+    for (int i = 0; i < n; i++) m->prefill_at[i] = (glm_at_t) { i, i, c->pages };
     if (last == model->cfg.layers) {
         p.keys_only = logits == NULL;
         for (int i = 0; i < n && logits != NULL; i++) m->head[p.nhead++] = i;

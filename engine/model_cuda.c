@@ -119,10 +119,13 @@ warm_up(glm_cuda_model_t *m)
 
     if (most > room) most = room;
     for (int i = 0; i < PAGES; i++) pages[i] = i;
-    if ((rc = glm_cuda_prefill(&m->base, token, 1, pages, 0, m->base.cfg.layers, NULL)) != 0) {
-        return rc;
+    for (int i = 0; i < 2; i++) {
+        glm_context_t  c = { token, pages, i == 0 ? 1 : most };
+
+        rc = glm_cuda_prefill(&m->base, &c, 1, 0, m->base.cfg.layers, NULL);
+        if (rc != 0) return rc;
     }
-    return glm_cuda_prefill(&m->base, token, most, pages, 0, m->base.cfg.layers, NULL);
+    return 0;
 }
 
 static int
@@ -258,5 +261,5 @@ const glm_backend_t  glm_backend_cuda = {
     .wait = cuda_wait,
     .step = glm_cuda_step, .overlap = GLM_CUDA_MAX_ROWS, .begin = glm_cuda_begin,
     .sample = glm_cuda_sample, .read = glm_cuda_read,
-    .prefill = glm_cuda_prefill, .copy_page = cuda_copy_page,
+    .together = GLM_CUDA_TOGETHER, .prefill = glm_cuda_prefill, .copy_page = cuda_copy_page,
 };

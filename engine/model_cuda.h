@@ -55,10 +55,13 @@ typedef struct {
     int32_t  token, slot;         /* what was fed, for messages */
 } glm_cuda_asked_t;
 
-/* Of a context, in pinned memory and on the card. */
+/* Tokens that contexts have together: a block of rows costs the same however many it has. */
+#define GLM_CUDA_TOGETHER  GLM_CUDA_BLOCK
+
+/* Of a context, or of several one behind the other, in pinned memory and on the card. */
 typedef struct {
     int32_t  *token, *slot, *position;  /* (max_seq) */
-    int32_t  *pages;                    /* (ldpages) */
+    int32_t  *pages;                    /* (ldpages, or GLM_CUDA_TOGETHER if that is more) */
 } glm_cuda_context_t;
 
 /* ---- weights ---- */
@@ -153,6 +156,9 @@ size_t glm_cuda_lay_host(glm_cuda_model_t *m, char *base);
 int glm_cuda_fill(glm_cuda_model_t *m, const glm_loader_t *l, glm_digest_t *d,
     glm_err_t *err);
 
+/* Of a glm_cuda_context_t. */
+size_t glm_cuda_context_bytes(const glm_cuda_model_t *m);
+
 /* Captures the graphs of every bucket. */
 int glm_cuda_graphs(glm_cuda_model_t *m);
 int glm_cuda_step(glm_model_t *m, const glm_row_t *rows, int nrows, glm_sampled_t *out,
@@ -160,8 +166,8 @@ int glm_cuda_step(glm_model_t *m, const glm_row_t *rows, int nrows, glm_sampled_
 int glm_cuda_begin(glm_model_t *m, const glm_row_t *rows, int nrows);
 int glm_cuda_sample(glm_model_t *m, const glm_row_t *rows, int nrows);
 int glm_cuda_read(glm_model_t *m, glm_sampled_t *out);
-int glm_cuda_prefill(glm_model_t *m, const int32_t *tokens, int n, const int32_t *pages,
-    int first, int last, float *logits);
+int glm_cuda_prefill(glm_model_t *m, const glm_context_t *c, int nc, int first, int last,
+    float *logits);
 
 /* Shared by step and prefill: one launch each, of `rows` rows in a bucket. */
 int glm_cuda_linear(glm_cuda_model_t *m, const glm_tiles_t *w, const void *x, void *y,

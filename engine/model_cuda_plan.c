@@ -214,6 +214,14 @@ lay_step(arena_t *a, glm_cuda_model_t *m)
     m->sample_ws = take(a, GLM_MEM_STEP, glm_cuda_sample_ws((int) rows, c->vocab));
 }
 
+size_t
+glm_cuda_context_bytes(const glm_cuda_model_t *m)
+{
+    int32_t  pages = m->ldpages > GLM_CUDA_TOGETHER ? m->ldpages : GLM_CUDA_TOGETHER;
+
+    return (3 * (size_t) m->base.max_seq + (size_t) pages) * sizeof(int32_t);
+}
+
 static size_t
 lay_context(glm_cuda_context_t *x, const glm_cuda_model_t *m, char *base)
 {
@@ -221,7 +229,7 @@ lay_context(glm_cuda_context_t *x, const glm_cuda_model_t *m, char *base)
     int32_t  *p = (int32_t *) base;
 
     if (p != NULL) *x = (glm_cuda_context_t) { p, p + n, p + 2 * n, p + 3 * n };
-    return (3 * n + (size_t) m->ldpages) * sizeof(int32_t);
+    return glm_cuda_context_bytes(m);
 }
 
 /* Returns where the staging area begins, behind which nothing lies but the KV cache. */

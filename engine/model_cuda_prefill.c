@@ -1,6 +1,8 @@
 /*
  * model_cuda_prefill: a bidirectional context, some layers a call, in passes of 512
- * rows.  Between two calls it lives in its own y and a; steps use others.
+ * rows; or several that fit a block of rows, one behind the other in one pass: weights
+ * are read once, keys, values and attention are each one's own.  Between two calls they
+ * live in their own y and a; steps use others.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -10,11 +12,12 @@
 #define PASS  GLM_CUDA_PREFILL_ROWS
 
 typedef struct {
-    glm_cuda_model_t  *m;
-    int                n;         /* tokens */
-    int                first, rows;   /* of the pass */
-    float             *y;         /* of the pass */
-    char              *a, *attn, *qkv;
+    glm_cuda_model_t     *m;
+    const glm_context_t  *c;      /* (nc) */
+    int                   nc, n;  /* contexts, all their tokens */
+    int                   first, rows;    /* of the pass */
+    float                *y;      /* of the pass */
+    char                 *a, *attn, *qkv;
 } pass_t;
 
 /* The next pass; 0 after the last. */
@@ -35,17 +38,47 @@ next_pass(pass_t *p)
     return 1;
 }
 
-static int
-send_context(glm_cuda_model_t *m, const int32_t *tokens, int n, const int32_t *pages)
-{
-    const glm_cuda_context_t  *h = &m->host_context;
-    size_t                     bytes = (3 * (size_t) m->base.max_seq + (size_t) m->ldpages)
-                                       * sizeof(int32_t);
+/* A context among those of a pass: its first row, and where its block table begins. */
+typedef struct {
+    const glm_context_t  *c;
+    int                   row, page;
+} part_t;
 
-    memcpy(h->token, tokens, (size_t) n * sizeof(int32_t));
-    for (int i = 0; i < n; i++) h->slot[i] = h->position[i] = i;
-    memcpy(h->pages, pages, ((size_t) (n - 1) / GLM_KV_PAGE + 1) * sizeof(int32_t));
-    return glm_gpu_copy(m->gpu, m->context.token, h->token, bytes, m->stream);
+static part_t
+first_part(const pass_t *p)
+{
+    return (part_t) { p->c, 0, 0 };
+}
+
+static int
+is_part(const pass_t *p, const part_t *x)
+{
+    return x->c < p->c + p->nc;
+}
+
+static void
+next_part(part_t *x)
+{
+    x->row += x->c->n;
+    x->page += (x->c->n - 1) / GLM_KV_PAGE + 1;
+    x->c++;
+}
+
+static int
+send_contexts(const pass_t *p)
+{
+    glm_cuda_model_t          *m = p->m;
+    const glm_cuda_context_t  *h = &m->host_context;
+
+    for (part_t x = first_part(p); is_part(p, &x); next_part(&x)) {
+        size_t  n = (size_t) x.c->n;
+
+        memcpy(h->token + x.row, x.c->tokens, n * sizeof(int32_t));
+        for (int i = 0; i < x.c->n; i++) h->slot[x.row + i] = h->position[x.row + i] = i;
+        if (x.c->pages == NULL) continue;
+        memcpy(h->pages + x.page, x.c->pages, ((n - 1) / GLM_KV_PAGE + 1) * sizeof(int32_t));
+    }
+    return glm_gpu_copy(m->gpu, m->context.token, h->token, glm_cuda_context_bytes(m), m->stream);
 }
 
 static int
@@ -59,18 +92,40 @@ embed(glm_cuda_model_t *m, int n)
     return GLM_GPU_OP(m->gpu, "embed", m->ops->embed(&a, m->stream));
 }
 
-/* All rows of a pass have the one block table of the context. */
+/* From row `row` of all contexts on. */
+static void *
+qkv_at(const glm_cuda_model_t *m, int row)
+{
+    return (char *) m->pre.qkv + 6 * (size_t) row * (size_t) m->base.cfg.hidden;
+}
+
+/* All rows of a context have its one block table. */
 static int
-write_kv(pass_t *p, const glm_cuda_layer_t *l)
+write_rows(const pass_t *p, const glm_cuda_layer_t *l, const part_t *x, int from, int to)
 {
     glm_cuda_model_t  *m = p->m;
-    glm_grows_t        at = { .slot = m->context.slot + p->first,
-                              .position = m->context.position + p->first,
-                              .pages = m->context.pages, .ldpages = 0, .rows = p->rows };
-    glm_attn_args_t    a = { .kv = &l->kv, .rows = &at, .qkv = p->qkv, .rope = m->rope,
+    glm_grows_t        at = { .slot = m->context.slot + from, .position = m->context.position + from,
+                              .pages = m->context.pages + x->page, .ldpages = 0,
+                              .rows = to - from };
+    glm_attn_args_t    a = { .kv = &l->kv, .rows = &at, .qkv = qkv_at(m, from), .rope = m->rope,
                              .bucket = PASS };
 
     return GLM_GPU_OP(m->gpu, "kv_write", m->ops->kv_write(&a, m->stream));
+}
+
+static int
+write_kv(const pass_t *p, const glm_cuda_layer_t *l)
+{
+    int  rc = 0;
+
+    for (part_t x = first_part(p); rc == 0 && is_part(p, &x); next_part(&x)) {
+        int  from = x.row, to = x.row + x.c->n;
+
+        if (from < p->first) from = p->first;
+        if (to > p->first + p->rows) to = p->first + p->rows;
+        if (from < to && x.c->pages != NULL) rc = write_rows(p, l, &x, from, to);
+    }
+    return rc;
 }
 
 static int
@@ -92,14 +147,24 @@ to_kv(pass_t p, const glm_cuda_layer_t *l, int bottom)
     return rc;
 }
 
+/* Several contexts are rows of one block, in which a row's pieces of eight elements are
+ * behind those of the row before. */
 static int
-attend(glm_cuda_model_t *m, const glm_cuda_layer_t *l, int n)
+attend(const pass_t *p, const glm_cuda_layer_t *l)
 {
-    glm_context_args_t  a = { .position = m->context.position, .qkv = m->pre.qkv, .rope = m->rope,
-                              .out = m->pre.attn, .heads = l->kv.heads, .d = l->kv.d,
-                              .tokens = n, .rows = n };
+    glm_cuda_model_t  *m = p->m;
+    int                rc = 0;
 
-    return GLM_GPU_OP(m->gpu, "attn_context", m->ops->attn_context(&a, m->stream));
+    for (part_t x = first_part(p); rc == 0 && is_part(p, &x); next_part(&x)) {
+        glm_context_args_t  a = { .position = m->context.position + x.row, .qkv = qkv_at(m, x.row),
+                                  .rope = m->rope, .out = (char *) m->pre.attn + 16 * x.row,
+                                  .heads = l->kv.heads, .d = l->kv.d, .tokens = x.c->n,
+                                  .rows = x.c->n };
+
+        if (x.c->pages == NULL) continue;
+        rc = GLM_GPU_OP(m->gpu, "attn_context", m->ops->attn_context(&a, m->stream));
+    }
+    return rc;
 }
 
 static int
@@ -145,7 +210,7 @@ layer(pass_t p, int i, int keys_only)
     int                      rc = to_kv(p, l, i == 0);
 
     if (rc != 0 || keys_only) return rc;
-    if ((rc = attend(p.m, l, p.n)) != 0 || (rc = from_kv(p, l)) != 0) return rc;
+    if ((rc = attend(&p, l)) != 0 || (rc = from_kv(p, l)) != 0) return rc;
     return p.m->base.trace == NULL ? 0 : trace(p, i);
 }
 
@@ -186,16 +251,15 @@ all_logits(pass_t p, float *logits)
 }
 
 int
-glm_cuda_prefill(glm_model_t *model, const int32_t *tokens, int n, const int32_t *pages,
-    int first, int last, float *logits)
+glm_cuda_prefill(glm_model_t *model, const glm_context_t *c, int nc, int first, int last,
+    float *logits)
 {
     glm_cuda_model_t  *m = (glm_cuda_model_t *) model;
-    pass_t             p = { .m = m, .n = n };
+    pass_t             p = { .m = m, .c = c, .nc = nc };
     int                top = last == model->cfg.layers, rc = 0;
 
-    if (first == 0 && ((rc = send_context(m, tokens, n, pages)) != 0 || (rc = embed(m, n)) != 0)) {
-        return rc;
-    }
+    for (int i = 0; i < nc; i++) p.n += c[i].n;
+    if (first == 0 && ((rc = send_contexts(&p)) != 0 || (rc = embed(m, p.n)) != 0)) return rc;
     for (int i = first; i < last && rc == 0; i++) {
         rc = layer(p, i, logits == NULL && i + 1 == model->cfg.layers);
     }

@@ -105,7 +105,7 @@ glm_sched_end(glm_sched_t *s, glm_job_t *j)
         glm_table_clear(&s->kv, &q->table);
     }
     if (j->beams != NULL) glm_table_clear(&s->kv, &j->beams->spare);
-    if (s->prefilling == j) s->prefilling = NULL;
+    glm_sched_forget_context(s, j);
     glm_sched_forget(s, j);
     TAILQ_REMOVE(j->admitted ? &s->run : &s->queue, j, link);
     j->r = NULL;

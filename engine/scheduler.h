@@ -12,7 +12,8 @@
 
 #include "seq.h"
 
-#define GLM_SCHED_SINKS  64
+#define GLM_SCHED_SINKS     64
+#define GLM_SCHED_CONTEXTS  64
 
 /* Who is to be woken after this step. */
 typedef struct {
@@ -30,6 +31,15 @@ typedef struct {
     glm_sample_t  *score;         /* (max_rows) of rows that tell the log-probability of
                                      a given next id */
 } glm_batch_t;
+
+/* Contexts that are computed together, some layers at a time. */
+typedef struct {
+    int32_t        n;             /* 0: there are none */
+    int32_t        tokens;        /* of all */
+    int            layer;         /* the next one */
+    glm_job_t     *job[GLM_SCHED_CONTEXTS];        /* NULL: ended meanwhile */
+    glm_context_t  context[GLM_SCHED_CONTEXTS];
+} glm_prefill_t;
 
 typedef struct {
     glm_model_t          *model;
@@ -49,8 +59,8 @@ typedef struct {
     int32_t               nqueue, nrun;    /* requests: each once, in the queue until
                                               its first round is admitted */
     uint64_t              next_deadline;   /* no queued one is earlier; or UINT64_MAX */
-    glm_job_t            *prefilling;  /* whose context is half computed */
-    double                cost;        /* ns a token x layer of a context, smoothed */
+    glm_prefill_t         prefill;
+    double                cost;        /* ns a token x layer of contexts, smoothed */
 
     int                   overlap;     /* a step begins before the one before is read */
     glm_batch_t           batch[2];
@@ -95,13 +105,19 @@ void glm_sched_gauges(glm_sched_t *s);
 /* ns, CLOCK_MONOTONIC */
 uint64_t glm_now(void);
 
-/* Between scheduler.c, scheduler_step.c and scheduler_take.c. */
+/* Between scheduler.c, scheduler_prefill.c, scheduler_step.c and scheduler_take.c. */
 void glm_sched_end(glm_sched_t *s, glm_job_t *j);
 void glm_sched_fail(glm_sched_t *s, glm_job_t *j, const glm_refusal_t *why);
 void glm_sched_touch(glm_sched_t *s, const glm_job_t *j);
 void glm_sched_finish(glm_sched_t *s, glm_job_t *j, uint64_t now);  /* max_tokens 0 */
 int glm_sched_round(glm_sched_t *s, glm_job_t *j, int32_t choice);
 int glm_sched_compute(glm_sched_t *s);
+/* Slices worth the budget, at least one layer.  Returns whether there were any. */
+int glm_sched_contexts(glm_sched_t *s);
+int glm_sched_contexts_wait(const glm_sched_t *s);
+int glm_sched_has_context(const glm_sched_t *s, const glm_job_t *j);    /* not computed yet */
+void glm_sched_forget_context(glm_sched_t *s, const glm_job_t *j);
+int64_t glm_sched_budget(const glm_sched_t *s);     /* of a slice, tokens x layers */
 void glm_sched_fail_job(glm_sched_t *s, glm_job_t *j, const char *text);
 void glm_sched_run_beam(glm_sched_t *s, glm_seq_t *q);
 /* Rows of a job that has ended; rows of choices that have: nothing is to be sampled. */

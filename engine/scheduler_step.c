@@ -1,90 +1,15 @@
 /*
- * scheduler_step: one step.  A slice of a context's layers, or several whole short
- * contexts; then one row for every running choice, filled up with rows of causal
- * prompts.  So nobody's next token waits for more than a slice.  Where the model can, a
- * step begins before the one before is read: with the rows that are known by then, of
- * which some turn out not to be wanted.
+ * scheduler_step: one step.  A slice of contexts; then one row for every running choice,
+ * filled up with rows of causal prompts.  Where the model can, a step begins before the
+ * one before is read: with the rows that are known by then, of which some turn out not
+ * to be wanted.
  */
 #include <string.h>
 
 #include "beam.h"
 #include "scheduler.h"
 
-#define SLICE_NS        20e6       /* a context may hold the streams up this long */
-#define FIRST_COST      20000.0    /* ns a token x layer, before one was measured */
 #define MIN_CAUSAL_ROWS 16
-
-static int64_t
-budget(const glm_sched_t *s)
-{
-    return s->budget > 0 ? s->budget
-                         : (int64_t) (SLICE_NS / (s->cost > 0 ? s->cost : FIRST_COST)) + 1;
-}
-
-/* ---- contexts ---- */
-
-static int
-has_context_left(const glm_sched_t *s, const glm_job_t *j)
-{
-    return j->prompt.ncontext > 0 && j->layer < s->cfg->layers;
-}
-
-/* The one half done, or the oldest not begun. */
-static glm_job_t *
-next_context(const glm_sched_t *s)
-{
-    glm_job_t  *j;
-
-    if (s->prefilling != NULL) return s->prefilling;
-    TAILQ_FOREACH(j, &s->run, link)
-        if (has_context_left(s, j)) return j;
-    return NULL;
-}
-
-static int
-compute_slice(glm_sched_t *s, glm_job_t *j, int last)
-{
-    const glm_prompt_t  *p = &j->prompt;
-    uint64_t             t = glm_now();
-    double               cost;
-    int                  rc = glm_model_prefill(s->model, p->ids, p->ncontext,
-                                                j->lane[0].table.page, j->layer, last, NULL);
-
-    if (rc != 0) return rc;
-    cost = (double) (glm_now() - t) / ((double) p->ncontext * (last - j->layer));
-    s->cost = s->cost > 0 ? 0.8 * s->cost + 0.2 * cost : cost;
-
-    j->layer = last;
-    s->prefilling = last < s->cfg->layers ? j : NULL;
-    if (s->prefilling == NULL) {
-        j->nready = p->ncontext;
-        s->st.prefills++;
-    }
-    return 0;
-}
-
-/* Slices worth the budget, at least one layer.  Returns whether there were any. */
-static int
-compute_contexts(glm_sched_t *s)
-{
-    int64_t     left = budget(s);
-    int         worked = 0;
-    glm_job_t  *j;
-
-    while (left > 0 && (j = next_context(s)) != NULL) {
-        int64_t  n = left / j->prompt.ncontext;
-        int      last;
-
-        /* A further context that does not fit what is left waits for its turn. */
-        if (n < 1 && worked) break;
-        if (n < 1) n = 1;
-        last = n < s->cfg->layers - j->layer ? j->layer + (int) n : s->cfg->layers;
-        left -= (int64_t) (last - j->layer) * j->prompt.ncontext;
-        worked = 1;
-        if (compute_slice(s, j, last) != 0) glm_sched_fail_job(s, j, "Computing the prompt failed.");
-    }
-    return worked;
-}
 
 /* ---- lanes ---- */
 
@@ -224,7 +149,7 @@ set_lane_row(glm_sched_t *s, int32_t i, glm_seq_t *q)
 static int
 wants_rows(const glm_sched_t *s, const glm_job_t *j)
 {
-    if (has_context_left(s, j)) return 0;
+    if (glm_sched_has_context(s, j)) return 0;
     if ((j->r->want_prompt_logprobs || j->score != NULL) && glm_job_paused(j)) return 0;
     return !glm_job_ready(j) || j->score != NULL;
 }
@@ -312,7 +237,7 @@ take_scored(glm_sched_t *s, int32_t n, int32_t end, glm_job_t *j)
 static void
 take_causal(glm_sched_t *s, int32_t n)
 {
-    int64_t     left = budget(s) / s->cfg->layers;
+    int64_t     left = glm_sched_budget(s) / s->cfg->layers;
     int32_t     end;
     glm_job_t  *j, *next;
 
@@ -390,7 +315,7 @@ send_step(glm_sched_t *s)
 static int
 must_read(const glm_sched_t *s)
 {
-    return s->sent->n > 0 && (s->sent->alone || next_context(s) != NULL);
+    return s->sent->n > 0 && (s->sent->alone || glm_sched_contexts_wait(s));
 }
 
 int
@@ -399,7 +324,7 @@ glm_sched_compute(glm_sched_t *s)
     int  worked = must_read(s);
 
     if (worked) read_step(s);
-    worked |= compute_contexts(s);
+    worked |= glm_sched_contexts(s);
     make_step(s);
     if (s->made->n > 0) {
         if (s->overlap) send_step(s);

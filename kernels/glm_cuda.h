@@ -250,7 +250,9 @@ typedef struct {
     const int32_t    *position;   /* device: [tokens] row of the rotary table */
     const void       *qkv;        /* fp16 [tokens][heads * 3d]: of the whole context */
     const void       *rope;
-    void             *out;        /* packed passes of the whole context */
+    void             *out;        /* packed passes of the whole context; or its first row among
+                                     others in a block of 64 that has room for it: row r is
+                                     8 r elements behind the block's first */
     int32_t           heads, d;   /* d is 64 or 128 */
     int32_t           tokens, first, rows;
 } glm_context_args_t;

@@ -104,7 +104,7 @@ $(GPU)/glm-gpusample: t/gpu/sample.cpp t/gpu/host.h t/unit/sample_rows.h \
 # The engine, and the tests of the model's arithmetic that every backend must pass.
 GPU_MAIN := $(addprefix $(GPU)/,glm-engine glm glm-bench)
 GPU_UNIT := $(addprefix $(GPU)/,forward goldens beam_goldens infill score model_demo float64 \
-              sched_overlap)
+              sched_overlap contexts)
 # Those in which calls fail, and a card does by itself (engine/gpu.h).
 GPU_FAULTS := $(addprefix $(GPU)/,glm-engine-faults model_faults)
 $(GPU)/glm-engine: $(B)/obj/engine/main.o

@@ -6,7 +6,7 @@ ifneq ($(CUDA_INCLUDE),)
 FAKECUDA_OBJ := $(call obj,$(wildcard t/fakecuda/*.c)) $(B)/obj/faults/engine/gpu.o \
                 $(call obj,$(filter-out engine/gpu.c,$(CUDA_ENGINE)))
 FAKECUDA_GPU := $(B)/t/fakecuda_kernels $(B)/t/fakecuda_prefill
-FAKECUDA_UNIT := $(B)/t/model_cuda $(B)/t/model_faults $(B)/t/fingerprint
+FAKECUDA_UNIT := $(B)/t/model_cuda $(B)/t/model_faults $(B)/t/contexts $(B)/t/fingerprint
 # Tests of the CPU backend that the other one must pass, too.
 FAKECUDA_SAME := $(addprefix $(B)/t/fakecuda_,model model_demo forward float64 goldens beam_goldens \
                    infill score sched_overlap)

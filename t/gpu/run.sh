@@ -62,7 +62,7 @@ tests() {
 truth() {
     for arch in 90 80; do
         export GLM_CUDA_ARCH=$arch
-        for p in forward model_demo goldens beam_goldens infill score sched_overlap; do
+        for p in forward model_demo goldens beam_goldens infill score sched_overlap contexts; do
             program "$p-$arch" "$bin/$p"
         done
         unset GLM_CUDA_ARCH

@@ -30,7 +30,7 @@ struct glm_model_s {
     uint64_t         *kv;         /* (pages, 16) hash of what was written */
     void             *scratch;
     float            *logits;
-    int               layer, n;   /* of the prefill under way */
+    int               layer, n, ncontexts;        /* of the prefill under way */
 
     int               begun, sampled;     /* rows of a step; 0: none */
     float            *all;        /* (max_rows, vocab) logits of the step begun */
@@ -43,6 +43,8 @@ static atomic_int       fake_fault, fake_wrong, fake_fail, fake_step_ns, fake_st
 static atomic_int       fake_max_rows_seen, fake_fail_in, fake_ahead;
 static atomic_int       fake_late_fault;      /* what glm_model_wait() finds */
 static atomic_int       fake_overlap = FAKE_OVERLAP;
+static atomic_int       fake_together;        /* tokens of contexts in one pass */
+static atomic_int       fake_bad_prefill;     /* its code */
 static int              fake_shut, fake_waiting;
 static pthread_mutex_t  fake_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t   fake_cond = PTHREAD_COND_INITIALIZER;
@@ -310,20 +312,39 @@ glm_model_read(glm_model_t *m, glm_sampled_t *out)
     return 0;
 }
 
-int
-glm_model_prefill(glm_model_t *m, const int32_t *tokens, int n, const int32_t *pages, int first,
-    int last, float *logits)
+int32_t
+glm_model_together(const glm_model_t *m)
 {
-    (void) logits;
+    (void) m;
+    return fake_together;
+}
+
+int
+glm_model_prefill_all(glm_model_t *m, const glm_context_t *c, int nc, int first, int last)
+{
+    int  n = 0;
+
     fake_pass();
     fake_slices++;
     if (m->sampled > 0 || m->begun > 0) fake_wrong++;     /* its tokens would wait */
-    if (first >= last || last > m->cfg.layers || n < 1) fake_wrong++;
-    if (first != 0 && (first != m->layer || n != m->n)) fake_wrong++;
+    for (int i = 0; i < nc; i++) {
+        n += c[i].n;
+        if (first > 0) continue;
+        if (c[i].pages == NULL) fake_wrong++;             /* why begin it? */
+        for (int t = 0; t < c[i].n; t++) fake_wrong += c[i].tokens[t] >= m->cfg.vocab;
+    }
+    if (first >= last || last > m->cfg.layers || nc < 1 || n < 1) fake_wrong++;
+    if (nc > 1 && n > fake_together) fake_wrong++;
+    if (first != 0 && (first != m->layer || n != m->n || nc != m->ncontexts)) fake_wrong++;
+    if (fake_bad_prefill) return fake_bad_prefill;
     m->layer = last;
     m->n = n;
-    for (int i = 0; i < n && last == m->cfg.layers; i++)
-        *fake_slot(m, pages, i) = fake_entry(tokens[i], i, i);
+    m->ncontexts = nc;
+    for (int i = 0; i < nc && last == m->cfg.layers; i++) {
+        for (int t = 0; t < c[i].n && c[i].pages != NULL; t++) {
+            *fake_slot(m, c[i].pages, t) = fake_entry(c[i].tokens[t], t, t);
+        }
+    }
     return 0;
 }
 

@@ -78,14 +78,15 @@ test_turns(void)
     ok(bad == 0, "choices in turns get the tokens they would get alone");
 }
 
-/* A mix at once equals each alone. */
+/* A mix at once equals each alone; together: tokens of contexts in one pass. */
 static void
-test_mix(void)
+test_mix(int together)
 {
     enum { N = 60 };
     t_req_t  *t[N];
     int       bad = 0;
 
+    fake_together = together;
     up(5, 12, 60, N, 50);
     for (int i = 0; i < N; i++) {
         t[i] = request(i, 1 + i * 7 % 90, 1 + i * 5 % 40);
@@ -98,9 +99,88 @@ test_mix(void)
         bad += !right(t[i]);
         t_free(t[i]);
     }
-    ok(bad == 0, "60 requests at once: each as if alone");
+    ok(bad == 0, "60 requests at once, %d tokens together: each as if alone", together);
+    fake_together = 0;
     ok(fake_max_rows_seen <= 12, "rows within the limit");
     down("mix");
+}
+
+/* Contexts that wait at the same time share a pass: those of 20, 10 and 30 tokens here, while
+ * the one of 50 in between is too long for it. */
+static void
+test_together(void)
+{
+    static const int  n[] = { 20, 50, 10, 30 };
+    t_req_t          *t[4];
+    int               bad = 0, firsts;
+
+    fake_together = 64;
+    up(16, 32, 100, 20, 64);
+    for (int i = 0; i < 4; i++) arrive(t[i] = request(i, n[i] - 1, 20));
+    step();
+    ok(S.prefill.n == 3 && S.prefill.tokens == 60 && S.prefill.layer == 1, "three of four contexts have a "
+       "pass, a layer a slice: %d, %d tokens", S.prefill.n, S.prefill.tokens);
+    for (int i = 1; i < LAYERS; i++) step();
+    ok(fake_slices == LAYERS && t[1]->c[0].n == 0, "%d slices for all three", fake_slices);
+    firsts = !LATER ? (t[0]->c[0].n > 0) + (t[2]->c[0].n > 0) + (t[3]->c[0].n > 0) : 3;
+    ok(firsts == 3 && S.st.prefills == 3, "and all three begin");
+    run_all();
+    for (int i = 0; i < 4; i++) bad += !right(t[i]);
+    for (int i = 0; i < 4; i++) t_free(t[i]);
+    ok(bad == 0, "the right tokens");
+    down("together");
+    fake_together = 0;
+}
+
+/* What ends in the middle of a pass that it shares; what fails there. */
+static void
+test_together_ends(void)
+{
+    t_req_t  *t[3], *d;
+    int32_t   had;
+
+    fake_together = 64;
+    up(16, 32, 40, 20, 64);
+    for (int i = 0; i < 3; i++) arrive(t[i] = request(i, 15, 20));
+    step();
+    had = S.kv.nfree;
+    cancel(t[1]);
+    ok(t[1]->ended == 1 && S.kv.nfree > had && S.prefill.n == 3 && S.prefill.job[1] == NULL
+       && S.prefill.context[1].pages == NULL, "one of three ends: its pages are back at once");
+    arrive(d = request(9, 30, 10));
+    run_all();
+    ok(right(t[0]) && right(t[2]) && right(d), "the others go on, and who has its pages now");
+    for (int i = 0; i < 3; i++) t_free(t[i]);
+    t_free(d);
+
+    for (int i = 0; i < 3; i++) arrive(t[i] = request(i, 15, 20));
+    step();
+    for (int i = 0; i < 3; i++) cancel(t[i]);
+    ok(S.prefill.n == 0 && S.kv.nfree == S.kv.total, "all end: there is no pass any more");
+    for (int i = 0; i < 3; i++) t_free(t[i]);
+
+    S.budget = 64 * LAYERS + 10;      /* a pass, and a next one that is not begun */
+    for (int i = 0; i < 3; i++) arrive(t[i] = request(i, i == 0 ? 49 : 19, 20));
+    step();
+    ok(S.prefill.n == 2 && S.prefill.layer == 0, "two wait for their first slice");
+    cancel(t[2]);
+    run_all();
+    ok(S.prefill.n == 0 && right(t[0]) && right(t[1]), "and one ends there");
+    for (int i = 0; i < 3; i++) t_free(t[i]);
+    S.budget = 64;
+
+    for (int from = 0; from < 2; from++) {
+        for (int i = 0; i < 3; i++) arrive(t[i] = request(i, 15, 20));
+        if (from > 0) step();
+        fake_bad_prefill = GLM_EINVAL;
+        step();
+        fake_bad_prefill = 0;
+        ok(t[0]->ended == 2 && t[1]->ended == 2 && t[2]->ended == 2 && S.prefill.n == 0 && S.kv.nfree == S.kv.total,
+           "layer %d fails: all three hear so", from);
+        for (int i = 0; i < 3; i++) t_free(t[i]);
+    }
+    down("ends together");
+    fake_together = 0;
 }
 
 static void
@@ -305,12 +385,12 @@ test_cancel(void)
 
     arrive(a);
     step();
-    ok(S.prefilling != NULL, "a context is half done");
+    ok(S.prefill.n == 1, "a context is half done");
     arrive(b = request(0, 3, 3));
     cancel(b);
     ok(b->ended == 1 && b->done.cancelled && b->c[0].fin.reason == GLM_FINISH_CANCEL, "queued");
     cancel(a);
-    ok(a->ended == 1 && a->done.cancelled && S.prefilling == NULL && S.kv.nfree == 20,
+    ok(a->ended == 1 && a->done.cancelled && S.prefill.n == 0 && S.kv.nfree == 20,
        "in the middle of its context: pages are back at once");
 
     c->r.mode = GLM_UNIDIRECTIONAL;
@@ -457,7 +537,11 @@ main(void)
     write_config();
     test_alone();
     test_turns();
-    test_mix();
+    test_mix(0);
+    test_mix(64);
+    test_mix(17);
+    test_together();
+    test_together_ends();
     test_slices();
     test_pages();
     test_fifo();

@@ -170,6 +170,7 @@ play(int *ended)
     t_req_t  *t[MOST] = { NULL };
     int       bad = 0, steps = 100 + upto(200), seqs = 1 + upto(6);
 
+    fake_together = upto(3) * 30;
     /* at most what FAKE_OVERLAP is: engine.c takes care of that */
     up(seqs, seqs + upto(59), 4 + upto(40), upto(8), upto(3) * 20);
     lim.vocab.tok = tok;
