@@ -141,6 +141,8 @@ check_refused(glm_model_t *m)
     ok(glm_model_prefill_all(m, c, 0, 0, layers) == GLM_EINVAL, "none is no pass");
     ok(glm_model_prefill_all(m, c, 2, 0, 1) == 0 && glm_model_prefill_all(m, c, 1, 1, 2) == GLM_EINVAL
        && glm_model_prefill_all(m, c + 1, 2, 1, 2) == GLM_EINVAL, "they stay the same from slice to slice");
+    c[1].pages = NULL;
+    ok(glm_model_prefill_all(m, c + 1, 1, 0, layers) == GLM_EINVAL, "one that nobody wants, alone");
     c[1].n = 0;
     ok(glm_model_prefill_all(m, c, 2, 0, layers) == GLM_EINVAL, "one without tokens");
 }
