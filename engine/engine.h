@@ -280,7 +280,8 @@ typedef struct {
                                           < 0: none waits */
     int          tokenizer_threads;
     int64_t      prefill_budget;       /* tokens x layers of context computed between
-                                          two decode steps; 0: what takes some 20 ms */
+                                          two decode steps, a pass of few counted as
+                                          glm_model_together(); 0: what takes some 20 ms */
     /* The device failed (glm_model_fault()); every request has been told and any
        further one is refused.  Once, on the step thread.  Or NULL */
     void       (*on_failure)(void *arg, int code, const char *text);

@@ -49,7 +49,9 @@ typedef struct {
                                           prompts; as many as glm_model_overlap() where
                                           that is less and not 0 */
     int32_t               max_queue;
-    int64_t               budget;      /* tokens x layers a slice; 0: adapt */
+    int64_t               budget;      /* tokens x layers a slice, a pass
+                                          counted as glm_model_together() at
+                                          least; 0: adapt */
 
     glm_kv_t              kv;
     glm_jobs_t            queue;       /* accepted, by priority and arrival */

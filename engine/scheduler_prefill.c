@@ -3,8 +3,6 @@
  * more than a slice.  Where a pass costs the same however few tokens it has, short contexts
  * that wait at the same time share one.
  */
-#include <string.h>
-
 #include "scheduler.h"
 
 #define SLICE_NS        20e6       /* a context may hold the streams up this long */
@@ -54,7 +52,7 @@ begin_contexts(glm_sched_t *s)
     }
 }
 
-/* One that is not begun leaves; of others the tokens stay, and are nobody's. */
+/* Its tokens stay in the pass, and are nobody's. */
 void
 glm_sched_forget_context(glm_sched_t *s, const glm_job_t *j)
 {
@@ -63,13 +61,6 @@ glm_sched_forget_context(glm_sched_t *s, const glm_job_t *j)
 
     for (i = 0; i < p->n && p->job[i] != j; i++) { /* find it */ }
     if (i == p->n) return;
-    if (p->layer == 0) {
-        p->tokens -= p->context[i].n;
-        p->n--;
-        memmove(p->job + i, p->job + i + 1, (size_t) (p->n - i) * sizeof(p->job[0]));
-        memmove(p->context + i, p->context + i + 1, (size_t) (p->n - i) * sizeof(p->context[0]));
-        return;
-    }
     p->job[i] = NULL;
     p->context[i].pages = NULL;
     for (i = 0; i < p->n; i++) live += p->job[i] != NULL;
@@ -135,8 +126,12 @@ glm_sched_contexts(glm_sched_t *s)
 
         if (p->n == 0) begin_contexts(s);
         n = left / weight(s);
-        /* Further contexts that do not fit what is left wait for their turn. */
-        if (n < 1 && worked) break;
+        /* Further contexts that do not fit what is left wait for their turn, and for others
+         * that come until then. */
+        if (n < 1 && worked) {
+            if (p->layer == 0) p->n = 0;
+            break;
+        }
         if (n < 1) n = 1;
         last = n < s->cfg->layers - p->layer ? p->layer + (int) n : s->cfg->layers;
         left -= (last - p->layer) * weight(s);

@@ -117,7 +117,8 @@ check_lost(glm_model_t *m)
 
     rc = alone(m, n, 3, want);
     place(n, 3, c);
-    rc |= glm_model_prefill(m, ids[5], 14, own, 0, layers, NULL) | ask(m, 5, 14, own, his);
+    rc |= glm_model_prefill(m, ids[5], 14, own, 0, layers, NULL);
+    rc |= ask(m, 5, 14, own, his);
     rc |= glm_model_prefill_all(m, c, 3, 0, 1);
     rc |= glm_model_copy_page(m, table[1][0], own[0]);
     c[1].pages = NULL;

@@ -138,6 +138,7 @@ test_together_ends(void)
 {
     t_req_t  *t[3], *d;
     int32_t   had;
+    int       slices;
 
     fake_together = 64;
     up(16, 32, 40, 20, 64);
@@ -149,7 +150,7 @@ test_together_ends(void)
        && S.prefill.context[1].pages == NULL, "one of three ends: its pages are back at once");
     arrive(d = request(9, 30, 10));
     run_all();
-    ok(right(t[0]) && right(t[2]) && right(d), "the others go on, and who has its pages now");
+    ok(right(t[0]) && right(t[2]) && right(d), "the others go on");
     for (int i = 0; i < 3; i++) t_free(t[i]);
     t_free(d);
 
@@ -159,14 +160,19 @@ test_together_ends(void)
     ok(S.prefill.n == 0 && S.kv.nfree == S.kv.total, "all end: there is no pass any more");
     for (int i = 0; i < 3; i++) t_free(t[i]);
 
-    S.budget = 64 * LAYERS + 10;      /* a pass, and a next one that is not begun */
+    S.budget = 64 * LAYERS + 10;      /* a pass, and a bit of no use */
+    slices = fake_slices;
     for (int i = 0; i < 3; i++) arrive(t[i] = request(i, i == 0 ? 49 : 19, 20));
     step();
-    ok(S.prefill.n == 2 && S.prefill.layer == 0, "two wait for their first slice");
-    cancel(t[2]);
+    ok(S.prefill.n == 0 && fake_slices == slices + 1, "two wait for the next pass");
+    cancel(t[1]);
+    arrive(d = request(3, 24, 20));
+    step();
+    ok(fake_slices == slices + 2 && S.prefill.n == 0, "one of them ends, one that came later joins");
     run_all();
-    ok(S.prefill.n == 0 && right(t[0]) && right(t[1]), "and one ends there");
+    ok(fake_slices == slices + 2 && right(t[0]) && right(t[2]) && right(d), "with the right tokens");
     for (int i = 0; i < 3; i++) t_free(t[i]);
+    t_free(d);
     S.budget = 64;
 
     for (int from = 0; from < 2; from++) {
