@@ -20,6 +20,13 @@ typedef struct {
     char                 *a, *attn, *qkv;
 } pass_t;
 
+/* From row `row` of all contexts on. */
+static void *
+qkv_at(const glm_cuda_model_t *m, int row)
+{
+    return (char *) m->pre.qkv + 6 * (size_t) row * (size_t) m->base.cfg.hidden;
+}
+
 /* The next pass; 0 after the last. */
 static int
 next_pass(pass_t *p)
@@ -34,7 +41,7 @@ next_pass(pass_t *p)
     p->y = b->y + at;
     p->a = (char *) b->a + 2 * at;
     p->attn = (char *) b->attn + 2 * at;
-    p->qkv = (char *) b->qkv + 6 * at;
+    p->qkv = qkv_at(p->m, p->first);
     return 1;
 }
 
@@ -90,13 +97,6 @@ embed(glm_cuda_model_t *m, int n)
                                .rows = n };
 
     return GLM_GPU_OP(m->gpu, "embed", m->ops->embed(&a, m->stream));
-}
-
-/* From row `row` of all contexts on. */
-static void *
-qkv_at(const glm_cuda_model_t *m, int row)
-{
-    return (char *) m->pre.qkv + 6 * (size_t) row * (size_t) m->base.cfg.hidden;
 }
 
 /* All rows of a context have its one block table. */
